@@ -1,0 +1,77 @@
+# Everything a person types. Each target does its own set-up; the second time is quick.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Where torch comes from. PyTorch's CPU index saves gigabytes where there is no GPU (see README).
+TORCH_INDEX ?=
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-gpu lint format bench install uninstall model samples clean help
+
+help:
+	@echo "make demo      run the daemon on sample recordings"
+	@echo "make test      run the tests (needs espeak-ng, sox, ffmpeg)"
+	@echo "make test-gpu  run the tests that need an NVIDIA GPU"
+	@echo "make lint      ruff and mypy"
+	@echo "make bench     benchmarks against named rivals"
+	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
+
+# Set-up
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "scribed needs Python 3.11 or newer; name one with PYTHON=..."; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python cannot make virtual environments here. Run: sudo apt-get install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(STAMP): $(BIN)/python pyproject.toml constraints.txt
+	@echo "Setting up $(VENV); the first time takes some minutes."
+	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) "$$(grep '^torch==' constraints.txt)"
+	$(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# Use
+
+demo: $(STAMP)
+	$(BIN)/scribed demo --into build/demo
+
+# Work on it
+
+test: $(STAMP)
+	@for program in espeak-ng sox ffmpeg; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then echo "The tests need$$missing. Run: sudo apt-get install espeak-ng sox libsox-fmt-all ffmpeg"; exit 1; fi
+	$(BIN)/python -m pytest
+
+test-gpu: $(STAMP)
+	$(BIN)/python -m pytest -m gpu
+
+lint: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/frontend.py
+	$(BIN)/python benchmarks/daemon.py
+
+# Maintainers: both need espeak-ng
+model: $(STAMP)
+	$(BIN)/python tools/train_demo_model.py --out daemon/demo/model
+
+samples: $(STAMP)
+	$(BIN)/python tools/make_sample_recordings.py
+
+clean:
+	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# On a server
+
+install:
+	sh systemd/install.sh
+
+uninstall:
+	sh systemd/uninstall.sh

@@ -1,0 +1,63 @@
+"""The job: one recording that was claimed, and the states it goes through."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class JobState(StrEnum):
+    """Where a job stands; the order is the way of a recording.
+
+    CLAIMED: in `inbox/.scribed/<job_id>/`, waiting or being worked on.
+    DELIVERING: its stem is reserved and documents may stand in the outbox.
+    DELIVERED: all documents stand; the audio may still have to move.
+    DONE: the audio is in `processed`.
+    FAILED: the audio is in `failed`, with its reason beside it.
+    """
+
+    CLAIMED = "claimed"
+    DELIVERING = "delivering"
+    DELIVERED = "delivered"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """What tells one version of a file from another without reading it."""
+
+    device: int
+    inode: int
+    n_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One claimed recording.
+
+    Attributes:
+        job_id: sorts by time of the claim, such as "20260131T093000-1f2e3d".
+        path: where the recording lay within the inbox, with "/" between folders.
+        claimed_at: ISO 8601, UTC.
+        attempts: failed attempts charged to this recording so far.
+        is_suspect: it was in flight at an unclean end and has finished no chunk since.
+    """
+
+    job_id: str
+    path: str
+    claimed_at: str
+    state: JobState = JobState.CLAIMED
+    attempts: int = 0
+    is_suspect: bool = False
+
+    @property
+    def name(self) -> str:
+        """The recording's own name."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def folder(self) -> str:
+        """The sub-folder of the inbox it came from, "" for the inbox itself."""
+        return self.path.rpartition("/")[0]
