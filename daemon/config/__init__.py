@@ -1,0 +1,48 @@
+"""The configuration: what can be set, reading it from YAML, and telling every fault at once.
+
+Nothing else in the project reads YAML. A module is given its own section, never the whole.
+"""
+
+from daemon.config.reading import find, load, reload
+from daemon.config.recording import FOLDER_SETTINGS_NAME, RecordingSettings, read_folder_settings
+from daemon.config.schema import (
+    LANGUAGES,
+    Config,
+    Folders,
+    Hooks,
+    Logging,
+    Metrics,
+    ModelSettings,
+    Output,
+    Preprocess,
+    Retention,
+    Retry,
+    SegmentSettings,
+    Transcribe,
+    Watch,
+    json_schema,
+)
+
+__all__ = [
+    "FOLDER_SETTINGS_NAME",
+    "LANGUAGES",
+    "Config",
+    "Folders",
+    "Hooks",
+    "Logging",
+    "Metrics",
+    "ModelSettings",
+    "Output",
+    "Preprocess",
+    "RecordingSettings",
+    "Retention",
+    "Retry",
+    "SegmentSettings",
+    "Transcribe",
+    "Watch",
+    "find",
+    "json_schema",
+    "load",
+    "read_folder_settings",
+    "reload",
+]
