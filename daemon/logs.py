@@ -1,0 +1,317 @@
+"""What is logged, and in which shape: structlog on top of logging, so that libraries go the same way.
+
+A module logs through `structlog.get_logger()`, with constant names `noun.past_tense` and keys, never
+with a word of a transcript. Names of recordings come from strangers: nothing in a value can begin
+a line of its own or colour a terminal, and with `names: hashed` no name is shown at all. For that,
+a name belongs under one of NAME_KEYS.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import os
+import re
+import sys
+import traceback
+from collections.abc import Mapping
+from logging.handlers import RotatingFileHandler
+from typing import TYPE_CHECKING, Any, TextIO
+
+import structlog
+from structlog.stdlib import ProcessorFormatter
+
+from daemon.display import escape, shown_name
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import TextIOWrapper
+    from pathlib import Path
+
+    from structlog.typing import EventDict, Processor
+
+    from daemon.config import Logging
+
+# The keys whose values are names of recordings or made from them.
+NAME_KEYS = frozenset({"name", "path", "source", "stem", "file"})
+
+_OWN = "scribed"
+_HANDLER_NAMES = frozenset({f"{_OWN}.stream", f"{_OWN}.file"})
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+# https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
+_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
+_DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+_N_FILES = 10
+_FILE_BYTES = 10_000_000
+# journald cuts a line at 48 KiB, and what follows would pass for a line of its own.
+_MAX_VALUE_CHARS = 4000
+# A shorter name stands by chance in too many words to be looked for in them.
+_MIN_HIDDEN_CHARS = 4
+
+_NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
+
+
+def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
+    """Set up logging for the whole process; called again, the new settings replace the old ones.
+
+    Args:
+        settings: the section `logging`.
+        stream: where lines go besides the log file, sys.stderr if None.
+
+    Raises:
+        ConfigError: the log file cannot be opened; the old settings hold.
+    """
+    stream = sys.stderr if stream is None else stream
+    cleaner = _Cleaner(settings.names, has_traceback=settings.level == "debug")
+    shared: list[Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        cleaner,
+    ]
+    handlers = [
+        _make_handler(logging.StreamHandler(stream), "stream", _choose_renderer(settings.format, stream), shared)
+    ]
+    if settings.file is not None:
+        handlers.append(_make_handler(_open_log_file(settings.file), "file", _render_json, shared))
+    threshold = max(_LEVELS[settings.level], logging.WARNING)
+    for handler in handlers:
+        handler.addFilter(lambda record: record.name == _OWN or record.levelno >= threshold)
+    _replace_handlers(handlers)
+    logging.getLogger(_OWN).setLevel(logging.DEBUG)  # ours are sifted before they get there
+    logging.captureWarnings(capture=True)
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, *shared, ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
+        logger_factory=lambda *_: logging.getLogger(_OWN),
+        cache_logger_on_first_use=False,  # a reload may change the level
+    )
+
+
+def close() -> None:
+    """Undo `configure`: close the log file and give up the stream."""
+    _replace_handlers([])
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+
+
+def _replace_handlers(handlers: list[logging.Handler]) -> None:
+    """Put these in the place of those that `configure` made before."""
+    root = logging.getLogger()
+    old = [handler for handler in root.handlers if handler.name in _HANDLER_NAMES]
+    # In one step, for other threads are logging: none of their lines is lost between the two.
+    root.handlers = [handler for handler in root.handlers if handler not in old] + handlers
+    for handler in old:
+        with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
+            handler.close()
+
+
+def adopt_library(name: str) -> None:
+    """Make a library log through us that brings handlers of its own, as transformers does at its import."""
+    logger = logging.getLogger(name)
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+    logger.propagate = True
+
+
+def _make_handler(handler: logging.Handler, name: str, renderer: Processor, shared: list[Processor]) -> logging.Handler:
+    handler.set_name(f"{_OWN}.{name}")
+    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=[_name_library, *shared], processors=[renderer]))
+    return handler
+
+
+def _name_library(_logger: object, _method: str, event: EventDict) -> EventDict:
+    """Turn what a library logs into an event of ours."""
+    named = {"event": "library.warned", "library": event["_record"].name, "message": event["event"].strip()}
+    return named | {"exc_info": event.get("exc_info")}
+
+
+class _Cleaner:
+    """Makes every value of an event safe to show.
+
+    Args:
+        names: "full" or "hashed".
+        has_traceback: whether an exception is shown with its traceback.
+    """
+
+    def __init__(self, names: str, *, has_traceback: bool) -> None:
+        self._names = names
+        self._has_traceback = has_traceback
+
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
+        exception = _find_exception(event.pop("exc_info", None))
+        hidden = self._find_hidden(event, exception)
+        if exception is not None:
+            event["exception"] = f"{type(exception).__name__}: {exception}"
+            if self._has_traceback:
+                event["traceback"] = _hide("".join(traceback.format_exception(exception)), hidden).splitlines()
+        return {key: self._clean(value, hidden, is_name=key in NAME_KEYS) for key, value in event.items()}
+
+    def _find_hidden(self, event: EventDict, exception: BaseException | None) -> dict[str, str]:
+        """Return the names which other values may repeat, and what to show for them."""
+        hidden: dict[str, str] = {}
+        if self._names == "hashed":
+            known = {*_names_in_event(event), *_names_in_exception(exception)}
+            # The longest first: a path holds the name it ends in.
+            for name in sorted(known, key=len, reverse=True):
+                hidden[name] = hidden[repr(name)[1:-1]] = shown_name(name, self._names)
+        return hidden
+
+    def _clean(self, value: object, hidden: dict[str, str], *, is_name: bool = False) -> object:
+        if value is None or isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+            return value
+        if isinstance(value, Mapping):
+            return {
+                escape(str(key)): self._clean(part, hidden, is_name=is_name or key in NAME_KEYS)
+                for key, part in value.items()
+            }
+        if isinstance(value, list | tuple | set | frozenset):
+            return [self._clean(part, hidden, is_name=is_name) for part in value]
+        text = str(value)
+        if is_name:
+            return shown_name(text, self._names)
+        shown = escape(_hide(text, hidden))
+        return shown if len(shown) <= _MAX_VALUE_CHARS else f"{shown[:_MAX_VALUE_CHARS]}..."
+
+
+def _hide(text: str, hidden: dict[str, str]) -> str:
+    for name, shown in hidden.items():
+        text = text.replace(name, shown)
+    return text
+
+
+def _find_exception(exc_info: object) -> BaseException | None:
+    """Return the exception from any of the shapes that logging knows."""
+    match exc_info:
+        case BaseException():
+            return exc_info
+        case (_, BaseException() as exception, _):
+            return exception
+        case True:
+            return sys.exception()
+    return None
+
+
+def _names_in_event(event: EventDict) -> Iterator[str]:
+    """Yield the names of recordings in an event, and the last part of each path."""
+    for key in NAME_KEYS & event.keys():
+        value = event[key]
+        for name in value if isinstance(value, list | tuple | set | frozenset) else [value]:
+            if len(str(name)) >= _MIN_HIDDEN_CHARS:
+                yield str(name)
+            if len(last := str(name).rpartition("/")[2]) >= _MIN_HIDDEN_CHARS:
+                yield last
+
+
+def _names_in_exception(exception: BaseException | None) -> Iterator[str]:
+    """Yield the paths that the exception and those behind it tell."""
+    seen: set[int] = set()
+    while exception is not None and id(exception) not in seen:
+        seen.add(id(exception))
+        if isinstance(exception, OSError):
+            for path in (exception.filename, exception.filename2):
+                if isinstance(path, str | bytes) and len(path) >= _MIN_HIDDEN_CHARS:
+                    yield os.fsdecode(path)
+        exception = exception.__cause__ or exception.__context__
+
+
+def _choose_renderer(kind: str, stream: TextIO) -> Processor:
+    """Return what makes a line of an event, as `logging.format` and the stream want it."""
+    is_journal = _is_journal(stream)
+    if kind == "json":
+        return _JournalPrefix(_render_json) if is_journal else _render_json
+    if is_journal:
+        return _JournalPrefix(_LineRenderer(has_time=False, has_colour=False))
+    return _LineRenderer(has_time=True, has_colour=stream.isatty() and "NO_COLOR" not in os.environ)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Return whether the stream leads to journald, and not elsewhere by a later redirection.
+
+    https://www.freedesktop.org/software/systemd/man/latest/systemd.exec.html#%24JOURNAL_STREAM
+    """
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):  # a stream without a descriptor, or a closed one
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _render_json(_logger: object, _method: str, event: EventDict) -> str:
+    first = {key: event[key] for key in ("timestamp", "level", "event")}
+    return json.dumps(first | _get_values(event), ensure_ascii=False)
+
+
+def _get_values(event: EventDict) -> dict[str, Any]:
+    """Return what the caller gave, without what logging and the chain have put in."""
+    return {key: value for key, value in event.items() if key not in {"timestamp", "level", "event"} and key[0] != "_"}
+
+
+class _LineRenderer:
+    """Writes `time level event key=value ...`, a traceback indented below it."""
+
+    def __init__(self, *, has_time: bool, has_colour: bool) -> None:
+        self._has_time = has_time
+        self._has_colour = has_colour
+
+    def __call__(self, _logger: object, _method: str, event: EventDict) -> str:
+        values = _get_values(event)
+        below = values.pop("traceback", [])
+        words = [f"{key}={_quote(value)}" for key, value in values.items()]
+        level = event["level"]
+        head = [(_COLOURS.get(level, ""), level), (_BOLD, _quote(event["event"]))]
+        if self._has_time:
+            head.insert(0, (_DIM, event["timestamp"]))
+        shown = [f"{colour}{word}{_PLAIN}" if self._has_colour else word for colour, word in head]
+        return "\n    ".join([" ".join([*shown, *words]), *below])
+
+
+def _quote(value: object) -> str:
+    """Return the value as one word, in quotes where it would be read as several."""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=False) if isinstance(value, str) and _NEEDS_QUOTES.search(text) else text
+
+
+class _JournalPrefix:
+    """Puts the priority before each line, which journald takes off again."""
+
+    def __init__(self, renderer: Processor) -> None:
+        self._renderer = renderer
+
+    def __call__(self, logger: object, method: str, event: EventDict) -> str:
+        prefix = f"<{_PRIORITIES.get(event['level'], 5)}>"
+        return prefix + str(self._renderer(logger, method, event)).replace("\n", f"\n{prefix}")
+
+
+class _LogFile(RotatingFileHandler):
+    """A log file of JSON lines, for its group to read; full, it becomes the first of several old ones."""
+
+    has_failed = False
+
+    def _open(self) -> TextIOWrapper:
+        return open(
+            self.baseFilename,
+            "a",
+            encoding="utf-8",
+            opener=lambda path, flags: os.open(path, flags | os.O_CLOEXEC, mode=0o640),
+        )
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Say once that lines are missing here; logging's own way is a traceback for each of them."""
+        del record
+        if not self.has_failed:
+            self.has_failed = True  # before the line below, which comes here too
+            structlog.get_logger().error("log_file.write_failed", exc_info=True)
+
+
+def _open_log_file(path: Path) -> _LogFile:
+    try:
+        return _LogFile(path, maxBytes=_FILE_BYTES, backupCount=_N_FILES - 1)
+    except OSError as error:
+        fault = f"logging.file: {escape(str(path))} cannot be opened ({error.strerror})"
+        remedy = "give a file in a folder that the user scribed may write to, such as /var/log/scribed"
+        raise ConfigError("The log file cannot be used:", (f"{fault}; {remedy}",)) from None

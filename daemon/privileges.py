@@ -1,0 +1,43 @@
+"""Started as root, become whom the state folder belongs to, so that no file ends up as root's."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import resource
+from typing import TYPE_CHECKING
+
+from daemon.errors import NoPermissionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def become_owner(state: Path) -> None:
+    """Give up root for the owner of the state folder; does nothing for anybody else.
+
+    Raises:
+        NoPermissionError: the owner cannot be become.
+    """
+    if os.geteuid() != 0 or not state.is_dir():
+        return
+    facts = state.stat()
+    if facts.st_uid == 0:
+        return
+    try:
+        account = pwd.getpwuid(facts.st_uid)
+        os.initgroups(account.pw_name, facts.st_gid)
+        os.environ["HOME"] = account.pw_dir
+    except KeyError:  # an owner without an account, as in a container
+        os.setgroups([])
+    except OSError as error:
+        raise NoPermissionError(
+            f"Cannot become the owner of {state}: {error.strerror}.", f"Who owns {state}?"
+        ) from error
+    os.setgid(facts.st_gid)
+    os.setuid(facts.st_uid)
+
+
+def leave_no_core() -> None:
+    """See to it that a crash leaves no memory image behind: it would hold speech and text."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

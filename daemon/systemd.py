@@ -1,0 +1,87 @@
+"""Telling systemd how the service fares: the sd_notify protocol, without libsystemd.
+
+https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# systemd drops a message of more than 4096 bytes; a character takes up to four.
+_MAX_STATUS_CHARS = 500
+# For its queue to have room again; a service that hangs here would fail its watchdog.
+_SEND_TIMEOUT_S = 1.0
+
+
+class Notifier:
+    """Sends the service's state to systemd; does nothing where nobody listens, and never raises.
+
+    Args:
+        address: path of systemd's socket, "@" before an abstract one; "" where there is none.
+        watchdog_interval_s: see the attribute.
+
+    Attributes:
+        watchdog_interval_s: how often `watchdog` is to be called, half of what systemd allows;
+            None where no watchdog waits for this process.
+    """
+
+    def __init__(self, address: str = "", watchdog_interval_s: float | None = None) -> None:
+        self.watchdog_interval_s = watchdog_interval_s
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Notifier:
+        """Return the notifier that $NOTIFY_SOCKET, $WATCHDOG_USEC and $WATCHDOG_PID ask for."""
+        limit_us = environ.get("WATCHDOG_USEC", "")
+        # A child inherits the variables, but the watchdog waits for its parent.
+        is_ours = environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        has_watchdog = is_ours and limit_us.isdecimal() and int(limit_us) > 0
+        return cls(environ.get("NOTIFY_SOCKET", ""), int(limit_us) / 2e6 if has_watchdog else None)
+
+    def ready(self, status: str) -> None:
+        """Say that the start, or a reload, is done."""
+        self._send("READY=1", _status_line(status))
+
+    def status(self, text: str) -> None:
+        """Set the line that `systemctl status` shows."""
+        self._send(_status_line(text))
+
+    def reloading(self) -> None:
+        """Say that the configuration is being read again; `ready` ends it."""
+        # Lets systemd tell whose reload it is (Type=notify-reload).
+        now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
+
+    def stopping(self) -> None:
+        """Say that the service is shutting down."""
+        self._send("STOPPING=1")
+
+    def extend_timeout(self, seconds: float) -> None:
+        """Ask for this much more time, from now, for the start or stop that is under way."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(seconds * 1e6)}")
+
+    def watchdog(self) -> None:
+        """Say that the service is alive."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, *lines: str) -> None:
+        if not self._address.startswith(("/", "\0")):
+            return
+        message = "\n".join(lines).encode()
+        # ValueError: a path that no socket can have. Being unheard must not stop the work.
+        with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.settimeout(_SEND_TIMEOUT_S)
+            sender.sendto(message, self._address)
+
+
+def _status_line(text: str) -> str:
+    """Return the text as one field; a line break in it would begin another one."""
+    shown = "".join(char if char.isprintable() else " " for char in text)
+    return f"STATUS={shown[:_MAX_STATUS_CHARS]}"

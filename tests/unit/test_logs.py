@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import pty
+import re
+import stat
+import sys
+import threading
+import unicodedata
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from daemon import logs
+from daemon.config import Logging
+from daemon.errors import ConfigError, JobError
+
+log = structlog.get_logger()
+
+HOSTILE = "a\nERROR job.failed\r\x1b[31m\u202e\u2028\x9b\x00 \udcff.wav"
+ANY_TEXT = st.text(st.characters(codec=None))
+
+
+@pytest.fixture(autouse=True)
+def _logging_undone() -> Any:  # noqa: ANN401 - a fixture's generator
+    yield
+    logs.close()
+
+
+def make_log(**settings: Any) -> io.StringIO:  # noqa: ANN401 - as Logging takes them
+    stream = io.StringIO()
+    logs.configure(Logging(**settings), stream=stream)
+    return stream
+
+
+def read_json(stream: io.StringIO) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def fail_with(error: Exception) -> None:
+    try:
+        raise error
+    except type(error):
+        log.exception("job.failed")
+
+
+@given(ANY_TEXT)
+def test_escaped_text_is_one_harmless_line(text: str) -> None:
+    escaped = logs.escape(text)
+    escaped.encode()  # no half characters
+    assert len(f"{escaped}.".splitlines()) == 1
+    assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in escaped)
+    assert not any(
+        unicodedata.bidirectional(char) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+        for char in escaped
+    )
+    assert logs.escape(escaped) == escaped
+
+
+@pytest.mark.parametrize("name", ["Besprechung Müller.wav", "会议.m4a", "اجتماع.mp3", "👩‍⚕️.ogg", r"back\slash.wav"])
+def test_names_in_any_language_stay_readable(name: str) -> None:
+    assert logs.escape(name) == name
+
+
+def test_what_is_escaped_can_be_told_apart() -> None:
+    assert logs.escape(HOSTILE) == r"a\nERROR job.failed\r\x1b[31m\u202e\u2028\x9b\x00 \xff.wav"
+
+
+@given(ANY_TEXT)
+def test_every_name_has_a_hash(name: str) -> None:
+    assert re.fullmatch(r"name:[0-9a-f]{12}", logs.shown_name(name, "hashed"))
+    assert logs.shown_name(name, "full") == logs.escape(name)
+
+
+def test_a_plain_line_has_time_level_event_and_values() -> None:
+    stream = make_log()
+    log.info("job.delivered", job_id="j1", rtfx=12.5, n_chunks=3, name="my talk.wav", formats=("txt", "json"), gap=None)
+    (line,) = stream.getvalue().splitlines()
+    time, rest = line.split(" ", 1)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", time)
+    assert (
+        rest == 'info job.delivered job_id=j1 rtfx=12.5 n_chunks=3 name="my talk.wav" formats=["txt", "json"] gap=null'
+    )
+
+
+@pytest.mark.parametrize("format_", ["auto", "console", "json"])
+@pytest.mark.parametrize("key", ["name", "reason", "event"])
+def test_a_hostile_value_cannot_forge_a_line_or_colour_the_terminal(format_: str, key: str) -> None:
+    stream = make_log(format=format_)
+    if key == "event":
+        log.warning(HOSTILE, nested={HOSTILE: [HOSTILE]})
+    else:
+        log.warning("job.failed", nested={HOSTILE: [HOSTILE]}, **{key: HOSTILE})
+    (line,) = stream.getvalue().splitlines()
+    assert line.isprintable()
+
+
+def test_a_value_cannot_pass_for_another_key() -> None:
+    stream = make_log()
+    log.info("job.claimed", name='x" level=error job_id=forged', folder="a=b", empty="")
+    assert stream.getvalue().rstrip().endswith(r'name="x\" level=error job_id=forged" folder="a=b" empty=""')
+
+
+def test_json_keeps_numbers_and_stays_json_for_any_value() -> None:
+    stream = make_log(format="json")
+    log.info("job.measured", rtfx=2.5, level_dbfs=float("-inf"), n=7, is_ok=True, path=Path("/x"), nothing=None)
+    (line,) = read_json(stream)
+    assert line.pop("timestamp")
+    assert line == {
+        "level": "info",
+        "event": "job.measured",
+        "rtfx": 2.5,
+        "level_dbfs": "-inf",
+        "n": 7,
+        "is_ok": True,
+        "path": "/x",
+        "nothing": None,
+    }
+
+
+def test_a_value_without_end_is_cut_before_journald_cuts_the_line() -> None:
+    stream = make_log()
+    log.info("decoder.complained", reason="x" * 100_000)
+    assert len(stream.getvalue()) < 5000
+
+
+@pytest.mark.parametrize(("level", "n_lines"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
+def test_the_level_sifts_and_a_reload_changes_it_for_loggers_in_use(level: str, n_lines: int) -> None:
+    make_log(level="error")
+    log.info("job.claimed")  # in use before
+    stream = make_log(level=level)
+    for write in (log.debug, log.info, log.warning, log.error):
+        write("job.noticed")
+    assert len(stream.getvalue().splitlines()) == n_lines
+
+
+def test_an_exception_is_told_in_one_line_and_fully_only_at_debug() -> None:
+    for level, has_traceback in (("info", False), ("debug", True)):
+        for format_ in ("auto", "json"):
+            stream = make_log(level=level, format=format_)
+            fail_with(JobError("It is not audio.", "Send a recording."))
+            shown = stream.getvalue()
+            assert "JobError: It is not audio. Send a recording." in shown
+            assert ("Traceback (most recent call last)" in shown) == has_traceback
+            first, *below = shown.splitlines()
+            assert "job.failed" in first
+            assert all(line.startswith("    ") for line in below)
+
+
+def test_an_exception_may_be_given_itself() -> None:
+    stream = make_log(format="json")
+    log.error("job.failed", exc_info=ValueError("bad\nvalue"))
+    assert read_json(stream)[0]["exception"] == r"ValueError: bad\nvalue"
+
+
+@pytest.mark.parametrize("level", ["info", "debug"])
+@pytest.mark.parametrize("format_", ["auto", "json"])
+def test_hashed_names_are_shown_nowhere(format_: str, level: str, tmp_path: Path) -> None:
+    stream = make_log(names="hashed", format=format_, level=level)
+    missing = tmp_path / "Erika Müst'ermann\n.wav"
+    log.info("job.claimed", name=missing.name, path=f"a/{missing.name}", files=1, reason=f"{missing.name} is empty")
+    log.info("queue.counted", name=[missing.name, "Erika"], more={"source": missing.name})
+    log.info("queue.counted", more={"source": missing.name})
+    try:
+        missing.read_bytes()
+    except OSError:
+        log.exception("job.failed")
+    try:
+        try:
+            missing.read_bytes()
+        except OSError as error:
+            raise JobError(f"cannot read {missing}") from error
+    except JobError:
+        log.exception("job.failed", job_id="j1")
+    assert "Erika" not in stream.getvalue()
+    assert stream.getvalue().count(logs.shown_name(missing.name, "hashed")) >= 4
+
+
+def test_full_names_are_shown() -> None:
+    stream = make_log(names="full")
+    log.info("job.claimed", name="Erika.wav")
+    assert "name=Erika.wav" in stream.getvalue()
+
+
+def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
+    stream = make_log(format="json", level="debug")
+    library = logging.getLogger("some.library")
+    library.setLevel(logging.DEBUG)  # as some do by themselves
+    library.info("nobody wants to know")
+    library.warning("look at %s", "this\nthing")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.warn("it is old", UserWarning, stacklevel=1)
+    first, second = read_json(stream)
+    assert (first["event"], first["library"], first["message"]) == (
+        "library.warned",
+        "some.library",
+        r"look at this\nthing",
+    )
+    assert second["library"] == "py.warnings"
+    assert "UserWarning: it is old" in second["message"]
+
+
+def test_a_library_below_our_level_is_silent() -> None:
+    stream = make_log(level="error")
+    logging.getLogger("some.library").warning("look")
+    logging.getLogger("some.library").error("look harder")
+    assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["error"]
+
+
+def test_a_library_with_a_handler_of_its_own_is_adopted() -> None:
+    stream, its_own = make_log(), io.StringIO()
+    library = logging.getLogger("other.library")  # set up as transformers does it
+    library.addHandler(logging.StreamHandler(its_own))
+    library.propagate = False
+    logs.adopt_library("other.library")
+    library.warning("look")
+    assert its_own.getvalue() == ""
+    assert "library.warned library=other.library message=look" in stream.getvalue()
+
+
+def test_bound_context_is_in_each_line() -> None:
+    stream = make_log(format="json")
+    with structlog.contextvars.bound_contextvars(job_id="j1"):
+        log.info("job.claimed")
+    assert read_json(stream)[0]["job_id"] == "j1"
+
+
+def test_in_the_journal_each_line_has_its_priority_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with (tmp_path / "journal").open("w+") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.configure(Logging(level="debug"), stream=journal)
+        log.info("job.claimed", name="<0>forged.wav")
+        fail_with(ValueError("bad"))
+        logs.configure(Logging(format="json"), stream=journal)
+        log.warning("queue.grown", n=5)
+        journal.seek(0)
+        claimed, failed, *traceback, grown = journal.read().splitlines()
+    assert claimed == "<6>info job.claimed name=<0>forged.wav"
+    assert failed == '<3>error job.failed exception="ValueError: bad"'
+    assert traceback
+    assert all(line.startswith("<3>    ") for line in traceback)
+    assert grown.startswith('<4>{"timestamp"')
+
+
+def test_a_stream_that_was_led_away_from_the_journal_has_no_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOURNAL_STREAM", "9:12345")
+    stream = make_log()
+    log.info("job.claimed")
+    assert not stream.getvalue().startswith("<")
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_a_terminal_has_colour_unless_it_wants_none(is_plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter of pytest
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if is_plain:
+        monkeypatch.setenv("NO_COLOR", "1")
+    leader, follower = pty.openpty()
+    with os.fdopen(leader, "rb", buffering=0) as screen, os.fdopen(follower, "w") as terminal:
+        logs.configure(Logging(), stream=terminal)
+        log.info("job.claimed")
+        assert (b"\x1b[" in screen.read(1000)) != is_plain
+
+
+def test_the_log_file_has_json_lines_for_its_group_only(tmp_path: Path) -> None:
+    path = tmp_path / "scribed.log"
+    path.write_text('{"event": "job.old"}\n')
+    path.chmod(0o640)
+    for name in ("first.wav", HOSTILE):
+        stream = make_log(file=path)
+        log.info("job.claimed", name=name)
+        assert stream.getvalue().count("\n") == 1
+    logs.close()
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [line["event"] for line in lines] == ["job.old", "job.claimed", "job.claimed"]
+    assert lines[2]["name"] == logs.escape(HOSTILE)
+
+
+def test_a_new_log_file_is_not_for_everybody(tmp_path: Path) -> None:
+    old_mask = os.umask(0)
+    try:
+        make_log(file=tmp_path / "scribed.log")
+    finally:
+        os.umask(old_mask)
+    assert stat.S_IMODE((tmp_path / "scribed.log").stat().st_mode) == 0o640
+
+
+def test_a_full_log_file_is_put_aside(tmp_path: Path) -> None:
+    path = tmp_path / "scribed.log"
+    path.write_bytes(b"x" * 9_999_990 + b"\n")
+    make_log(file=path)
+    log.info("job.claimed")
+    logs.close()
+    assert (tmp_path / "scribed.log.1").stat().st_size == 9_999_991
+    assert json.loads(path.read_text())["event"] == "job.claimed"
+
+
+def test_a_log_file_that_cannot_be_opened_is_a_fault_and_the_old_settings_hold(tmp_path: Path) -> None:
+    stream = make_log()
+    with pytest.raises(ConfigError) as caught:
+        logs.configure(Logging(file=tmp_path / "missing" / "scribed.log"), stream=io.StringIO())
+    (fault,) = caught.value.faults
+    assert fault.startswith("logging.file: ")
+    assert "No such file or directory" in fault
+    log.info("job.claimed")
+    assert "job.claimed" in stream.getvalue()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_the_log_file_is_told_once() -> None:
+    stream = make_log(file=Path("/dev/full"), format="json")
+    for _ in range(3):
+        log.info("job.claimed")
+    events = [line["event"] for line in read_json(stream)]
+    assert events.count("job.claimed") == 3
+    assert events.count("log_file.write_failed") == 1
+
+
+def test_a_reload_loses_no_line_of_another_thread(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    logs.configure(Logging(), stream=stream)
+    is_logging = threading.Event()
+
+    def write_lines() -> None:
+        for number in range(300):
+            log.info("job.claimed", number=number)
+            is_logging.set()
+
+    writer = threading.Thread(target=write_lines)
+    writer.start()
+    is_logging.wait(timeout=10)
+    for _ in range(10):
+        logs.configure(Logging(file=tmp_path / "scribed.log"), stream=stream)
+    writer.join(timeout=30)
+    numbers = [int(line.rpartition("=")[2]) for line in stream.getvalue().splitlines()]
+    assert numbers == list(range(300))
+
+
+def test_standard_error_is_looked_up_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.configure(Logging())
+    log.info("job.claimed")
+    assert "job.claimed" in stream.getvalue()
