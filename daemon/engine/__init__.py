@@ -1,0 +1,38 @@
+"""The engine: the only part that knows torch and transformers, which load with `load`, not with this package."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from daemon.engine.protocol import SAMPLE_RATE_HZ, Engine, Piece, PieceText
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import ModelSettings
+
+__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "load"]
+
+
+def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:
+    """Load the model which the settings name and return its engine, which has passed a test inference.
+
+    Args:
+        settings: the section `model` of the configuration.
+        cache: a folder for kernels compiled for this GPU, kept from start to start.
+        report: called with a sentence at each step, for STATUS= and the terminal.
+
+    Raises:
+        EngineUnavailableError: no such model, a broken one, no such device, or it does not fit there.
+    """
+    # A courtesy beside local_files_only: the guarantee of no network is the unit's own.
+    # transformers has asked home despite it: https://github.com/huggingface/transformers/issues/45545
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # The driver compiles for cards newer than its torch; a service has no home folder to keep that in.
+    os.environ.setdefault("CUDA_CACHE_PATH", str(cache / "cuda"))
+    # torch takes seconds to import, so it waits until the configuration is known to be valid.
+    from daemon.engine.loading import load_engine  # noqa: PLC0415  # see the line above
+
+    return load_engine(settings, report)

@@ -1,0 +1,186 @@
+"""From a model's folder to an engine that has proven itself with a test inference."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import structlog
+import torch
+import transformers
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+
+from daemon import checkpoint
+from daemon.engine.batch import SLOT_S, BatchedEngine
+from daemon.engine.model import ResidentModel
+from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
+from daemon.errors import EngineUnavailableError, ScribedError
+from daemon.transcript import ModelIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.checkpoint import Checkpoint
+    from daemon.config import ModelSettings
+
+_LOG = structlog.get_logger(__name__)
+
+_MAX_SLOTS: Final = 64
+# Four rows decode in hardly more time than one; more only makes a short piece wait on two cores.
+_CPU_SLOTS: Final = 4
+# Left free for kernels, their workspaces and fragments (performance.md: "free - 0.8 GB").
+_RESERVE_BYTES: Final = 800_000_000
+
+# What transformers and safetensors raise for folders that hold something else than they say.
+_LOAD_ERRORS: Final = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    SafetensorError,
+    TemplateError,
+)
+
+
+def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> BatchedEngine:
+    """Load the model that the settings name, try it, and return its engine; see `daemon.engine.load`."""
+    started_at = time.monotonic()
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    found = checkpoint.inspect(checkpoint.find_folder(settings.path))
+    device = choose_device(settings.device)
+    dtype = choose_dtype(settings.dtype, device)
+    name, dtype_name = Path(settings.path).name, str(dtype).removeprefix("torch.")
+    report(f"Loading {name} ({found.n_bytes / 1e6:,.0f} MB) onto {_describe(device)} as {dtype_name}.")
+    with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
+        digest = hasher.submit(checkpoint.compute_digest, found.weights)
+        model = _load_model(found, device, dtype)
+        report("Trying the model with a test inference.")
+        _try_out(model, found)
+        identity = ModelIdentity(name, digest.result(), dtype_name, str(device))
+    n_slots = choose_slots(model) if settings.slots == "auto" else settings.slots
+    load_s = round(time.monotonic() - started_at, 1)
+    _LOG.info("engine.loaded", model=name, device=str(device), dtype=dtype_name, n_slots=n_slots, load_s=load_s)
+    return BatchedEngine(model, identity, n_slots)
+
+
+def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
+    """Return the device that `model.device` means here.
+
+    Args:
+        setting: "auto", "cuda", "cuda:N" or "cpu".
+        root: where /dev and /proc are.
+
+    Raises:
+        EngineUnavailableError: a GPU is asked for, or present and so expected, and cannot be used.
+    """
+    # torch too is asked, for under WSL a GPU has no such device.
+    has_gpu = any(root.glob("dev/nvidia[0-9]*")) or any(root.glob("proc/driver/nvidia/gpus/*"))
+    if setting == "cpu" or (setting == "auto" and not has_gpu and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    device = torch.device("cuda", 0) if setting in ("auto", "cuda") else torch.device(setting)
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch built without CUDA
+        n_gpus = torch.cuda.device_count()
+        if torch.version.cuda is None:
+            why, remedy = "this torch was built without CUDA", "Install the torch for CUDA"
+        elif 0 < n_gpus <= device.index:
+            why, remedy = f"this machine has {n_gpus}, counted from 0", "Set model.device to one of them"
+        else:
+            why, remedy = _tell(error), "See that `nvidia-smi` lists the GPU"
+        raise EngineUnavailableError(
+            f"The GPU {device} cannot be used: {why}.",
+            f"{remedy}, or set model.device to cpu, which is many times slower.",
+        ) from error
+    return device
+
+
+def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
+    """Return the type of the weights that `model.dtype` means on this device.
+
+    "auto" is the model's own bfloat16 where the GPU computes with it (compute capability 8.0 on), and
+    float32 elsewhere: slower, but its numbers cannot overflow as those of float16 do.
+    """
+    if setting != "auto":
+        dtype: torch.dtype = getattr(torch, setting)
+        return dtype
+    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
+
+
+def choose_slots(model: ResidentModel) -> int:
+    """Return how many pieces of 30 s go through the model together, by the memory that is free now."""
+    if model.device.type == "cpu":
+        return _CPU_SLOTS
+    torch.cuda.empty_cache()
+    free_bytes, _ = torch.cuda.mem_get_info(model.device)
+    n_slots = (free_bytes - _RESERVE_BYTES) // model.count_slot_bytes(SLOT_S)
+    return max(1, min(_MAX_SLOTS, n_slots))
+
+
+def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> ResidentModel:
+    """Load processor and weights. The weights are mapped, not read, so that memory holds them on the device alone."""
+    folder = str(found.folder)
+    try:
+        processor = Qwen3ASRProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model, told = Qwen3ASRForConditionalGeneration.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        # Weights that are missing would be drawn at random, without a word.
+        lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))
+        if lacking:
+            raise EngineUnavailableError(
+                f"The weights in {folder} do not fit its config.json: {len(lacking)} lack, such as {lacking[0]}.",
+                _anew(found),
+            )
+        return ResidentModel(model.to(device).eval(), processor)
+    except torch.OutOfMemoryError as error:
+        raise EngineUnavailableError(
+            f"The model ({found.n_bytes / 1e9:.1f} GB) does not fit into the free memory of {_describe(device)}.",
+            "Free memory there (`nvidia-smi` shows who uses it) or choose a smaller model.",
+        ) from error
+    except _LOAD_ERRORS as error:
+        raise EngineUnavailableError(
+            f"The model at {folder} cannot be loaded: {_tell(error)}.", _anew(found)
+        ) from error
+
+
+def _try_out(model: ResidentModel, found: Checkpoint) -> None:
+    """Transcribe a second of quiet noise: a model that is ready has shown that it works here."""
+    noise = np.random.default_rng(0).normal(0, 1e-3, SAMPLE_RATE_HZ).astype(np.float32)
+    try:
+        model.transcribe([Piece(noise, language=None, hotwords=(), job_id="test")], pulse=lambda: None)
+    except (ScribedError, *_LOAD_ERRORS) as error:
+        raise EngineUnavailableError(
+            f"The model was loaded, but its test inference failed: {_tell(error)}.",
+            f"Run `scribed check`. If it finds nothing: {_anew(found)}",
+        ) from error
+
+
+def _anew(found: Checkpoint) -> str:
+    # fetch-model leaves alone what looks whole.
+    return f"Delete {found.folder}, then fetch it again with `sudo scribed fetch-model`."
+
+
+def _describe(device: torch.device) -> str:
+    """Return a device's name as people know it."""
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "the CPU"
+
+
+def _tell(error: Exception) -> str:
+    """Return an error of a library on one line."""
+    what = error.what if isinstance(error, ScribedError) else f"{type(error).__name__}: {error}"
+    return " ".join(what.split()).rstrip(".")[:500]
