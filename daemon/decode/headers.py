@@ -1,0 +1,249 @@
+"""What the headers of a file say: which kind it is, and where it should end.
+
+Decoders are silent about a file which ends too early or whose header lies, so the few header
+fields which tell are read here. Nothing is trusted: every size is compared with what is there.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.decode.source import RecordingFile
+
+_MAX_CHUNKS = 10_000  # walked before giving up: a hostile file may hold millions
+_UNKNOWN_SIZE = 0xFFFFFFFF
+_OGG_PAGE_BYTES = 65_307  # the longest page that the format allows
+_OGG_MAX_FLAGS = 7
+_ASF_FILE_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
+_ASF_LOCKED = (  # Content Encryption Object and Extended Content Encryption Object
+    uuid.UUID("2211b3fb-bd23-11d2-b4b7-00a0c955fc6e").bytes_le,
+    uuid.UUID("298ae614-2622-4c17-b935-dae07ee9289c").bytes_le,
+)
+
+# Checked in this order. Names stand in sentences such as "This WAV file is damaged".
+_SOUND_KINDS = {
+    "WAV": rb"(RIFF|RIFX|RF64|BW64)....WAVE",
+    "AVI": rb"RIFF....AVI ",
+    "AIFF": rb"FORM....(AIF[FC]|8SVX)",
+    "AU": rb"\.snd",
+    "CAF": rb"caff",
+    "W64": rb"riff\x2e\x91\xcf\x11",
+    "NIST": rb"NIST_1A",
+    "VOC": rb"Creative Voice File",
+    "FLAC": rb"fLaC",
+    "Ogg": rb"OggS",
+    "AMR": rb"#!AMR",
+    "MP4": rb"....(ftyp|moov|mdat|wide)",
+    "Matroska or WebM": rb"\x1aE\xdf\xa3",
+    "Windows Media": re.escape(uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le),
+    "AC-3": rb"\x0b\x77",
+    "MP3 or AAC": rb"ID3|\xff[\xe2-\xfd]",  # \xff\xfe opens a UTF-16 text
+}
+_OTHER_KINDS = {
+    "a ZIP archive or an Office document": rb"PK(\x03\x04|\x05\x06)",
+    "an archive": rb"7z\xbc\xaf|Rar!|\x1f\x8b|BZh|\xfd7zXZ",
+    "an Office document": rb"\xd0\xcf\x11\xe0",
+    "a PDF document": rb"%PDF",
+    "a picture": rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\x00\x00\x00\x00|(II|MM)(\*\x00|\x00\*)|....ftyp(hei|mif1|avif)",
+    "a MIDI file, which has notes but no sound": rb"MThd",
+    "a program": rb"\x7fELF|MZ",
+    "a playlist, which only names recordings": rb"#EXTM3U|\[playlist\]|ffconcat|v=0\r?\n"
+    rb"|\s*<(\?xml[^>]*>\s*<)?(MPD|asx|smil)",
+}
+_PCM_KINDS = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST", "VOC"})
+_TEXT_SAMPLE_BYTES = 512
+
+
+def sound_kind(head: bytes) -> str | None:
+    """Return the name of the sound or video format which a file begins like."""
+    if other_kind(head):
+        return None
+    return next((name for name, pattern in _SOUND_KINDS.items() if re.match(pattern, head, re.DOTALL)), None)
+
+
+def other_kind(head: bytes) -> str | None:
+    """Return what a file is which surely holds no sound, such as "a PDF document"."""
+    for name, pattern in _OTHER_KINDS.items():
+        if re.match(pattern, head, re.DOTALL):
+            return name
+    is_known = any(re.match(pattern, head, re.DOTALL) for pattern in _SOUND_KINDS.values())
+    return "a text" if not is_known and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
+
+
+def _is_text(sample: bytes) -> bool:
+    """Return whether bytes look like text in UTF-8, UTF-16 or an old 8-bit encoding."""
+    if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
+        sample = sample[2:].replace(b"\0", b"")
+    return not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", sample)
+
+
+def is_pcm_kind(head: bytes) -> bool:
+    """Return whether this is a container that libsndfile reads best."""
+    return sound_kind(head) in _PCM_KINDS
+
+
+def is_locked(source: RecordingFile) -> bool:
+    """Return whether a Windows Media file says that it is protected."""
+    return sound_kind(source.head) == "Windows Media" and any(guid in source.head for guid in _ASF_LOCKED)
+
+
+@dataclass(frozen=True, slots=True)
+class SoundChunk:
+    """The part of a file which holds the samples.
+
+    Attributes:
+        declared_bytes: what its header says, or None where the header was written ahead of the
+            sound by a recorder that could not go back (sizes 0, 0x7FFF..., 0xFFFF...).
+        available_bytes: what the file has from there to its end.
+        has_more: what follows the declared bytes of a WAV file is no other chunk, so it must be
+            sound too: a recorder was cut off before it wrote the true size.
+    """
+
+    declared_bytes: int | None
+    available_bytes: int
+    has_more: bool = False
+
+
+def sound_chunk(source: RecordingFile) -> SoundChunk | None:
+    """Return the sound chunk of a WAV, RF64, W64, AIFF, CAF or AU file; None where none is found."""
+    if source.head.startswith(b".snd"):
+        offset, n_bytes = struct.unpack(">2I", source.head[4:12].ljust(8, b"\0"))
+        return _compare(source, offset, n_bytes)
+    wide_bytes = _UNKNOWN_SIZE
+    for name, offset, n_bytes in _chunks(source):
+        if name == b"ds64":
+            (wide_bytes,) = struct.unpack("<Q", source.read_at(offset + 8, 8).ljust(8, b"\0"))
+        if name in {b"data", b"SSND", b"BODY"}:
+            return _compare(source, offset, wide_bytes if n_bytes == _UNKNOWN_SIZE else n_bytes)
+    return None
+
+
+def _compare(source: RecordingFile, offset: int, n_bytes: int) -> SoundChunk:
+    """Compare what a sound chunk declares with what the file has."""
+    available_bytes = max(0, source.size - offset)
+    tail_offset = offset + n_bytes + n_bytes % 2
+    name, tail_bytes = struct.unpack("<4sI", source.read_at(tail_offset, 8).ljust(8, b"\0"))
+    is_last = source.size < tail_offset + 8
+    is_followed = re.fullmatch(rb"[\w ]{4}", name) is not None and tail_offset + 8 + tail_bytes <= source.size + 1
+    # Recorders that write to a pipe put a size of 0, of nearly 2 GiB or of nearly 4 GiB ahead.
+    is_open_ended = n_bytes == 0 or any(0 <= limit - n_bytes < 1 << 16 for limit in (1 << 31, 1 << 32, 1 << 64))
+    if is_open_ended and n_bytes != available_bytes and not is_followed:
+        return SoundChunk(None, available_bytes)
+    is_wav = source.head.startswith((b"RIFF", b"RF64", b"BW64"))
+    return SoundChunk(n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
+
+
+def _chunks(source: RecordingFile) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, offset of its content, declared bytes) of each chunk of a chunked file."""
+    head = source.head
+    if head.startswith(b"riff"):
+        offset, layout, counts_itself, pad = 40, "<4s12xQ", True, 8
+    elif head.startswith(b"caff"):
+        offset, layout, counts_itself, pad = 8, ">4sQ", False, 1
+    elif head.startswith((b"FORM", b"RIFX")):
+        offset, layout, counts_itself, pad = 12, ">4sI", False, 2
+    else:
+        offset, layout, counts_itself, pad = 12, "<4sI", False, 2
+    header_bytes = struct.calcsize(layout)
+    for _ in range(_MAX_CHUNKS):
+        header = source.read_at(offset, header_bytes)
+        if len(header) < header_bytes:
+            return
+        name, n_bytes = struct.unpack(layout, header)
+        n_bytes -= header_bytes if counts_itself else 0
+        yield name, offset + header_bytes, max(n_bytes, 0)
+        offset += header_bytes + max(n_bytes, 0) + -n_bytes % pad
+
+
+def is_cut_off(source: RecordingFile) -> bool:
+    """Return whether the container says that the file should be longer than it is."""
+    kind = sound_kind(source.head)
+    if kind == "AVI":
+        (n_bytes,) = struct.unpack("<I", source.head[4:8])
+        end = 8 + n_bytes if n_bytes != _UNKNOWN_SIZE else 0
+    elif kind == "Windows Media":
+        end = _end_of_asf(source.head)
+    elif kind == "MP4":
+        end = _end_of_mp4(source)
+    elif kind == "Matroska or WebM":
+        end = _end_of_matroska(source.head)
+    elif kind == "Ogg":
+        end = _end_of_ogg(source)
+    else:
+        chunk = sound_chunk(source) if kind in _PCM_KINDS else None
+        return chunk is not None and (chunk.declared_bytes or 0) > chunk.available_bytes
+    return end > source.size
+
+
+def _end_of_asf(head: bytes) -> int:
+    """Return the file size in the file properties; 0 where unknown, as in a live broadcast."""
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 92:
+        return 0
+    n_bytes, flags = struct.unpack("<40xQ40xI", head[at : at + 92])
+    return 0 if flags & 1 else n_bytes
+
+
+def _end_of_mp4(source: RecordingFile) -> int:
+    """Return where the last box of the file ends."""
+    offset = 0
+    for _ in range(_MAX_CHUNKS):
+        header = source.read_at(offset, 16)
+        if len(header) < 8:  # noqa: PLR2004 (a box begins with 8 bytes)
+            break
+        n_bytes, name = struct.unpack(">I4s", header[:8])
+        if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004 (64-bit size behind the name)
+            (n_bytes,) = struct.unpack(">Q", header[8:])
+        if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004 (0: to the end; else junk)
+            break
+        offset += n_bytes
+    return offset
+
+
+def _end_of_matroska(head: bytes) -> int:
+    """Return where the segment ends; 0 for one of unknown length, as browsers record."""
+    at, n_bytes = _ebml_size(head, 4)
+    at += n_bytes
+    if head[at : at + 4] != b"\x18\x53\x80\x67":
+        return 0
+    start, n_bytes = _ebml_size(head, at + 4)
+    return start + n_bytes if n_bytes else 0
+
+
+def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
+    """Return (offset behind an EBML size, the size); 0 for an unknown or missing size."""
+    first = head[at] if at < len(head) else 0
+    n_bytes = 9 - first.bit_length()
+    size = int.from_bytes(head[at : at + n_bytes], "big") & ((1 << 7 * n_bytes) - 1)
+    is_unknown = first == 0 or size == (1 << 7 * n_bytes) - 1
+    return at + n_bytes, 0 if is_unknown else size
+
+
+def _end_of_ogg(source: RecordingFile) -> int:
+    """Return where the last page ends."""
+    start = max(0, source.size - 2 * _OGG_PAGE_BYTES)
+    tail = source.read_at(start, 2 * _OGG_PAGE_BYTES)
+    at = tail.rfind(b"OggS\0")
+    if at < 0 or len(tail) < at + 27 or tail[at + 5] > _OGG_MAX_FLAGS:
+        return 0
+    lacing = tail[at + 27 : at + 27 + tail[at + 26]]
+    return start + at + 27 + tail[at + 26] + sum(lacing)
+
+
+def has_mp3_length(source: RecordingFile) -> bool:
+    """Return whether an MP3 file states its length in a Xing, Info or VBRI header.
+
+    Without one, what a demuxer calls the duration is a guess from the bit rate.
+    """
+    offset = 0
+    if source.head.startswith(b"ID3") and len(source.head) >= 10:  # noqa: PLR2004 (length of an ID3v2 header)
+        sizes = source.head[6:10]
+        offset = 10 + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
+    return re.search(rb"Xing|Info|VBRI", source.read_at(offset, 2048)) is not None

@@ -1,0 +1,123 @@
+"""What is wrong with the sound itself: clipping, dead or inverted channels, DC, broken samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_FULL_SCALE = 0.999
+_MIN_CLIPPED_RUN = 3  # one sample at full scale is a peak, three in a row are a flat top
+_MAX_SENSIBLE = 1e6  # +120 dBFS: beyond it a float sample is garbage which only happens to be finite
+_INVERTED_CORRELATION = -0.9
+_SILENT_RMS = 1e-4  # -80 dBFS: a plugged-in but unused input stays below
+_NOTED_DC = 0.01
+_NOTED_CLIPPING_S = 0.05
+_QUIET_PEAK_DBFS = -40.0
+_STEREO = 2
+
+
+class Levels:
+    """Watches the blocks of one recording go by.
+
+    Args:
+        rate_hz: of the recording.
+        channels: of the recording.
+    """
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self._rate_hz = rate_hz
+        self._channels = channels
+        self._n_frames = 0
+        self._n_broken = 0
+        self._n_clipped = 0
+        self._was_full = np.zeros(_MIN_CLIPPED_RUN, np.bool_)
+        self._sums = np.zeros(channels)
+        self._energies = np.zeros(channels)
+        self._cross_energy = 0.0
+
+    def observe(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take a block in, shape (n, channels), and return it with broken samples silenced."""
+        peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
+        if not peak < _MAX_SENSIBLE:  # NaN too
+            is_broken = ~(np.abs(block) < _MAX_SENSIBLE)
+            self._n_broken += int(is_broken.sum())
+            block = np.where(is_broken, np.float32(0), block)
+            peak = float(np.abs(block).max(initial=0.0))
+        self._count_clipped(block, peak)
+        self._n_frames += len(block)
+        for index in range(self._channels):
+            channel = block[:, index]
+            self._sums[index] += channel.sum(dtype=np.float64)
+            self._energies[index] += np.einsum("i,i->", channel, channel)
+        if self._channels == _STEREO:
+            self._cross_energy += float(np.einsum("i,i->", block[:, 0], block[:, 1]))
+        return block
+
+    def _count_clipped(self, block: NDArray[np.float32], peak: float) -> None:
+        """Count the frames that lie in runs at full scale, on any channel, across block borders."""
+        if peak < _FULL_SCALE and not self._was_full.any():
+            return
+        # One frame more than a run needs is kept from the block before: whether a run began there.
+        is_full = np.concatenate((self._was_full, (np.abs(block) >= _FULL_SCALE).any(axis=1)))
+        ends_run = is_full[2:] & is_full[1:-1] & is_full[:-2]
+        n_begun = int((ends_run[1:] & ~ends_run[:-1]).sum())
+        self._n_clipped += int(ends_run[1:].sum()) + (_MIN_CLIPPED_RUN - 1) * n_begun
+        self._was_full = is_full[-_MIN_CLIPPED_RUN:]
+
+    @property
+    def duration_s(self) -> float:
+        """Length of what was observed."""
+        return self._n_frames / self._rate_hz
+
+    @property
+    def clipped_s(self) -> float:
+        """Time which the recording spends in flat tops."""
+        return self._n_clipped / self._rate_hz
+
+    @property
+    def inverted_channel(self) -> int | None:
+        """The channel to take alone where two channels would cancel each other, else None."""
+        if self._channels != _STEREO or self._n_frames == 0:
+            return None
+        means = self._sums / self._n_frames
+        variances = np.maximum(self._energies / self._n_frames - means**2, 0)
+        if min(variances) < _SILENT_RMS**2:
+            return None
+        correlation = (self._cross_energy / self._n_frames - means[0] * means[1]) / np.sqrt(variances[0] * variances[1])
+        return int(np.argmax(variances)) if correlation < _INVERTED_CORRELATION else None
+
+    def notes(self, peak_dbfs: float | None) -> list[str]:
+        """Return plain sentences about all that a person may want to know.
+
+        Args:
+            peak_dbfs: highest level of the cleaned sound, None for silence.
+        """
+        notes = []
+        if self._n_broken:
+            notes.append(f"{self._n_broken} samples were no valid numbers and were replaced by silence.")
+        if peak_dbfs is None:
+            notes.append("The recording is silent from start to end.")
+        elif peak_dbfs < _QUIET_PEAK_DBFS:
+            notes.append(f"The recording is very quiet: its loudest moment is at {peak_dbfs:.0f} dBFS.")
+        if self.clipped_s >= _NOTED_CLIPPING_S:
+            notes.append(f"The recording is overdriven: {self.clipped_s:.1f} s of it are clipped.")
+        dc = float(np.abs(self._sums).max() / max(self._n_frames, 1))
+        if dc > _NOTED_DC:
+            notes.append(f"The recording has a DC offset of {100 * dc:.0f} % of full scale.")
+        return notes + self._channel_notes()
+
+    def _channel_notes(self) -> list[str]:
+        """Return sentences about channels which say nothing or contradict each other."""
+        if self.inverted_channel is not None:
+            name = ("left", "right")[self.inverted_channel]
+            return [f"The two channels are inverted copies and would cancel: only the {name} one was used."]
+        is_silent = self._energies / max(self._n_frames, 1) < _SILENT_RMS**2
+        if not is_silent.any() or is_silent.all():
+            return []
+        if self._channels == _STEREO:
+            return [f"The {'left' if is_silent[0] else 'right'} channel is silent."]
+        return [f"Silent channels: {int(is_silent.sum())} of {self._channels}."]

@@ -1,0 +1,155 @@
+"""Decoded sound in an unlinked file: of any length, never wholly in memory, gone when closed."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import tempfile
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from daemon import errors, files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+SAMPLE_RATE_HZ = 16_000
+"""What the model, the voice-activity model and every waveform here use."""
+
+_SAMPLE_BYTES = 4
+_NOT_KEPT = "the decoded sound could not be kept"
+# What a file system (NFS, some overlays) says that knows no unnamed files.
+_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+
+
+class Waveform:
+    """Mono float32 sound at 16 kHz, in [-1, 1] unless the recording itself went beyond.
+
+    It owns its file: whoever gets a waveform closes it, after the last `read` has returned.
+
+    Attributes:
+        n_samples: its length.
+        gain: linear factor, applied by `read`.
+    """
+
+    __slots__ = ("_file", "gain", "n_samples")
+
+    def __init__(self, file: io.FileIO, n_samples: int, gain: float = 1.0) -> None:
+        self._file = file
+        self.n_samples = n_samples
+        self.gain = gain
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / SAMPLE_RATE_HZ
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the samples [start, stop), shape (n,), from any thread.
+
+        Bounds beyond the ends are pulled in, as a slice does.
+
+        Raises:
+            errors.TransientError: the disk does not give the sound back.
+        """
+        start = min(max(start, 0), self.n_samples)
+        samples = np.empty(min(max(stop, start), self.n_samples) - start, np.float32)
+        rest, offset = samples.view(np.uint8).data, start * _SAMPLE_BYTES
+        while rest:
+            try:
+                n_bytes = os.preadv(self._file.fileno(), [rest], offset)
+            except OSError as error:
+                raise errors.TransientError(f"The decoded sound cannot be read again ({error.strerror}).") from error
+            if n_bytes == 0:
+                raise errors.TransientError("The decoded sound is shorter than it was when it was written.")
+            rest, offset = rest[n_bytes:], offset + n_bytes
+        if self.gain != 1.0:
+            samples *= np.float32(self.gain)
+        return samples
+
+    def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
+        """Yield the whole sound in blocks of `n_samples`; the last may be shorter."""
+        for start in range(0, self.n_samples, n_samples):
+            yield self.read(start, start + n_samples)
+
+    def close(self) -> None:
+        """Give the disk space back."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+class WaveformWriter:
+    """Writes a waveform block by block; leaving the context without `finish` throws it away.
+
+    Args:
+        cache: folder on the disk which holds decoded sound.
+
+    Raises:
+        errors.NoPermissionError: the cache folder may not be written.
+        errors.TransientError: the disk is full or the folder is gone.
+    """
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+        self._file: io.FileIO | None = _open_unlinked(cache)
+        self.n_samples = 0
+
+    def append(self, block: NDArray[np.float32]) -> None:
+        """Add samples, shape (n,), at the end.
+
+        Raises:
+            errors.TransientError: the disk is full.
+        """
+        if self._file is None:
+            raise ValueError("the waveform is finished")
+        rest = np.ascontiguousarray(block, np.float32).view(np.uint8).data
+        with files.explained(_NOT_KEPT, self._cache):
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        self.n_samples += len(block)
+
+    def finish(self, gain: float = 1.0) -> Waveform:
+        """Hand the sound over as a waveform which is read with `gain`."""
+        if self._file is None:
+            raise ValueError("the waveform is finished")
+        file, self._file = self._file, None
+        return Waveform(file, self.n_samples, gain)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Throw away what was not handed over."""
+        if self._file is not None:
+            self._file.close()
+
+
+def _open_unlinked(cache: Path) -> io.FileIO:
+    """Return a file without a name, so that no crash leaves speech behind on the disk."""
+    with files.explained(_NOT_KEPT, cache):
+        try:
+            descriptor = os.open(cache, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno not in _NO_TMPFILE:
+                raise
+            descriptor, name = tempfile.mkstemp(prefix=".sound-", dir=cache)
+            os.unlink(name)  # noqa: PTH108 (mkstemp returns a string)
+    return io.FileIO(descriptor, "r+b")

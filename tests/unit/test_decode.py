@@ -1,0 +1,398 @@
+"""The cleaned sound against sox and ffmpeg, what the receipt says, and the waveform's file."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from daemon import errors
+from daemon.config import Preprocess
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter, decode
+from daemon.decode.levels import Levels
+from daemon.decode.loudness import LoudnessMeter
+from tests import media
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from daemon.transcript import Receipt
+
+
+def clean(path: Path, cache: Path, **settings: float | str) -> tuple[NDArray[np.float32], Receipt]:
+    waveform, receipt = decode(path, Preprocess.model_validate(settings), cache, lambda: None)
+    with waveform:
+        return media.samples_of(waveform), receipt
+
+
+def clean_samples(
+    tmp_path: Path, samples: NDArray[np.float32], rate_hz: int = 16_000, subtype: str = "FLOAT", **settings: float | str
+) -> tuple[NDArray[np.float32], Receipt]:
+    return clean(media.write_sound(tmp_path / "sound.wav", samples, rate_hz, subtype), tmp_path, **settings)
+
+
+# The same sound as sox
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return media.speak(tmp_path_factory.mktemp("spoken") / "spoken.wav")
+
+
+def by_sox(source: Path, target: Path) -> NDArray[np.float32]:
+    """What sox makes of a file, mixing it first."""
+    effects = ["channels", "1", "highpass", "80", "rate", "16k", "gain", "-n", "-3"]
+    media.sox(source, "-e", "float", "-b", "32", target, *effects)
+    return media.read_sound(target)[0]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", [8_000, 11_025, 16_000, 22_050, 44_100, 48_000])
+def test_equals_sox(rate_hz: int, channels: int, spoken: Path, tmp_path: Path) -> None:
+    source = tmp_path / "source.wav"
+    media.sox(spoken, "-r", str(rate_hz), source, "gain", "-9")
+    words, _ = media.read_sound(source)
+    # Two different channels, so that the mix is tested too, and a hum for the filter to remove.
+    hum = media.tone(len(words) / rate_hz, rate_hz, 50.0, 0.1)
+    samples = np.stack((words + hum, np.roll(words, rate_hz // 3)), axis=1)[:, :channels]
+    media.write_sound(source, samples, rate_hz)
+    media.write_sound(tmp_path / "source.flac", samples, rate_hz)
+    expected = by_sox(source, tmp_path / "sox.wav")
+    for path in (source, tmp_path / "source.flac"):
+        got, receipt = clean(path, tmp_path)
+        n_samples = min(len(got), len(expected))
+        assert abs(len(got) - len(expected)) <= 2
+        assert np.abs(got[:n_samples] - expected[:n_samples]).max() < 3e-4
+        assert receipt.is_complete
+        assert (receipt.sample_rate_hz, receipt.channels) == (rate_hz, channels)
+
+
+def test_equals_sox_on_noise_at_all_frequencies(tmp_path: Path) -> None:
+    source = media.write_sound(tmp_path / "noise.wav", media.noise(3, 44_100), 44_100, "PCM_24")
+    expected = by_sox(source, tmp_path / "sox.wav")
+    got, _ = clean(source, tmp_path)
+    assert np.abs(got - expected).max() < 1e-3
+
+
+def test_result_does_not_depend_on_how_the_file_is_blocked(spoken: Path, tmp_path: Path) -> None:
+    """libsndfile gives blocks of 131,072 samples, FFmpeg whatever its frames add up to."""
+    samples, rate_hz = media.read_sound(spoken)
+    pcm, _ = clean(media.write_sound(tmp_path / "a.wav", samples, rate_hz), tmp_path)
+    flac, _ = clean(media.write_sound(tmp_path / "a.flac", samples, rate_hz), tmp_path)
+    assert np.abs(pcm - flac).max() < 1e-6
+
+
+def test_equals_the_plain_command_of_sox_where_the_channels_agree(spoken: Path, tmp_path: Path) -> None:
+    """With -c 1 sox 14.4 mixes last, so its gain comes from the loudest channel; here it is the same."""
+    media.sox(spoken, "-c", "2", "-r", "44100", tmp_path / "both.wav", "gain", "-6")
+    wanted = ["-c", "1", "-e", "float", "-b", "32"]
+    media.sox(tmp_path / "both.wav", *wanted, tmp_path / "sox.wav", "highpass", "80", "rate", "16k", "gain", "-n", "-3")
+    got, _ = clean(tmp_path / "both.wav", tmp_path)
+    assert np.abs(got - media.read_sound(tmp_path / "sox.wav")[0]).max() < 1e-4
+
+
+# Normalisation
+
+
+def test_peak_is_where_it_was_asked_for(tmp_path: Path) -> None:
+    sound, receipt = clean_samples(tmp_path, media.tone(2, level=0.1), peak_dbfs=-6.0)
+    assert np.abs(sound).max() == pytest.approx(10 ** (-6 / 20), rel=1e-5)
+    assert receipt.peak_dbfs is not None
+    assert receipt.peak_dbfs == pytest.approx(-20, abs=1)  # the filter swings when the tone sets in
+    assert receipt.peak_dbfs + receipt.gain_db == pytest.approx(-6, abs=1e-4)
+
+
+def test_off_changes_no_level(tmp_path: Path) -> None:
+    samples = media.tone(1, level=0.1)
+    sound, receipt = clean_samples(tmp_path, samples, normalize="off", highpass_hz=0)
+    assert np.array_equal(sound, samples)
+    assert receipt.gain_db == 0
+
+
+def test_silence_gets_no_gain(tmp_path: Path) -> None:
+    sound, receipt = clean_samples(tmp_path, np.zeros(16_000, np.float32))
+    assert not sound.any()
+    assert receipt.peak_dbfs is None
+    assert receipt.gain_db == 0
+    assert receipt.notes == ("The recording is silent from start to end.",)
+
+
+def ffmpeg_loudness(path: Path) -> tuple[float, float]:
+    """Return ffmpeg's (integrated LUFS, true peak dBFS) of a file."""
+    command: list[str | Path] = [
+        "ffmpeg",
+        "-hide_banner",
+        "-nostats",
+        "-i",
+        path,
+        "-af",
+        "ebur128=peak=true",
+        "-f",
+        "null",
+        "-",
+    ]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stderr.splitlines()
+    found = {line.split(":")[0].strip(): line.split()[1] for line in lines if line.startswith(("    I:", "    Peak:"))}
+    return float(found["I"]), float(found["Peak"])
+
+
+def test_loudness_is_that_of_ebu_r128(spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_sound(spoken)
+    # A second, 30 dB quieter half: the gate must leave it out.
+    samples = np.concatenate((0.3 * words, 0.01 * words))
+    media.write_sound(tmp_path / "uneven.wav", samples, rate_hz)
+    sound, _ = clean(tmp_path / "uneven.wav", tmp_path, normalize="loudness")
+    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_sound(tmp_path / "out.wav", sound, 16_000, "FLOAT"))
+    assert loudness_lufs == pytest.approx(-23, abs=0.15)
+    assert true_peak_dbfs < -1
+
+
+def test_loudness_keeps_below_the_true_peak_ceiling(tmp_path: Path) -> None:
+    samples = media.noise(4, level=0.001)
+    samples[30_000] = 0.9  # a click: at -23 LUFS it would be far beyond full scale
+    sound, _ = clean_samples(tmp_path, samples, normalize="loudness")
+    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_sound(tmp_path / "out.wav", sound, 16_000, "FLOAT"))
+    assert true_peak_dbfs == pytest.approx(-1, abs=0.15)
+    assert loudness_lufs < -30
+
+
+def test_loudness_meter_reads_the_sine_of_the_standard() -> None:
+    """EBU Tech 3341, case 1: 1 kHz at -23 dBFS in both channels reads -23 LUFS; one channel -3 LU."""
+    meter = LoudnessMeter()
+    for _ in range(20):
+        meter.push(media.tone(1, frequency_hz=1000.0, level=10 ** (-23 / 20)))
+    assert meter.integrated_lufs() == pytest.approx(-26, abs=0.05)
+
+
+def test_loudness_of_a_moment_and_of_silence(tmp_path: Path) -> None:
+    sound, _ = clean_samples(tmp_path, media.tone(0.2, level=0.01), normalize="loudness")
+    assert 0.03 < np.abs(sound).max() < 0.3
+    assert not clean_samples(tmp_path, np.zeros(8000, np.float32), normalize="loudness")[0].any()
+
+
+# What the receipt says
+
+
+def test_a_clean_recording_has_no_notes(spoken: Path, tmp_path: Path) -> None:
+    media.sox(spoken, tmp_path / "quieter.wav", "gain", "-6")
+    receipt = clean(tmp_path / "quieter.wav", tmp_path)[1]
+    assert receipt.notes == ()
+    assert receipt.codec == "pcm_16"
+    assert receipt.clipped_s == 0
+    assert receipt.is_complete
+
+
+@pytest.mark.parametrize("inverted_first", [True, False])
+def test_inverted_stereo_takes_the_stronger_channel(inverted_first: bool, spoken: Path, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter of the test)
+    words, rate_hz = media.read_sound(spoken)
+    words = 0.5 * words
+    stereo = np.stack((-0.9 * words, words) if inverted_first else (words, -0.9 * words), axis=1)
+    media.write_sound(tmp_path / "mono.wav", words, rate_hz)
+    expected, _ = clean(tmp_path / "mono.wav", tmp_path)
+    got, receipt = clean(media.write_sound(tmp_path / "stereo.wav", stereo, rate_hz), tmp_path)
+    assert np.abs(got - expected).max() < 1e-3
+    name = "right" if inverted_first else "left"
+    assert receipt.notes == (f"The two channels are inverted copies and would cancel: only the {name} one was used.",)
+
+
+def test_two_different_voices_are_not_called_inverted(tmp_path: Path) -> None:
+    stereo = np.stack((media.noise(2, seed=1), media.noise(2, seed=2)), axis=1)
+    assert clean_samples(tmp_path, stereo)[1].notes == ()
+
+
+def test_notes_name_what_is_wrong(tmp_path: Path) -> None:
+    voice = media.noise(2, level=0.05)
+    one_sided = np.stack((np.zeros_like(voice), voice), axis=1)
+    assert clean_samples(tmp_path, one_sided)[1].notes == ("The left channel is silent.",)
+    surround = np.stack((voice, voice, voice, np.zeros_like(voice)), axis=1)
+    assert clean_samples(tmp_path, surround)[1].notes == ("Silent channels: 1 of 4.",)
+    assert clean_samples(tmp_path, voice + np.float32(0.2))[1].notes == (
+        "The recording has a DC offset of 20 % of full scale.",
+    )
+    quiet = media.tone(2, level=0.001)
+    assert clean_samples(tmp_path, quiet)[1].notes == (
+        "The recording is very quiet: its loudest moment is at -59 dBFS.",
+    )
+
+
+def test_clipping_is_timed(tmp_path: Path) -> None:
+    samples = np.clip(media.tone(2, frequency_hz=200.0, level=2.0), np.float32(-1), np.float32(1))
+    n_flat = int((np.abs(samples) >= 0.999).sum())
+    receipt = clean_samples(tmp_path, samples)[1]
+    assert receipt.clipped_s == pytest.approx(n_flat / 16_000, abs=0.01)
+    assert receipt.notes == (f"The recording is overdriven: {receipt.clipped_s:.1f} s of it are clipped.",)
+
+
+@pytest.mark.parametrize("n_block", [1, 2, 3, 7, 1000])
+def test_clipped_runs_are_counted_across_blocks(n_block: int) -> None:
+    chance = np.random.default_rng(3)
+    samples = np.where(chance.random(1000) < 0.6, 1.0, 0.2).astype(np.float32)
+    levels = Levels(1, 1)
+    for start in range(0, 1000, n_block):
+        levels.observe(samples[start : start + n_block, np.newaxis])
+    runs = "".join("1" if sample == 1 else " " for sample in samples).split()
+    assert levels.clipped_s == sum(len(run) for run in runs if len(run) >= 3)
+
+
+def test_samples_that_are_no_numbers_are_silenced_and_counted(tmp_path: Path) -> None:
+    samples = media.noise(2)
+    samples[[100, 5000, 20_000, 20_001]] = [np.nan, np.inf, -np.inf, 1e30]
+    sound, receipt = clean_samples(tmp_path, samples)
+    assert np.isfinite(sound).all()
+    assert np.abs(sound).max() == pytest.approx(10 ** (-3 / 20), rel=1e-5)
+    assert receipt.notes == ("4 samples were no valid numbers and were replaced by silence.",)
+
+
+@pytest.mark.parametrize("n_samples", [1, 160, 6400])
+def test_a_moment_is_a_recording(n_samples: int, tmp_path: Path) -> None:
+    sound, receipt = clean_samples(tmp_path, media.noise(n_samples / 16_000))
+    assert len(sound) == n_samples
+    assert receipt.duration_s == pytest.approx(n_samples / 16_000)
+
+
+# Stopping, memory, disk
+
+
+def open_files() -> list[str]:
+    return sorted(str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists())
+
+
+def test_a_stop_ends_the_work_and_closes_everything(tmp_path: Path) -> None:
+    path = media.write_sound(tmp_path / "minutes.flac", media.noise(60), 16_000)
+    open_before = open_files()
+    calls = 0
+
+    def stop_at_the_fifth() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise errors.StoppedError("enough")
+
+    with pytest.raises(errors.StoppedError):
+        decode(path, Preprocess(), tmp_path, stop_at_the_fifth)
+    assert calls == 5
+    assert open_files() == open_before
+
+
+LONG_RECORDING = """
+import resource, sys
+from pathlib import Path
+from daemon.config import Preprocess
+from daemon.decode import decode
+
+path, cache = Path(sys.argv[1]), Path(sys.argv[2])
+decode(path.with_name("short.wav"), Preprocess(), cache, lambda: None)[0].close()  # what loads once is loaded
+used = int(next(line for line in open("/proc/self/status") if line.startswith("VmSize")).split()[1]) * 1024
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), used + int(sys.argv[3])))
+waveform, receipt = decode(path, Preprocess(normalize="loudness"), cache, lambda: None)
+print(round(waveform.duration_s), receipt.is_complete)
+"""
+
+
+@pytest.mark.parametrize("data_bytes", [None, 0xFFFFFFFF])
+def test_memory_does_not_grow_with_the_recording(data_bytes: int | None, tmp_path: Path) -> None:
+    """20 minutes take 77 MB as float32, and get by with 48 MB; with libsndfile and with FFmpeg."""
+    media.write_sound(tmp_path / "short.wav", media.noise(2, 8000), 8000, "PCM_U8")
+    header = (tmp_path / "short.wav").read_bytes()[:44]
+    n_bytes = 1200 * 8000
+    size = (n_bytes if data_bytes is None else data_bytes).to_bytes(4, "little")
+    with (tmp_path / "long.wav").open("wb") as file:
+        file.write(header[:40] + size)
+        file.truncate(44 + n_bytes)  # a hole costs no time to write
+    command: list[str | Path] = [sys.executable, "-c", LONG_RECORDING, tmp_path / "long.wav", tmp_path, str(48 << 20)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1200", "True"]
+
+
+def write_waveform(cache: Path, samples: NDArray[np.float32], gain: float = 1.0) -> Waveform:
+    with WaveformWriter(cache) as writer:
+        for start in range(0, len(samples), 1000):
+            writer.append(samples[start : start + 1000])
+        return writer.finish(gain)
+
+
+def test_waveform_reads_any_stretch_with_its_gain(tmp_path: Path) -> None:
+    samples = media.noise(1)
+    with write_waveform(tmp_path, samples, gain=2.0) as waveform:
+        assert waveform.n_samples == len(samples)
+        assert waveform.duration_s == 1
+        assert np.array_equal(waveform.read(10, 5000), 2 * samples[10:5000])
+        assert np.array_equal(waveform.read(-5, 3), 2 * samples[:3])
+        assert np.array_equal(waveform.read(15_999, 99_999), 2 * samples[15_999:])
+        assert len(waveform.read(20_000, 30_000)) == len(waveform.read(7, 7)) == len(waveform.read(9, 7)) == 0
+        assert np.array_equal(np.concatenate(list(waveform.blocks(777))), 2 * samples)
+
+
+def test_waveform_is_read_by_many_threads(tmp_path: Path) -> None:
+    samples = np.arange(200_000, dtype=np.float32)
+    wrong: list[int] = []
+    with write_waveform(tmp_path, samples) as waveform:
+
+        def read(seed: int) -> None:
+            starts = np.random.default_rng(seed).integers(0, 190_000, 200).tolist()
+            wrong.extend(start for start in starts if waveform.read(start, start + 5000)[0] != samples[start])
+
+        threads = [threading.Thread(target=read, args=(seed,)) for seed in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert wrong == []
+
+
+def test_decoded_sound_has_no_name_on_the_disk(tmp_path: Path) -> None:
+    with write_waveform(tmp_path, media.noise(1)):
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_file_systems_without_unnamed_files_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real_open = os.open
+
+    def open_as_nfs_does(path: str, flags: int, mode: int = 0o777) -> int:
+        if flags & os.O_TMPFILE == os.O_TMPFILE:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        return real_open(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", open_as_nfs_does)
+    samples = media.noise(0.1)
+    with write_waveform(tmp_path, samples) as waveform:
+        assert list(tmp_path.iterdir()) == []
+        assert np.array_equal(media.samples_of(waveform), samples)
+
+
+def test_a_full_disk_is_transient_and_says_what_to_do(tmp_path: Path) -> None:
+    path = media.write_sound(tmp_path / "sound.wav", media.noise(60), 16_000)
+    # A limit of the file size is the kernel's own way to refuse a write; /dev/full is no folder.
+    script = (
+        "import resource, signal, sys\n"
+        "from pathlib import Path\n"
+        "from daemon import decode, errors\n"
+        "from daemon.config import Preprocess\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
+        "try:\n"
+        "    decode.decode(Path(sys.argv[1]), Preprocess(), Path(sys.argv[2]), lambda: None)\n"
+        "except errors.TransientError as error:\n"
+        "    print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, path, tmp_path], check=True, capture_output=True, text=True)
+    assert done.stdout.startswith("the decoded sound could not be kept: File too large.")
+    assert str(tmp_path) in done.stdout
+
+
+def test_a_cache_that_is_gone_is_transient(tmp_path: Path) -> None:
+    path = media.write_sound(tmp_path / "sound.wav", media.noise(1), 16_000)
+    with pytest.raises(errors.TransientError):
+        clean(path, tmp_path / "gone")
+
+
+def test_sixteen_kilohertz_is_what_the_model_hears() -> None:
+    assert SAMPLE_RATE_HZ == 16_000

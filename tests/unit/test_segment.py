@@ -1,0 +1,325 @@
+"""Where speech is found, and that cutting loses and doubles nothing."""
+
+from __future__ import annotations
+
+import sys
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from daemon import errors
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
+from daemon.segment import Chunk, Span, cut, find_speech, split
+from daemon.segment import speech as speech_module
+from tests import media
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+S = SAMPLE_RATE_HZ
+
+
+def spans(*bounds_s: float) -> tuple[Span, ...]:
+    """Spans from starts and stops in seconds, one after the other."""
+    samples = [round(bound * S) for bound in bounds_s]
+    return tuple(Span(start, stop) for start, stop in zip(samples[::2], samples[1::2], strict=True))
+
+
+def bounds(chunks: Sequence[Chunk]) -> list[tuple[float, float]]:
+    return [(chunk.start / S, chunk.stop / S) for chunk in chunks]
+
+
+# Cutting
+
+
+def test_sentences_are_packed_until_the_limit() -> None:
+    speech = spans(0, 9, 9.5, 19, 19.5, 28, 28.5, 40)
+    assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 28), (28.5, 40)]
+
+
+def test_the_longest_late_pause_wins_over_the_last() -> None:
+    speech = spans(0, 10, 11.5, 21, 22.2, 25, 25.3, 28, 28.2, 45)
+    assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 21), (22.2, 45)]
+
+
+def test_without_a_late_pause_the_last_one_is_taken() -> None:
+    speech = spans(0, 5, 5.5, 12, 12.2, 40)
+    assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 12), (12.2, 40)]
+
+
+def test_a_long_pause_begins_a_new_chunk() -> None:
+    assert bounds(cut(spans(1, 4, 6, 9, 10.9, 12), 60 * S, 30, 5)) == [(1, 4), (6, 12)]
+
+
+def test_speech_without_a_pause_is_cut_with_overlap() -> None:
+    chunks = cut(spans(0, 70), 70 * S, 30, 5)
+    assert [chunk.is_joined for chunk in chunks] == [False, True, True]
+    assert chunks[0].start == 0
+    assert chunks[-1].stop == 70 * S
+    assert all(before.stop - after.start == 5 * S for before, after in pairwise(chunks))
+    assert all(before.own_stop == after.own_start == after.start + 5 * S // 2 for before, after in pairwise(chunks))
+
+
+def test_what_follows_speech_without_a_pause_shares_its_last_chunk() -> None:
+    chunks = cut(spans(0, 40, 40.3, 44), 60 * S, 30, 5)
+    assert bounds(chunks) == [(0, 22.5), (17.5, 44)]
+
+
+def test_a_short_word_is_widened_to_a_second() -> None:
+    assert bounds(cut(spans(10, 10.2), 60 * S, 30, 5)) == [(9.6, 10.6)]
+    assert bounds(cut(spans(0.1, 0.3), 60 * S, 30, 5)) == [(0, 1)]
+    assert bounds(cut(spans(9.9, 10), 10 * S, 30, 5)) == [(9, 10)]
+    assert bounds(cut(spans(0.1, 0.3), S // 2, 30, 5)) == [(0, 0.5)]
+
+
+def test_widening_does_not_reach_into_other_speech() -> None:
+    chunks = cut(spans(0, 30, 30.3, 30.5, 30.7, 60.5), 61 * S, 30, 5)
+    assert bounds(chunks) == [(0, 30), (30, 30.7), (30.7, 60.5)]
+    assert [(chunk.own_start / S, chunk.own_stop / S) for chunk in chunks] == [(0, 30), (30.3, 30.5), (30.7, 60.5)]
+
+
+def test_no_speech_gives_no_chunks() -> None:
+    assert cut((), 60 * S, 30, 5) == ()
+
+
+@st.composite
+def recordings(draw: st.DrawFn) -> tuple[tuple[Span, ...], int]:
+    """Speech with pauses of all lengths, now and then minutes without one."""
+    at, found = draw(st.integers(0, 5 * S)), []
+    for _ in range(draw(st.integers(0, 15))):
+        length = draw(st.one_of(st.integers(1, 3 * S), st.integers(S, 20 * S), st.integers(20 * S, 100 * S)))
+        found.append(Span(at, at + length))
+        at += length + draw(st.one_of(st.integers(1, S // 4), st.integers(1, 2 * S), st.integers(2 * S, 60 * S)))
+    return tuple(found), (found[-1].stop if found else 0) + draw(st.integers(0, 5 * S))
+
+
+LIMITS = st.tuples(st.floats(5, 60), st.floats(0, 10))
+# A machine under load is not an error.
+patiently = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+
+
+@patiently
+@given(recordings(), LIMITS)
+def test_every_sample_of_speech_lies_in_exactly_one_own_part(
+    recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]
+) -> None:
+    speech, n_samples = recording
+    chunks = cut(speech, n_samples, *limits)
+    for before, after in pairwise(chunks):
+        assert before.own_stop <= after.own_start
+    for span in speech:
+        covered = sum(max(0, min(c.own_stop, span.stop) - max(c.own_start, span.start)) for c in chunks)
+        assert covered == span.stop - span.start
+
+
+@patiently
+@given(recordings(), LIMITS)
+def test_chunks_keep_their_limits(recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]) -> None:
+    speech, n_samples = recording
+    max_chunk_s, overlap_s = limits
+    chunks = cut(speech, n_samples, max_chunk_s, overlap_s)
+    overlap = min(int(overlap_s * S), int(max_chunk_s * S) // 3)
+    for chunk in chunks:
+        assert 0 <= chunk.start <= chunk.own_start < chunk.own_stop <= chunk.stop <= n_samples
+        assert chunk.stop - chunk.start <= max_chunk_s * S
+    for before, after in pairwise(chunks):
+        assert before.start < after.start
+        assert before.stop < after.stop
+        if after.is_joined:
+            assert before.stop - after.start == overlap
+            assert before.own_stop == after.own_start
+        else:
+            assert before.stop <= after.start
+    if chunks:
+        assert not chunks[0].is_joined
+        assert chunks[-1].own_stop == speech[-1].stop  # the tail is not lost
+
+
+@patiently
+@given(recordings(), LIMITS)
+def test_splitting_again_and_again_ends_and_loses_nothing(
+    recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]
+) -> None:
+    speech, n_samples = recording
+    for chunk in cut(speech, n_samples, *limits)[:3]:
+        leaves = list(split_fully(chunk, speech))
+        assert leaves[0].own_start == chunk.own_start
+        assert leaves[-1].own_stop == chunk.own_stop
+        assert leaves[0].is_joined == chunk.is_joined
+        for before, after in pairwise(leaves):
+            lost = Span(before.own_stop, after.own_start)
+            assert lost.start <= lost.stop
+            assert not any(max(span.start, lost.start) < min(span.stop, lost.stop) for span in speech)
+            assert after.is_joined or before.stop <= after.start
+            assert not after.is_joined or after.start <= before.stop
+
+
+def split_fully(chunk: Chunk, speech: Sequence[Span]) -> Iterator[Chunk]:
+    parts = split(chunk, speech)
+    if not parts:
+        yield chunk
+        return
+    assert len(parts) == 2
+    for part in parts:
+        assert part.stop - part.start < chunk.stop - chunk.start
+        assert chunk.start <= part.start <= part.own_start < part.own_stop <= part.stop <= chunk.stop
+        yield from split_fully(part, speech)
+
+
+def test_splits_at_the_longest_pause_near_the_middle() -> None:
+    speech = spans(0, 2, 3.9, 12, 12.5, 16, 16.2, 28)
+    (chunk,) = cut(speech, 30 * S, 30, 5)
+    ahead, behind = split(chunk, speech)
+    assert bounds((ahead, behind)) == [(0, 12), (12.5, 28)]
+    assert not behind.is_joined
+
+
+def test_splits_speech_without_a_pause_in_its_middle() -> None:
+    speech = spans(0, 28)
+    (chunk,) = cut(speech, 30 * S, 30, 5)
+    ahead, behind = split(chunk, speech)
+    assert bounds((ahead, behind)) == [(0, 16.5), (11.5, 28)]
+    assert ahead.own_stop == behind.own_start == 14 * S
+    assert behind.is_joined
+
+
+def test_short_chunks_are_not_split() -> None:
+    assert split(Chunk(0, int(1.9 * S), 0, int(1.9 * S)), spans(0, 1.9)) == ()
+
+
+# Finding speech
+
+
+def waveform_of(samples: NDArray[np.float32], cache: Path) -> Waveform:
+    with WaveformWriter(cache) as writer:
+        writer.append(samples)
+        return writer.finish()
+
+
+def find(samples: NDArray[np.float32], cache: Path, method: str) -> tuple[Span, ...]:
+    with waveform_of(samples, cache) as waveform:
+        return find_speech(waveform, method, lambda: None)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
+    """Six seconds of speech at 16 kHz."""
+    folder = tmp_path_factory.mktemp("words")
+    media.sox(media.speak(folder / "spoken.wav"), "-r", "16000", folder / "words.wav", "gain", "-n", "-6")
+    return media.read_sound(folder / "words.wav")[0]
+
+
+@pytest.mark.parametrize("method", ["silero", "energy"])
+def test_speech_between_silences_is_found(method: str, words: NDArray[np.float32], tmp_path: Path) -> None:
+    silence = np.zeros(5 * S, np.float32)
+    samples = np.concatenate((silence, words, silence, words)) + media.noise(10 + 2 * len(words) / S, level=0.002)
+    found = find(samples, tmp_path, method)
+    assert abs(found[0].start - 5 * S) < 0.4 * S
+    assert abs(found[-1].stop - len(samples)) < 0.8 * S
+    gap = max(pairwise(found), key=lambda pair: pair[1].start - pair[0].stop)
+    assert abs(gap[0].stop - 5 * S - len(words)) < 0.8 * S
+    assert abs(gap[1].start - 10 * S - len(words)) < 0.4 * S
+    assert sum(span.stop - span.start for span in found) > 0.8 * 2 * len(words)
+
+
+@pytest.mark.parametrize("method", ["silero", "energy"])
+@pytest.mark.parametrize("sound", ["silence", "noise", "hum"])
+def test_what_is_no_speech_is_left_out(method: str, sound: str, tmp_path: Path) -> None:
+    samples = {
+        "silence": np.zeros(8 * S, np.float32),
+        "noise": media.noise(8),
+        "hum": media.tone(8, frequency_hz=100.0) + media.noise(8, level=0.01),
+    }[sound]
+    assert find(samples, tmp_path, method) == ()
+
+
+@pytest.mark.parametrize("word", ["yes", "no", "hm"])
+def test_a_lone_short_word_is_not_lost(word: str, tmp_path: Path) -> None:
+    media.sox(media.speak(tmp_path / "spoken.wav", word), "-r", "16000", tmp_path / "word.wav", "gain", "-n", "-6")
+    sound, _ = media.read_sound(tmp_path / "word.wav")
+    samples = media.noise(8, level=0.002)
+    samples[4 * S : 4 * S + len(sound)] += sound
+    (span,) = find(samples, tmp_path, "silero")
+    assert 3.6 * S < span.start < span.stop < 4 * S + len(sound) + 0.3 * S
+
+
+def test_off_takes_everything(tmp_path: Path) -> None:
+    assert find(np.zeros(1234, np.float32), tmp_path, "off") == (Span(0, 1234),)
+    assert find(np.zeros(0, np.float32), tmp_path, "off") == ()
+
+
+@pytest.mark.parametrize("method", ["silero", "energy"])
+@pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 513])
+def test_moments_are_looked_at_too(method: str, n_samples: int, tmp_path: Path) -> None:
+    assert find(np.zeros(n_samples, np.float32), tmp_path, method) == ()
+
+
+def test_stretches_side_by_side_say_what_they_say_alone(
+    words: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.resize(words, 130 * S) + media.noise(130, level=0.01)
+    together = find(samples, tmp_path, "silero")
+    monkeypatch.setattr(speech_module, "_ROWS", 1)
+    assert find(samples, tmp_path, "silero") == together
+
+
+def test_stretches_agree_with_one_sequential_pass(words: NDArray[np.float32], tmp_path: Path) -> None:
+    """The first stretch begins cold like a sequential pass, the second is warmed up on 10 s."""
+    samples = np.resize(words, 75 * S) + media.noise(75, level=0.01)
+    with waveform_of(samples, tmp_path) as waveform:
+        found = speech_module._probabilities(waveform, lambda: None)
+    session = speech_module._load_silero()
+    state, context = np.zeros((2, 1, 128), np.float32), np.zeros((1, 64), np.float32)
+    expected = []
+    for start in range(0, len(samples) - 511, 512):
+        frame = samples[np.newaxis, start : start + 512]
+        window = np.concatenate((context, frame), axis=1)
+        output, state = session.run(None, {"input": window, "state": state, "sr": np.array(S)})
+        expected.append(output[0, 0])
+        context = frame[:, -64:]
+    n_frames = len(expected)
+    assert np.abs(found[: min(1875, n_frames)] - expected[:1875]).max() < 1e-3
+    assert ((found[:n_frames] >= 0.5) != (np.array(expected) >= 0.5)).mean() < 0.01
+
+
+def test_no_pause_disappears_in_the_padding() -> None:
+    bursts = np.array([[1000, 3000], [3200, 5000], [7000, 9000], [60_000, 61_000]])
+    found = speech_module._padded(bursts, 62_000)
+    assert found == (Span(0, 3050), Span(3150, 5500), Span(6500, 12_200), Span(56_800, 62_000))
+
+
+def test_bursts_are_joined_dropped_and_kept_as_described() -> None:
+    levels = np.zeros(300, np.float32)
+    levels[10:30] = 0.9  # long
+    levels[33:36] = 0.6  # behind a dip of 3 frames: the same burst
+    levels[45:48] = 0.6  # short and unsure, but near
+    levels[150:153] = 0.6  # short, unsure and alone
+    levels[200:203] = 0.95  # short and alone, but sure
+    levels[250:270] = 0.45  # long, but never speech
+    found = speech_module._find_bursts(levels, speech_module._PROBABILITY)
+    assert found.tolist() == [[10, 36], [45, 48], [200, 203]]
+
+
+def test_a_stop_is_noticed_while_looking_for_speech(tmp_path: Path) -> None:
+    def stop() -> None:
+        raise errors.StoppedError("enough")
+
+    with waveform_of(media.noise(1), tmp_path) as waveform:
+        for method in ("silero", "energy"):
+            with pytest.raises(errors.StoppedError):
+                find_speech(waveform, method, stop)
+
+
+def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "silero_vad", raising=False)
+    with pytest.raises(errors.EngineUnavailableError, match="vad to energy") as caught:
+        find(media.noise(1), tmp_path, "silero")
+    assert "silero-vad" in caught.value.remedy
