@@ -56,7 +56,7 @@ format: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/frontend.py
-	$(BIN)/python benchmarks/daemon.py
+	$(BIN)/python benchmarks/service.py
 
 # Maintainers: both need espeak-ng
 model: $(STAMP)
