@@ -15,7 +15,7 @@ from jinja2 import TemplateError
 from safetensors import SafetensorError
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from daemon import checkpoint
+from daemon import checkpoint, logs
 from daemon.engine.batch import SLOT_S, BatchedEngine
 from daemon.engine.model import ResidentModel
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
@@ -54,6 +54,7 @@ def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> Batch
     started_at = time.monotonic()
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+    logs.adopt_library("transformers")
     found = checkpoint.inspect(checkpoint.find_folder(settings.path))
     device = choose_device(settings.device)
     dtype = choose_dtype(settings.dtype, device)

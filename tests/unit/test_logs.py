@@ -19,7 +19,7 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import logs
+from daemon import display, logs
 from daemon.config import Logging
 from daemon.errors import ConfigError, JobError
 
@@ -54,7 +54,7 @@ def fail_with(error: Exception) -> None:
 
 @given(ANY_TEXT)
 def test_escaped_text_is_one_harmless_line(text: str) -> None:
-    escaped = logs.escape(text)
+    escaped = display.escape(text)
     escaped.encode()  # no half characters
     assert len(f"{escaped}.".splitlines()) == 1
     assert not any(unicodedata.category(char) in {"Cc", "Cs", "Zl", "Zp"} for char in escaped)
@@ -62,22 +62,22 @@ def test_escaped_text_is_one_harmless_line(text: str) -> None:
         unicodedata.bidirectional(char) in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
         for char in escaped
     )
-    assert logs.escape(escaped) == escaped
+    assert display.escape(escaped) == escaped
 
 
 @pytest.mark.parametrize("name", ["Besprechung Müller.wav", "会议.m4a", "اجتماع.mp3", "👩‍⚕️.ogg", r"back\slash.wav"])
 def test_names_in_any_language_stay_readable(name: str) -> None:
-    assert logs.escape(name) == name
+    assert display.escape(name) == name
 
 
 def test_what_is_escaped_can_be_told_apart() -> None:
-    assert logs.escape(HOSTILE) == r"a\nERROR job.failed\r\x1b[31m\u202e\u2028\x9b\x00 \xff.wav"
+    assert display.escape(HOSTILE) == r"a\nERROR job.failed\r\x1b[31m\u202e\u2028\x9b\x00 \xff.wav"
 
 
 @given(ANY_TEXT)
 def test_every_name_has_a_hash(name: str) -> None:
-    assert re.fullmatch(r"name:[0-9a-f]{12}", logs.shown_name(name, "hashed"))
-    assert logs.shown_name(name, "full") == logs.escape(name)
+    assert re.fullmatch(r"name:[0-9a-f]{12}", display.shown_name(name, "hashed"))
+    assert display.shown_name(name, "full") == display.escape(name)
 
 
 def test_a_plain_line_has_time_level_event_and_values() -> None:
@@ -181,7 +181,7 @@ def test_hashed_names_are_shown_nowhere(format_: str, level: str, tmp_path: Path
     except JobError:
         log.exception("job.failed", job_id="j1")
     assert "Erika" not in stream.getvalue()
-    assert stream.getvalue().count(logs.shown_name(missing.name, "hashed")) >= 4
+    assert stream.getvalue().count(display.shown_name(missing.name, "hashed")) >= 4
 
 
 def test_full_names_are_shown() -> None:
@@ -282,7 +282,7 @@ def test_the_log_file_has_json_lines_for_its_group_only(tmp_path: Path) -> None:
     logs.close()
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [line["event"] for line in lines] == ["job.old", "job.claimed", "job.claimed"]
-    assert lines[2]["name"] == logs.escape(HOSTILE)
+    assert lines[2]["name"] == display.escape(HOSTILE)
 
 
 def test_a_new_log_file_is_not_for_everybody(tmp_path: Path) -> None:

@@ -1,0 +1,55 @@
+"""`scribed run` and `scribed once`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import TYPE_CHECKING
+
+from daemon import engine, logs
+from daemon.cli import settings
+from daemon.errors import ExitCode
+from daemon.privileges import become_owner, leave_no_core
+from daemon.service import Service
+from daemon.systemd import Notifier
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+
+def run(option: Path | None, *, once: bool) -> int:
+    """Run the service until it is stopped, or with `once` until the inbox is worked off."""
+    config, path = settings.read(option)
+    become_owner(config.folders.state)
+    leave_no_core()
+    logs.configure(config.logging)
+    service = Service(
+        config,
+        path,
+        lambda report: engine.load(config.model, config.folders.cache, report),
+        Notifier.from_environment(os.environ),
+    )
+    interrupted = _Interrupts(service)
+    code = service.run(once=once)
+    return ExitCode.INTERRUPTED if interrupted.is_interrupted else code
+
+
+class _Interrupts:
+    """Turns signals into flags of the service."""
+
+    def __init__(self, service: Service) -> None:
+        self.is_interrupted = False
+        self._service = service
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGHUP, self._reload)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.is_interrupted = number == signal.SIGINT
+        self._service.stop()
+
+    def _reload(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        self._service.reload()

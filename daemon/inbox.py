@@ -1,0 +1,371 @@
+"""From a folder full of files to the paths of recordings that have fully arrived.
+
+The scan is the truth. Events only wake it up, and tell of one thing a scan cannot see: that a writer
+still has a file open. Lost events cost time, never a recording. The only user of watchdog.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import threading
+import time
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+import structlog
+from watchdog.events import (
+    DirCreatedEvent,
+    DirMovedEvent,
+    FileClosedEvent,
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileMovedEvent,
+    FileSystemEvent,
+    FileSystemEventHandler,
+)
+from watchdog.observers.inotify import InotifyObserver
+
+from daemon.job import Fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from daemon.config import Watch
+
+CLAIM_FOLDER = ".scribed"
+HOTWORDS_SUFFIX = ".hotwords.txt"
+ERROR_SUFFIX = ".error.txt"
+FOLDER_SETTINGS_NAME = "scribed.yaml"
+# What editors, browsers, transfer and sync programs call a file that is not whole, and what
+# desktops strew about. Compared without case.
+_TEMPORARY_NAMES = (
+    ".*", "~*", "*~", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.tmp", "*.temp", "*.!sync",
+    "*.octransferid*", "thumbs.db", "desktop.ini",
+)  # fmt: skip
+_FOREIGN_FOLDERS = frozenset({"@eadir", "__macosx"})  # dot folders are temporary names already
+_HOLES_QUIET_S = 300.0  # a file with holes is being filled by someone who reserved its size
+_LINKED_QUIET_S = 60.0  # a second link is how some programs commit: link, then unlink
+_BLOCK_BYTES = 512  # the unit of st_blocks, whatever the filesystem's own
+_OVERFLOW_LOGGER = "watchdog.observers.inotify_c"
+_STOP_WAIT_S = 5.0
+_RESTART_S = 10.0
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A recording that is whole: its path within the inbox, and what it looked like."""
+
+    path: str
+    fingerprint: Fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A file that is not whole yet, and why that is thought."""
+
+    path: str
+    n_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What one look at the inbox found.
+
+    Attributes:
+        settled: whole recordings, the one that was seen first ahead.
+        unreadable: paths of recordings and folders that our user may not read.
+        error_notes: `.error.txt` files, which come back with a recording that is tried again.
+    """
+
+    settled: tuple[Arrival, ...] = ()
+    arriving: tuple[Arriving, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    error_notes: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Sighting:
+    """One file as it was at the last scan."""
+
+    facts: tuple[int, ...]
+    first_seen: int
+    quiet_since_s: float
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name is never taken."""
+    folded = name.casefold()
+    return folded in _FOREIGN_FOLDERS or any(fnmatchcase(folded, pattern) for pattern in _TEMPORARY_NAMES)
+
+
+def is_companion(name: str) -> bool:
+    """Whether a file of this name belongs to recordings without being one."""
+    return name == FOLDER_SETTINGS_NAME or name.endswith((HOTWORDS_SUFFIX, ERROR_SUFFIX))
+
+
+def fingerprint_of(facts: os.stat_result) -> Fingerprint:
+    """Return what tells this version of a file from another."""
+    return Fingerprint(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
+
+
+class Inbox:
+    """Watches one inbox. `scan` is called from one thread; events come from watchdog's.
+
+    Args:
+        root: the inbox.
+        settings: the section `watch` of the configuration.
+        wake: called from any thread when it is worth scanning before the time is up.
+        monotonic: seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        settings: Watch,
+        wake: Callable[[], None] = lambda: None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root = root
+        self.settings = settings
+        self._wake = wake
+        self._monotonic = monotonic
+        self._sightings: dict[str, _Sighting] = {}
+        self._n_seen = 0
+        self._writers = _Writers(root, wake)
+        self._observer: InotifyObserver | None = None
+        self._watched_inode: int | None = None
+        self._next_start_s = 0.0
+        self._events_fault = ""
+
+    def _start_events(self) -> None:
+        observer = None
+        try:
+            self._watched_inode = self.root.stat().st_ino
+            # Full events tell a file that was moved in from one that was made here.
+            observer = InotifyObserver(generate_full_events=True)
+            observer.schedule(self._writers, str(self.root), recursive=True, event_filter=_EVENTS)
+            observer.start()
+        except OSError as error:  # out of inotify watches or instances, or the inbox is gone for now
+            if observer is not None:
+                observer.stop()  # its reader runs from its making on
+            if str(error) != self._events_fault:  # once, not at every try
+                log.warning("inbox.events_unavailable", error=str(error), remedy="Raise fs.inotify.max_user_watches.")
+            self._events_fault = str(error)
+            return
+        logging.getLogger(_OVERFLOW_LOGGER).addFilter(self._writers.note_overflow)
+        self._events_fault = ""
+        self._observer = observer
+
+    def stop(self) -> None:
+        """End the event threads; the next scan would start them again."""
+        if self._observer is not None:
+            logging.getLogger(_OVERFLOW_LOGGER).removeFilter(self._writers.note_overflow)
+            self._observer.stop()
+            self._observer.join(_STOP_WAIT_S)
+            self._observer = None
+        self._writers.forget_all()
+
+    def has_events(self) -> bool:
+        """Whether events of the folder that now stands at our path still reach us."""
+        if self._observer is None or self._writers.has_lost_events():
+            return False
+        emitters = self._observer.emitters
+        try:
+            is_same = self.root.stat().st_ino == self._watched_inode
+        except OSError:
+            return False
+        return self._observer.is_alive() and bool(emitters) and all(map(_is_alive, emitters)) and is_same
+
+    def scan(self) -> Scan:
+        """Look at every file once.
+
+        Raises:
+            OSError: the inbox itself cannot be listed.
+        """
+        now_s = self._monotonic()
+        if self.settings.mode != "poll" and not self.has_events() and now_s >= self._next_start_s:
+            self._next_start_s = now_s + _RESTART_S
+            self.stop()
+            self._start_events()
+        seen: dict[str, _Sighting] = {}
+        settled: list[tuple[int, Arrival]] = []
+        arriving: list[Arriving] = []
+        unreadable: list[str] = []
+        notes: list[str] = []
+        for path, facts in self._recordings(notes, unreadable):
+            sighting = self._look(path, facts, now_s)
+            seen[path] = sighting
+            reason = self._why_not_whole(path, facts, now_s - sighting.quiet_since_s)
+            if reason:
+                arriving.append(Arriving(path, facts.st_size, reason))
+            elif not os.access(self.root / path, os.R_OK):
+                unreadable.append(path)
+            else:
+                settled.append((sighting.first_seen, Arrival(path, fingerprint_of(facts))))
+        self._sightings = seen
+        self._writers.keep_only(seen)
+        settled.sort(key=lambda pair: pair[0])
+        return Scan(tuple(arrival for _, arrival in settled), tuple(arriving), tuple(unreadable), tuple(notes))
+
+    def _look(self, path: str, facts: os.stat_result, now_s: float) -> _Sighting:
+        sight = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_blocks)
+        known = self._sightings.get(path)
+        if known is None:
+            self._n_seen += 1
+            return _Sighting(sight, self._n_seen, now_s)
+        if known.facts != sight:
+            return _Sighting(sight, known.first_seen, now_s)
+        return known
+
+    def _why_not_whole(self, path: str, facts: os.stat_result, quiet_s: float) -> str:
+        """Return "" for a file that is whole."""
+        if self._writers.is_open(path):
+            return "still being written"
+        if facts.st_size == 0 and self._writers.has_created(path):
+            return "still empty"
+        needed_s, reason = self.settings.settle_s, "arrived a moment ago"
+        if facts.st_blocks * _BLOCK_BYTES < facts.st_size:
+            needed_s, reason = max(needed_s, _HOLES_QUIET_S), "has room reserved that is not filled yet"
+        elif facts.st_nlink > 1:
+            needed_s, reason = max(needed_s, _LINKED_QUIET_S), "has a second name"
+        return "" if quiet_s >= needed_s else reason
+
+    def _recordings(self, notes: list[str], unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+        """Yield path within the inbox and facts of every file that may be a recording."""
+        folders = [""]
+        while folders:
+            for path, entry in self._entries(folders.pop(), unreadable):
+                facts = _facts(entry)
+                if facts is None:
+                    continue
+                if stat.S_ISDIR(facts.st_mode):
+                    if self.settings.recursive:
+                        folders.append(path)
+                elif entry.name.endswith(ERROR_SUFFIX):
+                    notes.append(path)
+                elif stat.S_ISREG(facts.st_mode) and not is_companion(entry.name):
+                    yield path, facts
+
+    def _entries(self, folder: str, unreadable: list[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
+        """Yield what lies in a folder and is not to be left alone, with its path within the inbox."""
+        try:
+            with os.scandir(self.root / folder if folder else self.root) as listing:
+                entries = list(listing)
+        except OSError:
+            if not folder:
+                raise
+            entries = []
+        if folder and not os.access(self.root / folder, os.R_OK | os.X_OK) and (self.root / folder).exists():
+            unreadable.append(folder)
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if not is_temporary(entry.name) and not any(fnmatchcase(path, glob) for glob in self.settings.ignore):
+                yield path, entry
+
+
+def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False)
+    except OSError:  # gone since the listing
+        return None
+
+
+def _is_alive(thread: threading.Thread) -> bool:
+    return thread.is_alive()
+
+
+# Opening and reading are not among them: they would wake us for every look somebody takes.
+_EVENTS: list[type[FileSystemEvent]] = [
+    FileCreatedEvent,
+    FileModifiedEvent,
+    FileClosedEvent,
+    FileMovedEvent,
+    DirCreatedEvent,
+    DirMovedEvent,
+]
+
+
+class _Writers(FileSystemEventHandler):
+    """Remembers which files have been made or written to and not closed since, as far as events tell.
+
+    A hard link, too, is made without a close event, so that a file was made asks for nothing once
+    something is in it: only a write does.
+    """
+
+    def __init__(self, root: Path, wake: Callable[[], None]) -> None:
+        self._root = os.fspath(root)
+        self._wake = wake
+        self._lock = threading.Lock()
+        self._written: set[str] = set()
+        self._created: set[str] = set()
+        self._fresh: set[str] = set()
+        self._has_lost_events = False
+
+    def is_open(self, path: str) -> bool:
+        with self._lock:
+            return path in self._written
+
+    def has_created(self, path: str) -> bool:
+        with self._lock:
+            return path in self._created
+
+    def has_lost_events(self) -> bool:
+        with self._lock:
+            return self._has_lost_events
+
+    def keep_only(self, paths: dict[str, _Sighting]) -> None:
+        """Drop what is gone; names that came since the scan before are kept until the next."""
+        with self._lock:
+            known = paths.keys() | self._fresh
+            self._written &= known
+            self._created &= known
+            self._fresh.clear()
+
+    def forget_all(self) -> None:
+        with self._lock:
+            self._written.clear()
+            self._created.clear()
+            self._has_lost_events = False
+
+    def note_overflow(self, record: logging.LogRecord) -> bool:
+        """Read watchdog's log: it tells of lost events nowhere else.
+
+        What was open may be closed. Events from before are still on their way to us, so nothing is
+        forgotten here: the next scan begins to watch anew.
+        """
+        if "overflow" in record.getMessage():
+            with self._lock:
+                self._has_lost_events = True
+            self._wake()
+        return True
+
+    def on_any_event(self, event: FileSystemEvent) -> None:
+        path, target = self._relative(event.src_path), self._relative(event.dest_path)
+        if path.startswith(CLAIM_FOLDER):
+            return
+        with self._lock:
+            if isinstance(event, FileMovedEvent):
+                for names in (self._written, self._created):
+                    names -= {path, target}
+            elif isinstance(event, FileClosedEvent):
+                self._written.discard(path)
+                self._created.discard(path)
+            elif isinstance(event, FileCreatedEvent) and not event.is_synthetic:  # one that was moved in is whole
+                self._created.add(path)
+                self._fresh.add(path)
+            elif isinstance(event, FileModifiedEvent):
+                self._written.add(path)
+                self._fresh.add(path)
+                return  # no need to look before it is closed
+        if not target.startswith(CLAIM_FOLDER):
+            self._wake()
+
+    def _relative(self, path: bytes | str) -> str:
+        return os.fsdecode(path).removeprefix(self._root).lstrip("/")

@@ -1,0 +1,477 @@
+"""The memory of jobs and of finished chunks, in SQLite.
+
+The folders are the truth. Without this file history, progress and the count of attempts are lost,
+and nothing else. File names are kept as bytes, since not every name is UTF-8.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daemon.errors import TransientError
+from daemon.files import explained
+from daemon.job import Job, JobState
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+JOURNAL_NAME = "journal.sqlite3"
+_SCHEMA_VERSION = 1
+_BUSY_MS = 10_000
+# Disk full, disk broken, or another process holds it too long; the other kinds are faults of ours.
+_OUTSIDE = (sqlite3.OperationalError, sqlite3.DatabaseError)
+_SCHEMA = """
+CREATE TABLE jobs (
+    job_id TEXT PRIMARY KEY,
+    path BLOB NOT NULL,                         -- within the inbox
+    claimed_at TEXT NOT NULL,
+    state TEXT NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    is_suspect INTEGER NOT NULL DEFAULT 0,
+    is_in_flight INTEGER NOT NULL DEFAULT 0,    -- written before the work: what survives a crash
+    is_cancelled INTEGER NOT NULL DEFAULT 0,
+    outbox_folder BLOB,                         -- the reservation: folder within outbox and processed,
+    stem BLOB,                                  -- stem of the documents,
+    audio_name BLOB,                            -- name of the audio in processed or failed
+    reason TEXT,                                -- why it is set aside, and what to do
+    remedy TEXT,
+    finished_at TEXT,
+    audio_s REAL,
+    wall_s REAL,
+    is_complete INTEGER
+) STRICT;
+CREATE INDEX jobs_by_state ON jobs (state, finished_at);
+CREATE TABLE chunks (
+    job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    plan TEXT NOT NULL,                         -- audio, settings and model it is true for
+    start INTEGER NOT NULL,                     -- samples at 16 kHz
+    stop INTEGER NOT NULL,
+    text TEXT NOT NULL,
+    language TEXT,
+    is_finished INTEGER NOT NULL,
+    PRIMARY KEY (job_id, start, stop)
+) STRICT;
+CREATE TABLE documents (
+    job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    name BLOB NOT NULL,
+    sha256 TEXT NOT NULL,
+    PRIMARY KEY (job_id, name)
+) STRICT;
+"""
+
+log = structlog.get_logger()
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """The names a job has for its outcome.
+
+    Attributes:
+        folder: within outbox and processed, "" for these themselves.
+        stem: of the documents, without their ending.
+        audio_name: of the audio.
+    """
+
+    folder: str
+    stem: str
+    audio_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is told of a transcript in the history: its length, how long it took, whether it is whole."""
+
+    audio_s: float
+    wall_s: float
+    is_complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkText:
+    """What the model said to one chunk; `is_finished` is False where it came to no end."""
+
+    text: str
+    language: str | None
+    is_finished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a past job ended."""
+
+    job: Job
+    finished_at: str
+    reason: str | None
+    remedy: str | None
+    audio_s: float | None
+    wall_s: float | None
+    audio_path: str | None  # within processed or failed
+    is_complete: bool | None
+
+
+class Journal:
+    """All that is remembered; every write is durable when its method returns.
+
+    Methods may be called from any thread.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._lock = threading.RLock()
+        self._db = _open(folder / JOURNAL_NAME)
+
+    def close(self) -> None:
+        """Close the file; its write-ahead log is folded in."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, _explained("written"):
+            try:
+                self._db.execute("BEGIN IMMEDIATE")
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:  # SQLite ends the transaction itself when the disk is full
+                    self._db.execute("ROLLBACK")
+
+    def _select(self, query: str, *values: object) -> list[sqlite3.Row]:
+        with self._lock, _explained("read"):
+            return self._db.execute(query, values).fetchall()
+
+    # Jobs on their way
+
+    def add(self, job: Job) -> None:
+        """Remember a newly claimed job; it is no fault to do so twice."""
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR IGNORE INTO jobs (job_id, path, claimed_at, state) VALUES (?, ?, ?, ?)",
+                (job.job_id, os.fsencode(job.path), job.claimed_at, job.state),
+            )
+
+    def find(self, job_id: str) -> Job | None:
+        """Return a job, or None if it is not known."""
+        rows = self._select("SELECT * FROM jobs WHERE job_id = ?", job_id)
+        return _job(rows[0]) if rows else None
+
+    def unfinished(self) -> tuple[Job, ...]:
+        """Return the jobs that are neither done nor failed, oldest claim first."""
+        rows = self._select(
+            "SELECT * FROM jobs WHERE state NOT IN (?, ?) ORDER BY claimed_at, job_id", JobState.DONE, JobState.FAILED
+        )
+        return tuple(_job(row) for row in rows)
+
+    def forget_claim(self, job_id: str) -> None:
+        """Erase a job whose claim came to nothing."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+
+    def begin(self, job_id: str) -> None:
+        """Write down that work on a job begins; only `rest` takes that back."""
+        self._set(job_id, is_in_flight=1)
+
+    def rest(self, job_id: str) -> None:
+        """Write down that no work on a job is under way, without charging anything."""
+        self._set(job_id, is_in_flight=0)
+
+    def charge(self, job_id: str) -> int:
+        """Charge a failed attempt and return how many there are now."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET attempts = attempts + 1, is_in_flight = 0 WHERE job_id = ?", (job_id,))
+        job = self.find(job_id)
+        return job.attempts if job else 0
+
+    def recover_in_flight(self) -> tuple[Job, ...]:
+        """Settle what an unclean end left in flight, and return those jobs.
+
+        Whoever was alone in flight is charged an attempt: nothing else can have ended the process
+        but this recording or the world. Among several none can be blamed. All are suspects now and
+        run one at a time until each has finished a chunk.
+        """
+        rows = self._select("SELECT * FROM jobs WHERE is_in_flight = 1")
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET is_in_flight = 0, is_suspect = 1, attempts = attempts + ? WHERE is_in_flight = 1",
+                (1 if len(rows) == 1 else 0,),
+            )
+        return tuple(job for row in rows if (job := self.find(row["job_id"])))
+
+    def clear_suspicion(self, job_id: str) -> None:
+        """A chunk was finished: the recording is harmless so far, its count is set back."""
+        self._set(job_id, is_suspect=0, attempts=0)
+
+    def cancel(self, job_id: str) -> None:
+        """Ask whoever runs the job to give it back."""
+        self._set(job_id, is_cancelled=1)
+
+    def cancelled(self) -> tuple[str, ...]:
+        """Return the ids of jobs that are to be given back and were not delivered before."""
+        rows = self._select(
+            "SELECT job_id FROM jobs WHERE is_cancelled = 1 AND state IN (?, ?)", JobState.CLAIMED, JobState.DELIVERING
+        )
+        return tuple(row["job_id"] for row in rows)
+
+    # Finished chunks
+
+    def remember_chunk(self, job_id: str, plan: str, span: tuple[int, int], said: ChunkText) -> None:
+        """Keep the text of a chunk until delivery.
+
+        Args:
+            job_id: whose chunk.
+            plan: tells audio, settings and model apart; only the same plan gets the text back.
+            span: (start, stop) in samples at 16 kHz.
+            said: the model's answer.
+        """
+        with self._transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (job_id, plan, *span, said.text, said.language, said.is_finished),
+            )
+
+    def remembered_chunks(self, job_id: str, plan: str) -> Mapping[tuple[int, int], ChunkText]:
+        """Return the remembered texts of a job's chunks by (start, stop), if made by the same plan."""
+        rows = self._select("SELECT * FROM chunks WHERE job_id = ? AND plan = ?", job_id, plan)
+        return {
+            (row["start"], row["stop"]): ChunkText(row["text"], row["language"], bool(row["is_finished"]))
+            for row in rows
+        }
+
+    def drop_chunks(self, job_id: str) -> None:
+        """Erase the texts of a job's chunks."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
+        self._wipe_log()
+
+    # Delivery
+
+    def reserve(self, job_id: str, reservation: Reservation, documents: Mapping[str, str], result: Result) -> None:
+        """Write down the names of the outcome and the sha256 of each document before any is written."""
+        with self._transaction() as db:
+            db.execute(
+                "UPDATE jobs SET state = ?, outbox_folder = ?, stem = ?, audio_name = ?,"
+                " audio_s = ?, wall_s = ?, is_complete = ? WHERE job_id = ?",
+                (
+                    JobState.DELIVERING,
+                    os.fsencode(reservation.folder),
+                    os.fsencode(reservation.stem),
+                    os.fsencode(reservation.audio_name),
+                    result.audio_s,
+                    result.wall_s,
+                    result.is_complete,
+                    job_id,
+                ),
+            )
+            db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
+            db.executemany(
+                "INSERT INTO documents VALUES (?, ?, ?)",
+                [(job_id, os.fsencode(name), digest) for name, digest in documents.items()],
+            )
+
+    def reservation(self, job_id: str) -> Reservation | None:
+        """Return the names reserved for a job, or None."""
+        rows = self._select("SELECT outbox_folder, stem, audio_name FROM jobs WHERE job_id = ?", job_id)
+        if not rows or rows[0]["stem"] is None:
+            return None
+        return Reservation(*(os.fsdecode(rows[0][key]) for key in ("outbox_folder", "stem", "audio_name")))
+
+    def reserved_by_others(self, job_id: str) -> tuple[Reservation, ...]:
+        """Return the names that other unfinished jobs have reserved."""
+        rows = self._select(
+            "SELECT outbox_folder, stem, audio_name FROM jobs"
+            " WHERE state IN (?, ?) AND job_id != ? AND stem IS NOT NULL",
+            JobState.DELIVERING,
+            JobState.DELIVERED,
+            job_id,
+        )
+        return tuple(
+            Reservation(*(os.fsdecode(row[key]) for key in ("outbox_folder", "stem", "audio_name"))) for row in rows
+        )
+
+    def documents(self, job_id: str) -> dict[str, str]:
+        """Return the sha256 of a job's documents by their name, in the order in which they are put down."""
+        rows = self._select("SELECT name, sha256 FROM documents WHERE job_id = ? ORDER BY rowid", job_id)
+        return {os.fsdecode(row["name"]): row["sha256"] for row in rows}
+
+    def commit_delivery(self, job_id: str) -> None:
+        """All documents stand: the commit. The texts of the chunks are erased with it."""
+        with self._transaction() as db:
+            db.execute("UPDATE jobs SET state = ?, is_in_flight = 0 WHERE job_id = ?", (JobState.DELIVERED, job_id))
+            db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
+            db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
+        self._wipe_log()
+
+    def finish(self, job_id: str) -> None:
+        """The audio is in processed."""
+        self._set(job_id, state=JobState.DONE, finished_at=now(), is_in_flight=0, is_suspect=0)
+
+    def plan_failure(self, job_id: str, reason: str, remedy: str, place: tuple[str, str]) -> None:
+        """Write down why and where to a recording is about to be set aside; `place` is (folder, name)."""
+        folder, audio_name = map(os.fsencode, place)
+        self._set(job_id, reason=reason, remedy=remedy, outbox_folder=folder, audio_name=audio_name)
+
+    def planned_failure(self, job_id: str) -> tuple[str, str] | None:
+        """Return (reason, remedy) of a job that was being set aside, or None."""
+        rows = self._select("SELECT reason, remedy FROM jobs WHERE job_id = ? AND reason IS NOT NULL", job_id)
+        return (rows[0]["reason"], rows[0]["remedy"]) if rows else None
+
+    def fail(self, job_id: str) -> None:
+        """The audio is in failed; whatever was transcribed of it is erased."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
+            db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
+            db.execute(
+                "UPDATE jobs SET state = ?, finished_at = ?, is_in_flight = 0, is_suspect = 0 WHERE job_id = ?",
+                (JobState.FAILED, now(), job_id),
+            )
+        self._wipe_log()
+
+    # The past
+
+    def recent(self, limit: int) -> tuple[Outcome, ...]:
+        """Return the jobs delivered last, latest first."""
+        return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.DONE, limit)
+
+    def failures(self, limit: int = 1000) -> tuple[Outcome, ...]:
+        """Return the recordings that were set aside and are not known to have left, latest first."""
+        return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
+
+    def done_since(self, when: str) -> int:
+        """Return how many jobs were done since a time (ISO 8601, UTC)."""
+        rows = self._select("SELECT count(*) FROM jobs WHERE state = ? AND finished_at >= ?", JobState.DONE, when)
+        return int(rows[0][0])
+
+    def named(self, name: str) -> tuple[Outcome, ...]:
+        """Return past jobs whose recording or whose path within the inbox has this name."""
+        path, tail = os.fsencode(name), b"/" + os.fsencode(name)
+        return self._outcomes(
+            "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)",
+            JobState.DONE,
+            JobState.FAILED,
+            path,
+            -len(tail),
+            tail,
+        )
+
+    def forget(self, job_id: str) -> None:
+        """Erase everything about a job, so that it cannot be read from the file any more."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
+        self._wipe_log()
+
+    def _outcomes(self, where: str, *values: object) -> tuple[Outcome, ...]:
+        rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608, the text is our own constant
+        return tuple(_outcome(row) for row in rows)
+
+    def _set(self, job_id: str, **columns: object) -> None:
+        assignments = ", ".join(f"{column} = ?" for column in columns)
+        with self._transaction() as db:
+            db.execute(
+                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608, the columns are keywords in this file
+                (*columns.values(), job_id),
+            )
+
+    def _wipe_log(self) -> None:
+        """Empty the write-ahead log, which holds deleted text until then."""
+        with self._lock, _explained("written"):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+@contextmanager
+def _explained(verb: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if type(error) not in _OUTSIDE:
+            raise
+        remedy = "Look at the state folder: is its disk full, and may the service's user write there?"
+        raise TransientError(f"The journal cannot be {verb}: {error}.", remedy) from error
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    with _explained("opened"):
+        try:
+            return _connect(path)
+        except sqlite3.OperationalError:
+            raise
+        except sqlite3.DatabaseError as error:
+            # Not a database any more, or not one of ours. The folders are the truth, so begin anew
+            # and keep the pieces.
+            aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
+            path.rename(aside)
+            for ending in ("-wal", "-shm"):
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            log.warning("journal.damaged_set_aside", kept_as=str(aside), error=str(error))
+            return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    # Names of recordings and unfinished text are for the service alone. SQLite gives the files it
+    # makes beside this one the same mode, so it has to be right before the first of them is made.
+    with suppress(FileExistsError), explained("The journal cannot be made", path.parent):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute("PRAGMA secure_delete = ON")
+        db.execute("PRAGMA foreign_keys = ON")
+        _check(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _check(db: sqlite3.Connection) -> None:
+    """Make the tables of a new journal; raise DatabaseError for one that cannot be used."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+    elif version != _SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"it is of version {version}, and this scribed knows version {_SCHEMA_VERSION}")
+    # Damage that comes to light later would stop every job at every start.
+    state = db.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if state != "ok":
+        raise sqlite3.DatabaseError(state)
+
+
+def _job(row: sqlite3.Row) -> Job:
+    return Job(
+        job_id=row["job_id"],
+        path=os.fsdecode(row["path"]),
+        claimed_at=row["claimed_at"],
+        state=JobState(row["state"]),
+        attempts=row["attempts"],
+        is_suspect=bool(row["is_suspect"]),
+    )
+
+
+def _outcome(row: sqlite3.Row) -> Outcome:
+    audio_path = None
+    if row["audio_name"] is not None:
+        audio_path = os.path.join(os.fsdecode(row["outbox_folder"] or b""), os.fsdecode(row["audio_name"]))  # noqa: PTH118, a name within a folder that is not known here
+    return Outcome(
+        job=_job(row),
+        finished_at=row["finished_at"] or row["claimed_at"],
+        reason=row["reason"],
+        remedy=row["remedy"],
+        audio_s=row["audio_s"],
+        wall_s=row["wall_s"],
+        audio_path=audio_path,
+        is_complete=None if row["is_complete"] is None else bool(row["is_complete"]),
+    )

@@ -1,0 +1,422 @@
+"""The daemon: build the parts, run the loop, stop in order.
+
+One thread runs the loop: scan, settle, claim, start, tell. Work runs on the worker's threads, the
+model on the engine's. Signal handlers only set flags.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daemon import config as configuration
+from daemon import files, logs
+from daemon.board import Board, Faults
+from daemon.decode import is_recording
+from daemon.display import shown_name
+from daemon.errors import (
+    ConfigError,
+    EngineUnavailableError,
+    ExitCode,
+    NoPermissionError,
+    ScribedError,
+    TransientError,
+)
+from daemon.inbox import Inbox, Scan
+from daemon.journal import Journal, now
+from daemon.spool import Claims, Delivery, Failures, Places, find_unfinished, is_error_note
+from daemon.status import Model
+from daemon.worker import Desk, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import Config
+    from daemon.engine import Engine
+    from daemon.inbox import Arrival
+    from daemon.job import Fingerprint, Job
+    from daemon.status import Fault
+    from daemon.systemd import Notifier
+
+_STOP_S = 8.0  # of the ten that a stop may take; the rest is for closing the books
+_SWEEP_S = 5.0
+_LOAD_EXTENSION_S = 60
+# A scan may take a twentieth of the time: with a hundred thousand files waiting it takes 0.3 s.
+_SCAN_SHARE = 20
+_MIN_SCAN_GAP_S = 0.1
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class _Settling:
+    """A claimed recording that changed after it had settled, waiting to be quiet once more."""
+
+    job: Job
+    fingerprint: Fingerprint
+    since_s: float
+
+
+class Service:
+    """One instance: its folders, its model, its loop.
+
+    Args:
+        config: the configuration.
+        config_path: where SIGHUP finds a new one, or None for the defaults.
+        load_engine: loads the model; called on a thread of its own with a function that takes
+            a line on how far it is.
+        notifier: tells systemd how we are.
+        monotonic: seconds that only ever grow.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        config_path: Path | None,
+        load_engine: Callable[[Callable[[str], None]], Engine],
+        notifier: Notifier,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.config = config
+        self._config_path = config_path
+        self._load_engine = load_engine
+        self._notifier = notifier
+        self._monotonic = monotonic
+        self._wake = threading.Event()
+        self._is_stopping = threading.Event()
+        self._is_reload_wanted = threading.Event()
+        self._places = Places(config.folders, config.output.mirror_folders)
+        self._inbox = Inbox(config.folders.inbox, config.watch, self._wake.set, monotonic)
+        self._faults = Faults()
+        self._settling: dict[str, _Settling] = {}
+        self._refused: dict[str, Fingerprint] = {}  # what `unsupported: ignore` leaves where it is
+        self._loading: threading.Thread | None = None
+        self._load_error: ScribedError | None = None
+        self._next_sweep_s = 0.0
+        self._scan = Scan()
+
+    # Called by signal handlers: flags only
+
+    def stop(self) -> None:
+        """Ask the loop to end in order; it returns within ten seconds."""
+        self._is_stopping.set()
+        self._wake.set()
+
+    def reload(self) -> None:
+        """Ask the loop to read the configuration again."""
+        self._is_reload_wanted.set()
+        self._wake.set()
+
+    # The life of the service
+
+    def run(self, *, once: bool = False) -> ExitCode:
+        """Run until stopped; with `once`, until what is in the inbox now is done.
+
+        Raises:
+            AlreadyRunningError, NoPermissionError, TransientError: it cannot start.
+            EngineUnavailableError, EngineLostError: there is no model, or no longer.
+        """
+        self._places.prepare()
+        locks = [(files.Lock(path), holds) for path, holds in self._places.locks()]
+        try:
+            for lock, holds in locks:
+                lock.acquire(holds)
+            return self._run_locked(once=once)
+        finally:
+            for lock, _ in locks:
+                lock.release()
+
+    def _run_locked(self, *, once: bool) -> ExitCode:
+        self._journal = Journal(self.config.folders.state)
+        try:
+            mode = self.config.output.mode_bits
+            self._desk = Desk(
+                self._places,
+                self._journal,
+                Claims(self._places, self._journal),
+                Delivery(self._places, self._journal, mode),
+                Failures(self._places, self._journal, mode),
+                self._faults,
+            )
+            self._board = Board(self._journal, self._faults, self._notifier, self._monotonic)
+            self._worker = Worker(self._desk, self.config, self._wake.set, self._monotonic)
+            find_unfinished(self._places, self._journal, self._desk.delivery)
+            self._worker.set_aside_killers(self._journal.recover_in_flight())
+            try:
+                code = self._loop(_Round(self) if once else None)
+            finally:
+                self._shut_down()
+        finally:
+            self._journal.close()
+        return code
+
+    def _load(self) -> None:
+        """Load the model on a thread of its own, so that arrivals are seen meanwhile."""
+        try:
+            engine = self._load_engine(self._tell_loading)
+        except ScribedError as error:
+            self._load_error = error
+        else:
+            identity = engine.identity
+            self._board.model = Model(identity.name, identity.device, now())
+            self._worker.engine = engine
+        self._wake.set()
+
+    def _tell_loading(self, line: str) -> None:
+        self._notifier.extend_timeout(_LOAD_EXTENSION_S)
+        self._notifier.status(line)
+        log.info("engine.loading", step=line)
+
+    def _loop(self, rounds: _Round | None) -> ExitCode:
+        is_ready_told = False
+        next_scan_s = self._monotonic()
+        while not self._is_stopping.is_set():
+            self._raise_lost()
+            if not is_ready_told and self._worker.engine is not None:
+                self._notifier.ready("ready")
+                is_ready_told = True
+            if self._is_reload_wanted.is_set():
+                self._reload()
+            begun_s = self._monotonic()
+            self._tick(rounds)
+            if self._loading is None and (rounds is None or not rounds.is_over()):
+                self._loading = threading.Thread(target=self._load, name="engine-loading", daemon=True)
+                self._loading.start()
+            took_s = self._monotonic() - begun_s
+            if rounds is not None and rounds.is_over():
+                return rounds.exit_code()
+            if self._board.is_due():
+                self._show("ready" if self._worker.engine is not None else "loading")
+            if self._worker.engine is None or self._worker.engine.is_alive():
+                self._notifier.watchdog()
+            next_scan_s = begun_s + max(self.config.watch.scan_s, _SCAN_SHARE * took_s)
+            self._wait(begun_s, took_s, next_scan_s)
+        return ExitCode.INTERRUPTED if rounds is not None else ExitCode.OK
+
+    def _wait(self, begun_s: float, took_s: float, next_scan_s: float) -> None:
+        """Sleep until the next scan, an event, or the first recording that may have settled."""
+        if self._scan.arriving or self._settling:
+            next_scan_s = min(next_scan_s, begun_s + max(self.config.watch.settle_s / 4, _SCAN_SHARE * took_s))
+        self._wake.wait(max(0.0, next_scan_s - self._monotonic()))
+        # A burst of events is worth one scan, not one for each.
+        gap_s = max(_MIN_SCAN_GAP_S, took_s)
+        if self._wake.is_set() and not self._is_stopping.is_set():
+            self._is_stopping.wait(max(0.0, begun_s + gap_s - self._monotonic()))
+        self._wake.clear()
+
+    def _raise_lost(self) -> None:
+        if self._load_error is not None:
+            raise self._load_error
+        if self._worker.lost is not None:
+            raise self._worker.lost
+        engine = self._worker.engine
+        if engine is not None and not engine.is_alive() and self._worker.is_idle():
+            raise EngineUnavailableError("The model does not answer any more.", "The service starts anew by itself.")
+
+    def _tick(self, rounds: _Round | None) -> None:
+        """Do one turn: look, clear up, let settle, start what is claimed, claim what has settled."""
+        try:
+            self._scan = self._inbox.scan()
+            self._faults.clear("inbox")
+        except OSError as error:
+            self._scan = Scan()
+            self._faults.note("inbox", f"The inbox cannot be listed: {error.strerror}.", "Is its disk or share there?")
+        self._sweep()
+        self._look_at_unreadable()
+        for job_id in self._journal.cancelled():
+            self._cancel(job_id)
+        self._let_settle()
+        self._start_claimed()
+        for arrival in rounds.admit(self._scan) if rounds is not None else self._scan.settled:
+            if not self._worker.has_room():
+                break
+            self._claim(arrival)
+
+    def _sweep(self) -> None:
+        """Remove error notes whose recording has gone on: from failed, and from the inbox."""
+        for path in self._scan.error_notes:
+            note = self.config.folders.inbox / path
+            if is_error_note(note):
+                note.unlink(missing_ok=True)
+        if self._monotonic() >= self._next_sweep_s:
+            self._next_sweep_s = self._monotonic() + _SWEEP_S
+            self._desk.failures.sweep()
+
+    def _look_at_unreadable(self) -> None:
+        names = [shown_name(path, self.config.logging.names) for path in self._scan.unreadable]
+        if names:
+            what = f"{len(names)} recording(s) in the inbox may not be read, the first is {names[0]}."
+            self._faults.note("unreadable", what, "Give the service's user read permission on them.")
+        else:
+            self._faults.clear("unreadable")
+
+    def _let_settle(self) -> None:
+        for job in self._worker.take_changed():
+            self._settling[job.job_id] = _Settling(job, self._desk.claims.fingerprint(job), self._monotonic())
+        for settling in list(self._settling.values()):
+            try:
+                fingerprint = self._desk.claims.fingerprint(settling.job)
+            except ScribedError:
+                del self._settling[settling.job.job_id]  # gone: the start finds out and undoes the claim
+                continue
+            if fingerprint != settling.fingerprint:
+                settling.fingerprint, settling.since_s = fingerprint, self._monotonic()
+            elif self._monotonic() - settling.since_s >= self.config.watch.settle_s:
+                del self._settling[settling.job.job_id]
+
+    def _waiting_jobs(self) -> list[Job]:
+        """Return claimed jobs that are neither in work nor settling, suspects ahead."""
+        in_work = self._worker.job_ids()
+        jobs = [
+            job for job in self._journal.unfinished() if job.job_id not in in_work and job.job_id not in self._settling
+        ]
+        return sorted(jobs, key=lambda job: (not job.is_suspect, job.claimed_at, job.job_id))
+
+    def _start_claimed(self) -> None:
+        for job in self._waiting_jobs():
+            if self._worker.is_due(job) and not self._worker.start(job) and job.is_suspect:
+                break  # it waits to be alone: nothing else begins ahead of it
+
+    def _claim(self, arrival: Arrival) -> None:
+        if self.is_refused(arrival):
+            return
+        try:
+            claim = self._desk.claims.claim(arrival)
+        except (NoPermissionError, TransientError) as error:
+            self._faults.note("claim", error.what, error.remedy)
+            return
+        self._faults.clear("claim")
+        if claim is None:
+            return
+        job, is_same = claim
+        if is_same:
+            self._worker.start(job)
+        else:
+            self._settling[job.job_id] = _Settling(job, self._desk.claims.fingerprint(job), self._monotonic())
+
+    def _cancel(self, job_id: str) -> None:
+        if self._worker.cancel(job_id):
+            return
+        job = self._journal.find(job_id)
+        if job is not None:
+            self._settling.pop(job_id, None)
+            self._worker.give_back(job)
+
+    def _reload(self) -> None:
+        self._is_reload_wanted.clear()
+        self._notifier.reloading()
+        try:
+            merged, refused = configuration.reload(self.config, self._config_path)
+        except ConfigError as error:
+            log.warning("config.refused", faults=list(error.faults), what=error.what)
+            self._faults.note("config", "The changed configuration is broken; the old one holds.", error.what)
+        else:
+            self._faults.clear("config")
+            self.config = merged
+            logs.configure(merged.logging)
+            self._worker.reconfigure(merged)
+            self._inbox.settings = merged.watch
+            log.info("config.reloaded", needs_restart=list(refused))
+            if refused:
+                what = f"Changed settings wait for a restart: {', '.join(refused)}."
+                self._faults.note("config", what, "Restart the service.")
+        self._notifier.ready("ready")
+
+    def _show(self, state: str) -> None:
+        settling = (settling.job.path for settling in self._settling.values())
+        claimed = (job.path for job in self._waiting_jobs())
+        settled = (arrival.path for arrival in self._scan.settled if arrival.path not in self._refused)
+        self._board.show(
+            self.config,
+            state,
+            arriving=(*(arriving.path for arriving in self._scan.arriving), *settling),
+            waiting=(*claimed, *settled),
+            running=self._worker.running(),
+        )
+
+    def _shut_down(self) -> None:
+        self._is_stopping.set()
+        self._notifier.stopping()
+        self._show("draining")
+        self._inbox.stop()
+        engine = self._worker.engine
+        has_ended = self._worker.stop(_STOP_S / 2)
+        if engine is not None:
+            engine.close()
+        if not has_ended and not self._worker.stop(_STOP_S / 2):
+            log.warning("service.work_abandoned", running=[work.name for work in self._worker.running()])
+        self._scan = Scan()
+        self._show("stopped")
+        log.info("service.stopped")
+
+    # What `once` asks of us
+
+    @property
+    def worker(self) -> Worker:
+        """The worker, once `run` has begun."""
+        return self._worker
+
+    def is_refused(self, arrival: Arrival) -> bool:
+        """Whether `unsupported: ignore` leaves this file where it is."""
+        if self.config.watch.unsupported != "ignore":
+            return False
+        if self._refused.get(arrival.path) != arrival.fingerprint:
+            if is_recording(self.config.folders.inbox / arrival.path):
+                return False
+            self._refused[arrival.path] = arrival.fingerprint
+        return True
+
+    def has_claimed_work(self) -> bool:
+        """Whether any claimed recording is not at its end."""
+        return bool(self._journal.unfinished()) or not self._worker.is_idle()
+
+    def claim_fault(self) -> Fault | None:
+        """Return what keeps recordings from being claimed, if anything does."""
+        return self._faults.find("claim") or self._faults.find("inbox")
+
+
+class _Round:
+    """One round of `scribed once`: what is in the inbox at its beginning, and no more."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._expected: set[str] | None = None
+        self._ends_s = 0.0
+        self._left: dict[str, str] = {}
+        self._is_over = False
+
+    def admit(self, scan: Scan) -> list[Arrival]:
+        """Return the settled recordings of this round, and see whether it is over."""
+        service = self._service
+        now_s = time.monotonic()
+        if self._expected is None:
+            self._expected = {a.path for a in scan.settled} | {a.path for a in scan.arriving}
+            self._ends_s = now_s + service.config.watch.settle_s + 2 * service.config.watch.scan_s
+        settled = [a for a in scan.settled if a.path in self._expected and not service.is_refused(a)]
+        arriving = {a.path: a.reason for a in scan.arriving if a.path in self._expected}
+        if now_s >= self._ends_s:
+            self._left = arriving
+        is_waiting_for_more = bool(arriving) and now_s < self._ends_s
+        has_nothing_to_claim = not settled or service.claim_fault() is not None
+        has_worked_off = not service.has_claimed_work() or service.worker.is_backing_off()
+        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off and service.worker.is_idle()
+        return settled
+
+    def is_over(self) -> bool:
+        """Whether everything of this round is done, failed, or cannot be done now."""
+        return self._is_over
+
+    def exit_code(self) -> ExitCode:
+        """Name what was left and return how the round ended."""
+        for path, reason in sorted(self._left.items()):
+            log.warning("once.left_in_inbox", path=path, reason=reason)
+        worker = self._service.worker
+        log.info("once.finished", n_delivered=worker.n_delivered, n_failed=worker.n_failed, n_left=len(self._left))
+        if self._service.claim_fault() is not None or worker.is_backing_off():
+            return ExitCode.CANNOT_WRITE
+        return ExitCode.SOME_FAILED if worker.n_failed else ExitCode.OK

@@ -1,0 +1,61 @@
+"""Who is blamed when the process dies, and who is not."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+from typing import TYPE_CHECKING
+
+from tests.conftest import SAMPLES
+from tests.integration.instance import wait_until
+from tests.integration.test_daemon import has_right_words, make_long
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.instance import Instance
+    from tests.integration.test_daemon import MakeInstance
+
+
+def n_in_flight(instance: Instance) -> int:
+    db = sqlite3.connect(instance.folder("state") / "journal.sqlite3")
+    try:
+        return int(db.execute("SELECT count(*) FROM jobs WHERE is_in_flight = 1").fetchone()[0])
+    finally:
+        db.close()
+
+
+def test_a_recording_that_ends_the_process_each_time_is_set_aside(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance(retry={"max_attempts": 2})
+    make_long(tmp_path / "poison.flac", 20)  # minutes of sound, so that no chunk is done before the kill
+    instance.start()
+    instance.drop(tmp_path / "poison.flac")
+    for _ in range(2):
+        wait_until(lambda: n_in_flight(instance) == 1, "the poison is in work")
+        instance.stop(signal.SIGKILL)
+        instance.start()
+    wait_until(lambda: "poison.flac" in instance.names("failed"), "the poison is set aside")
+    note = (instance.folder("failed") / "poison.flac.error.txt").read_text()
+    assert "sudden end" in note
+    instance.drop(SAMPLES / "memo.wav")
+    wait_until(lambda: instance.names("processed") == ["memo.wav"], "the daemon goes on")
+
+
+def test_recordings_that_were_in_flight_together_are_not_blamed(
+    make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
+) -> None:
+    instance = make_instance(retry={"max_attempts": 1})
+    names = [f"innocent-{number}.flac" for number in range(3)]
+    for name in names:
+        make_long(tmp_path / name, 3)
+    for name in names:
+        (tmp_path / name).rename(instance.folder("inbox") / name)
+    instance.start()
+    wait_until(lambda: n_in_flight(instance) == len(names), "all are in work")
+    instance.stop(signal.SIGKILL)
+    instance.start()
+    wait_until(lambda: instance.names("processed") == names, "all are delivered")
+    assert instance.names("failed") == []
+    for name in names:
+        heard = instance.document(name.partition(".")[0])["text"]
+        assert has_right_words(" ".join([references["meeting.flac"]] * 3), heard)

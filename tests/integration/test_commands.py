@@ -1,0 +1,241 @@
+"""The commands: what they print, what they leave, and what they end with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from tests.conftest import SAMPLES
+from tests.integration.test_daemon import has_right_words
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.test_daemon import MakeInstance
+
+COMMANDS = (
+    "run",
+    "once",
+    "transcribe",
+    "prepare",
+    "status",
+    "retry",
+    "cancel",
+    "forget",
+    "check",
+    "fetch-model",
+    "demo",
+)
+
+_SLOW_WRITER = """
+import sys, threading
+stream = open(sys.argv[1], "wb", buffering=0)
+end = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), end.set()), daemon=True).start()
+while not end.wait(0.1): stream.write(b"x")
+"""
+
+
+def test_help_names_every_command(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    shown = subprocess.run(
+        [sys.executable, "-m", "daemon", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(command in shown for command in COMMANDS)
+    for command in COMMANDS:
+        assert instance.run(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("words", [["--help"], ["status"], ["check"]])
+def test_what_must_answer_at_once_never_imports_torch(make_instance: MakeInstance, words: list[str]) -> None:
+    instance = make_instance()
+    config = [] if words == ["--help"] else ["--config", str(instance.config)]
+    code = (
+        "import sys; from daemon.cli import main; sys.argv = ['scribed', *sys.argv[1:]]\n"
+        "try: main.main()\n"
+        "except SystemExit: pass\n"
+        "slow = {'torch', 'transformers', 'scipy', 'onnxruntime', 'av'} & set(sys.modules)\n"
+        "sys.exit(f'imported {slow}' if slow else 0)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, *words, *config], capture_output=True, text=True, check=False)
+    assert shown.returncode == 0, shown.stderr
+
+
+def test_wrong_usage_ends_with_2(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance()
+    for words in (
+        ["dance"],
+        ["transcribe"],
+        ["transcribe", str(tmp_path / "missing.wav")],
+        ["transcribe", str(SAMPLES / "memo.wav"), "-f", "parchment"],
+        ["prepare", str(SAMPLES / "memo.wav"), "-o", str(tmp_path / "out.xyz")],
+        ["retry"],
+    ):
+        ended = instance.run(*words)
+        assert ended.returncode == 2, words
+        assert "Traceback" not in ended.stderr
+
+
+def test_a_wrong_configuration_ends_with_78_and_names_every_fault(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    instance.config.write_text("watch:\n  settle_s: soon\noutput:\n  formats: [parchment]\nwhatever: 1\n")
+    for words in (["once"], ["status"], ["check"]):
+        ended = instance.run(*words)
+        told = ended.stderr + ended.stdout
+        assert ended.returncode == 78
+        for key, line in (("watch.settle_s", 2), ("output.formats", 4), ("whatever", 5)):
+            assert key in told
+            assert f"line {line}" in told
+        assert "Traceback" not in told
+    assert not (instance.folder("inbox") / ".scribed").exists()
+
+
+@pytest.mark.parametrize("model", [{"path": "/nowhere/model"}, {"path": "demo", "device": "cuda"}])
+def test_without_model_or_gpu_it_ends_with_69(make_instance: MakeInstance, model: dict[str, object]) -> None:
+    if model.get("device") == "cuda" and os.path.exists("/dev/nvidia0"):  # noqa: PTH110, a device
+        pytest.skip("this machine has the GPU whose absence is tested")
+    instance = make_instance(model=model)
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
+    for words in (["once"], ["run"], ["transcribe", str(SAMPLES / "memo.wav")]):
+        ended = instance.run(*words)
+        assert ended.returncode == 69, ended.stderr
+        assert "Traceback" not in ended.stderr
+    assert instance.run("check").returncode == 69
+    assert instance.names("processed") == []
+    left = [*instance.names("inbox"), *(path.name for path in instance.claimed())]
+    assert left == ["memo.wav"]
+
+
+def test_once_works_off_the_inbox_and_leaves_what_grows(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
+    growing = instance.folder("inbox") / "growing.wav"
+    content = (SAMPLES / "memo.wav").read_bytes()
+    # A writer that has not finished: a byte every tenth of a second until it is told to end.
+    writer = subprocess.Popen([sys.executable, "-c", _SLOW_WRITER, str(growing)], stdin=subprocess.PIPE)
+    ended = instance.run("once")
+    assert writer.stdin is not None
+    writer.stdin.close()
+    assert writer.wait(10) == 0
+    assert ended.returncode == 0, ended.stderr
+    assert "growing.wav" in ended.stderr
+    assert instance.names("processed") == ["memo.wav"]
+    assert instance.names("inbox") == ["growing.wav"]
+    growing.write_bytes(content[:1000] + b"not sound" * 10)
+    growing.rename(instance.folder("inbox") / "broken.txt.wav")
+    (instance.folder("inbox") / "broken.txt.wav").write_text("no sound at all")
+    assert instance.run("once").returncode == 1
+    assert "broken.txt.wav" in instance.names("failed")
+
+
+def test_an_empty_inbox_is_done_at_once(make_instance: MakeInstance) -> None:
+    assert make_instance().run("once").returncode == 0
+
+
+def test_transcribe_leaves_the_file_where_it_is(
+    make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
+) -> None:
+    instance = make_instance()
+    memo = tmp_path / "memo.wav"
+    shutil.copyfile(SAMPLES / "memo.wav", memo)
+    printed = instance.run("transcribe", str(memo))
+    assert printed.returncode == 0, printed.stderr
+    assert has_right_words(references["memo.wav"], printed.stdout)
+
+    words = ["transcribe", str(memo), str(SAMPLES / "meeting.flac"), "-o", str(tmp_path / "out"), "-f", "txt,srt"]
+    assert instance.run(*words).returncode == 0
+    assert instance.run(*words[:2], *words[3:]).returncode == 0
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["meeting.srt", "meeting.txt", "memo.srt", "memo.txt", "memo.wav.srt", "memo.wav.txt"]
+    assert memo.exists()
+
+    (tmp_path / "text.wav").write_text("no sound")
+    ended = instance.run("transcribe", str(tmp_path / "text.wav"), str(memo))
+    assert ended.returncode == 1
+    assert "text.wav" in ended.stderr
+    assert has_right_words(references["memo.wav"], ended.stdout.replace("== memo.wav ==", ""))
+
+
+def test_prepare_writes_what_sox_writes(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance()
+    source, ours, theirs = SAMPLES / "meeting.flac", tmp_path / "ours.wav", tmp_path / "theirs.wav"
+    ended = instance.run("prepare", str(source), "-o", str(ours), "--json")
+    assert ended.returncode == 0, ended.stderr
+    receipt = json.loads(ended.stdout)
+    assert receipt["complete"] is True
+    command = ["sox", str(source), "-c", "1", "-e", "float", "-b", "32", str(theirs)]
+    subprocess.run([*command, "highpass", "80", "rate", "16k", "gain", "-n", "-3"], check=True)
+    got, wanted = soundfile.read(ours, dtype="float64")[0], soundfile.read(theirs, dtype="float64")[0]
+    assert abs(len(got) - len(wanted)) <= 2
+    n_samples = min(len(got), len(wanted))
+    assert np.abs(got[:n_samples] - wanted[:n_samples]).max() < 1e-3
+
+
+def test_status_tells_of_the_daemon_while_it_runs_and_after(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    before = json.loads(instance.run("status", "--json").stdout)
+    assert before["state"] == "stopped"
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
+    assert instance.run("once").returncode == 0
+    after = json.loads(instance.run("status", "--json").stdout)
+    assert after["schema"] == "scribed.status/1"
+    assert after["state"] == "stopped"
+    assert after["done_today"] == 1
+    assert [done["name"] for done in after["recent"]] == ["memo.wav"]
+    assert set(after) >= {"model", "queue", "failed", "faults"}
+    assert "memo.wav" in instance.run("status").stdout
+
+    assert instance.run("forget", "memo.wav").returncode == 0
+    assert instance.run("forget", "memo.wav").returncode == 1
+    raw = b"".join(path.read_bytes() for path in instance.folder("state").iterdir() if path.is_file())
+    assert b"memo.wav" not in raw
+
+
+def test_check_is_a_doctor(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    ended = instance.run("check", "--deep")
+    assert ended.returncode == 0, ended.stdout
+    assert "fault" not in ended.stdout
+    assert 'heard "' in ended.stdout
+    shutil.rmtree(instance.folder("processed"))
+    ended = instance.run("check")
+    assert ended.returncode == 73
+    assert "processed" in ended.stdout
+    schema = json.loads(instance.run("check", "--schema").stdout)
+    assert "folders" in schema["properties"]
+
+
+def test_a_model_is_fetched_from_a_folder(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance(model={"path": str(tmp_path / "models" / "tiny")})
+    source = SAMPLES.parent / "model"
+    ended = instance.run("fetch-model", "tiny", "--from", str(source))
+    assert ended.returncode == 0, ended.stderr
+    assert (tmp_path / "models" / "tiny" / "model.safetensors").exists()
+    assert instance.run("transcribe", str(SAMPLES / "memo.wav")).returncode == 0
+    assert instance.run("fetch-model", "tiny2", "--from", str(tmp_path)).returncode == 69
+
+
+def test_the_demo_shows_real_words(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "daemon", "demo", "--into", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("word error rate") == 4
+    assert str(tmp_path / "outbox") in ended.stdout
+
+
+def test_what_is_no_recording_may_be_left_where_it_is(make_instance: MakeInstance) -> None:
+    instance = make_instance(watch={"unsupported": "ignore"})
+    (instance.folder("inbox") / "agenda.docx").write_bytes(b"PK\x03\x04" + bytes(1000))
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
+    assert instance.run("once").returncode == 0
+    assert instance.names("inbox") == ["agenda.docx"]
+    assert instance.names("processed") == ["memo.wav"]
+    assert instance.names("failed") == []

@@ -1,0 +1,68 @@
+"""An engine that does as it is told, to see what the rest makes of it: it stands in for none that works."""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from daemon.engine import Piece, PieceText
+from daemon.errors import StoppedError
+from daemon.transcript import ModelIdentity
+
+
+@dataclass(slots=True)
+class ScriptedEngine:
+    """Answers every piece with its number.
+
+    Attributes:
+        longest_s: it comes to no end with longer pieces.
+        error: what every piece ends with instead.
+        is_held: whether answers wait until `release`.
+    """
+
+    longest_s: float = 1000.0
+    error: Exception | None = None
+    is_held: bool = False
+    pieces: list[Piece] = field(default_factory=list)
+    identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
+    max_pieces: int = 2
+    held: list[tuple[Future[PieceText], PieceText]] = field(default_factory=list)
+    asked: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def submit(self, piece: Piece) -> Future[PieceText]:
+        future: Future[PieceText] = Future()
+        with self.lock:
+            self.pieces.append(piece)
+            text = PieceText(f"piece{len(self.pieces)}", "English", is_finished=piece.duration_s <= self.longest_s)
+            if self.error is not None:
+                future.set_exception(self.error)
+            elif self.is_held:
+                self.held.append((future, text))
+            else:
+                future.set_result(text)
+        self.asked.set()
+        return future
+
+    def release(self) -> None:
+        """Answer what waits, and hold nothing any more."""
+        with self.lock:
+            self.is_held = False
+            held, self.held = self.held, []
+        for future, text in held:
+            if future.set_running_or_notify_cancel():
+                future.set_result(text)
+
+    def fit_hotwords(self, hotwords: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
+        return hotwords[:2], max(0, len(hotwords) - 2)
+
+    def is_alive(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        with self.lock:
+            held, self.held = self.held, []
+        for future, _ in held:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(StoppedError("closed"))

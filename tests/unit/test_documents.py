@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import unicodedata
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from daemon.documents import DOCUMENT_FORMATS, render
+from daemon.transcript import (
+    Coverage,
+    Gap,
+    ModelIdentity,
+    Processing,
+    Receipt,
+    Segment,
+    Source,
+    Transcript,
+)
+
+RECEIPT = Receipt(125.5, 44_100, 2, "pcm_s16le", -6.021, 3.0214, 0.125, notes=("left channel is silent",))
+TALK = Transcript(
+    job_id="20260131T093000-1f2e3d4c",
+    source=Source("talk.wav", "team/talk.wav", "ab" * 32, 4242, "2026-01-30T08:00:00Z"),
+    audio=RECEIPT,
+    model=ModelIdentity("Qwen3-ASR-1.7B-hf", "cd" * 32, "bfloat16", "cuda:0"),
+    coverage=Coverage(125.5, 20.0, 18.0, (Gap(30.0, 32.0, "the model came to no end here"),)),
+    processing=Processing(1, "2026-01-31T09:30:00Z", "2026-01-31T09:30:10Z", 10.0, 12.55),
+    segments=(
+        Segment(0.5, 4.0, "Good morning.", "English"),
+        Segment(4.5, 9.0, "Let us begin.", "English", ("overlap",)),
+        Segment(12.0, 20.0, "First the budget.", "English"),
+        Segment(32.5, 40.0, "Then the plan.", "English", ("retried",)),
+    ),
+)
+SILENCE = replace(TALK, segments=(), coverage=Coverage(125.5, 0.0, 0.0), audio=replace(RECEIPT, peak_dbfs=None))
+
+
+def text(transcript: Transcript, form: str, *, has_timestamps: bool = False) -> str:
+    return render(transcript, [form], has_timestamps=has_timestamps)[form].decode()
+
+
+def saying(words: str, start_s: float = 0.0, end_s: float = 10.0) -> Transcript:
+    return replace(TALK, segments=(Segment(start_s, end_s, words),), coverage=Coverage(60.0, 10.0, 10.0))
+
+
+def test_documents_come_in_their_order_and_json_last() -> None:
+    assert list(render(TALK, ("json", "vtt", "txt", "srt"), has_timestamps=False)) == ["txt", "srt", "vtt", "json"]
+    assert list(render(TALK, ["txt"], has_timestamps=False)) == ["txt"]
+    assert DOCUMENT_FORMATS[-1] == "json"
+
+
+# txt
+
+
+def test_txt_has_paragraphs_and_marks_its_gaps() -> None:
+    assert text(TALK, "txt") == (
+        "Good morning. Let us begin.\n"
+        "\n"
+        "First the budget.\n"
+        "\n"
+        "[not transcribed, 0:00:30 to 0:00:32: the model came to no end here]\n"
+        "\n"
+        "Then the plan.\n"
+    )
+
+
+def test_txt_with_timestamps() -> None:
+    late = replace(TALK, segments=(*TALK.segments[:2], Segment(3725.0, 3726.0, "Late.")))
+    assert text(late, "txt", has_timestamps=True).split("\n\n") == [
+        "[0:00:00] Good morning. Let us begin.",
+        "[0:00:30] [not transcribed, 0:00:30 to 0:00:32: the model came to no end here]",
+        "[1:02:05] Late.\n",
+    ]
+
+
+def test_txt_says_that_a_recording_is_cut() -> None:
+    cut = replace(TALK, audio=replace(RECEIPT, is_complete=False))
+    assert text(cut, "txt").endswith("Then the plan.\n\n[the recording could be read up to 0:02:05 only]\n")
+
+
+def test_txt_without_speech_is_empty() -> None:
+    assert render(SILENCE, ["txt"], has_timestamps=True)["txt"] == b""
+
+
+# json
+
+
+def schema_of(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: schema_of(part) for key, part in value.items()}
+    return [schema_of(value[0])] if isinstance(value, list) and value else type(value).__name__
+
+
+def test_json_has_the_keys_of_the_contract() -> None:
+    assert schema_of(json.loads(text(TALK, "json"))) == {
+        "schema": "str",
+        "job_id": "str",
+        "source": {"name": "str", "path": "str", "sha256": "str", "bytes": "int", "modified_at": "str"},
+        "audio": {
+            "duration_s": "float",
+            "sample_rate_hz": "int",
+            "channels": "int",
+            "codec": "str",
+            "peak_dbfs": "float",
+            "gain_db": "float",
+            "clipped_s": "float",
+            "notes": ["str"],
+        },
+        "model": {"name": "str", "digest": "str", "dtype": "str", "device": "str"},
+        "language": "str",
+        "complete": "bool",
+        "coverage": {
+            "audio_s": "float",
+            "speech_s": "float",
+            "transcribed_s": "float",
+            "gaps": [{"start_s": "float", "end_s": "float", "reason": "str"}],
+        },
+        "text": "str",
+        "segments": [{"start_s": "float", "end_s": "float", "text": "str", "language": "str", "flags": "list"}],
+        "processing": {
+            "attempt": "int",
+            "started_at": "str",
+            "finished_at": "str",
+            "wall_s": "float",
+            "rtfx": "float",
+        },
+    }
+
+
+def test_json_tells_what_the_transcript_does() -> None:
+    document = json.loads(text(TALK, "json"))
+    assert document["schema"] == "scribed.transcript/1"
+    assert document["source"] == {
+        "name": "talk.wav",
+        "path": "team/talk.wav",
+        "sha256": "ab" * 32,
+        "bytes": 4242,
+        "modified_at": "2026-01-30T08:00:00Z",
+    }
+    assert document["complete"] is False
+    assert document["text"] == "Good morning. Let us begin. First the budget. Then the plan."
+    assert [segment["flags"] for segment in document["segments"]] == [[], ["overlap"], [], ["retried"]]
+    assert (document["audio"]["peak_dbfs"], document["audio"]["gain_db"]) == (-6.02, 3.02)
+
+
+def test_json_without_speech_says_so() -> None:
+    document = json.loads(text(SILENCE, "json"))
+    assert (document["text"], document["segments"], document["language"]) == ("", [], None)
+    assert document["coverage"] == {"audio_s": 125.5, "speech_s": 0.0, "transcribed_s": 0.0, "gaps": []}
+    assert document["complete"] is True
+    assert document["audio"]["peak_dbfs"] is None
+
+
+@pytest.mark.parametrize("level", [-math.inf, math.nan])
+def test_json_knows_no_level_of_silence(level: float) -> None:
+    silent = replace(SILENCE, audio=replace(RECEIPT, peak_dbfs=level, gain_db=level))
+    audio: dict[str, Any] = json.loads(text(silent, "json"))["audio"]
+    assert (audio["peak_dbfs"], audio["gain_db"]) == (None, None)
+
+
+def test_json_is_valid_for_names_that_are_no_text() -> None:
+    name = os.fsdecode(b'caf\xe9\n\x1b[31m"\\.wav')
+    odd = replace(TALK, source=replace(TALK.source, name=name, path=f"m\u00fcll/{name}"))
+    source: dict[str, Any] = json.loads(render(odd, ["json"], has_timestamps=False)["json"].decode("utf-8"))["source"]
+    assert source["name"] == 'caf\\xe9\n\x1b[31m"\\.wav'
+    assert source["path"] == f"m\u00fcll/{source['name']}"
+
+
+def test_json_keeps_other_scripts_readable() -> None:
+    assert "今天" in text(saying("今天"), "json")
+
+
+# srt and vtt
+
+STAMP = re.compile(r"(\d{2,}):([0-5]\d):([0-5]\d)([,.])(\d{3})")
+
+
+def seconds(stamp: str) -> float:
+    match = STAMP.fullmatch(stamp)
+    assert match is not None, stamp
+    hours, minutes, whole, _, ms = match.groups()
+    return int(hours) * 3600 + int(minutes) * 60 + int(whole) + int(ms) / 1000
+
+
+def cues_of(document: str, point: str) -> list[tuple[float, float, list[str]]]:
+    """Read subtitles as a player does, and check what makes them valid."""
+    blocks = document.removesuffix("\n").split("\n\n") if document else []
+    if point == ".":
+        assert blocks.pop(0) == "WEBVTT"
+    cues = []
+    for number, block in enumerate(blocks, 1):
+        lines = block.split("\n")
+        if point == ",":
+            assert lines.pop(0) == str(number)
+        start, arrow, end = lines.pop(0).split(" ")
+        assert arrow == "-->"
+        assert {start[-4], end[-4]} == {point}
+        cues.append((seconds(start), seconds(end), lines))
+    for start_s, end_s, lines in cues:
+        assert start_s < end_s
+        assert 1 <= len(lines) <= 2
+        assert all(line.strip() == line and line for line in lines)
+    assert all(before[1] <= after[0] for before, after in pairwise(cues))
+    return cues
+
+
+def columns(line: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in line)
+
+
+def test_srt_of_a_talk() -> None:
+    assert text(TALK, "srt").startswith(
+        "1\n00:00:00,500 --> 00:00:04,000\nGood morning.\n\n2\n00:00:04,500 --> 00:00:09,000\nLet us begin.\n\n"
+    )
+    shown = " ".join(" ".join(lines) for *_, lines in cues_of(text(TALK, "srt"), ","))
+    assert shown == (
+        "Good morning. Let us begin. First the budget."
+        " [not transcribed, 0:00:30 to 0:00:32: the model came to no end here] Then the plan."
+    )
+
+
+def test_vtt_of_a_talk() -> None:
+    assert text(TALK, "vtt").startswith("WEBVTT\n\n00:00:00.500 --> 00:00:04.000\nGood morning.\n\n")
+    assert len(cues_of(text(TALK, "vtt"), ".")) == len(cues_of(text(TALK, "srt"), ","))
+
+
+def test_vtt_escapes_what_it_reserves() -> None:
+    (cue,) = cues_of(text(saying("R&D <b>is</b> --> here"), "vtt"), ".")
+    assert cue[2] == ["R&amp;D &lt;b&gt;is&lt;/b&gt; --&gt; here"]
+    assert "R&D <b>is</b> --> here" in text(saying("R&D <b>is</b> --> here"), "srt")
+
+
+def test_subtitles_without_speech_are_empty() -> None:
+    assert text(SILENCE, "srt") == ""
+    assert text(SILENCE, "vtt") == "WEBVTT\n"
+
+
+def test_a_long_segment_shares_its_time_among_cues() -> None:
+    words = " ".join(f"word{number}" for number in range(100))
+    cues = cues_of(text(saying(words, 10.0, 40.0), "srt"), ",")
+    assert len(cues) > 5
+    assert (cues[0][0], cues[-1][1]) == (10.0, 40.0)
+    assert " ".join(" ".join(lines) for *_, lines in cues) == words
+
+
+def test_chinese_lines_are_half_as_long_and_never_begin_with_a_full_stop() -> None:
+    words = "今天下午三点我们在会议室讨论明年的预算,然后决定。" * 7
+    cues = cues_of(text(saying(words), "srt"), ",")
+    lines = [line for *_, shown in cues for line in shown]
+    assert "".join(lines) == words
+    assert max(map(columns, lines)) in {40, 41, 42}
+    assert not any(line.startswith("。") for line in lines)
+
+
+def test_thai_marks_stay_with_their_letters() -> None:
+    lines = [line for *_, shown in cues_of(text(saying("ที่นี่" * 40), "srt"), ",") for line in shown]
+    assert len(lines) > 1
+    assert not any(unicodedata.category(line[0]).startswith("M") for line in lines)
+
+
+def test_hours_beyond_a_hundred_are_written_out() -> None:
+    assert "101:00:00,000 --> 101:00:10,000" in text(saying("late", 363_600.0, 363_610.0), "srt")
+
+
+def test_a_cut_recording_says_so_at_its_end() -> None:
+    cut = replace(TALK, audio=replace(RECEIPT, duration_s=3600.0, is_complete=False))
+    start_s, end_s, lines = cues_of(text(cut, "srt"), ",")[-1]
+    assert (start_s, end_s) == (3595.0, 3600.0)
+    assert " ".join(lines) == "[the recording could be read up to 1:00:00 only]"
+
+
+WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=90)
+SENTENCES = st.lists(WORDS | st.sampled_from(["and", "今天", "---", "&", "-->"]), min_size=1, max_size=25)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 30), SENTENCES), max_size=5), st.booleans())
+def test_any_words_at_any_times_make_valid_subtitles(parts: list[tuple[float, float, list[str]]], is_cut: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    segments: list[Segment] = []
+    for pause_s, length_s, words in parts:
+        start_s = (segments[-1].end_s if segments else 0.0) + pause_s
+        segments.append(Segment(start_s, start_s + length_s, " \n ".join(words)))
+    transcript = replace(
+        SILENCE, segments=tuple(segments), audio=replace(RECEIPT, is_complete=not is_cut, duration_s=200.0)
+    )
+    srt, vtt = cues_of(text(transcript, "srt"), ","), cues_of(text(transcript, "vtt"), ".")
+    assert [cue[:2] for cue in srt] == [cue[:2] for cue in vtt]
+    assert all(columns(line) <= 42 for *_, lines in srt for line in lines)
+    shown = "".join("".join(lines) for *_, lines in srt)
+    assert shown.replace(" ", "").startswith("".join("".join(words) for *_, words in parts))

@@ -1,0 +1,435 @@
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import stat
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.errors import TransientError
+from daemon.job import Job, JobState
+from daemon.journal import JOURNAL_NAME, ChunkText, Journal, Reservation, Result, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+RESULT = Result(12.5, 1.5, is_complete=True)
+PLACE = Reservation("team", "talk", "talk.wav")
+WORD = "velociraptor"
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path)
+    yield opened
+    opened.close()
+
+
+def reopen(journal: Journal, folder: Path) -> Journal:
+    journal.close()
+    return Journal(folder)
+
+
+def make_job(job_id: str = "1", path: str = "talk.wav") -> Job:
+    return Job(job_id, path, f"2026-01-31T09:30:0{len(job_id)}.000Z")
+
+
+def added(journal: Journal, *job_ids: str) -> None:
+    for job_id in job_ids:
+        journal.add(make_job(job_id, f"{job_id}.wav"))
+
+
+def raw_bytes(folder: Path) -> bytes:
+    """Return every byte that any file in the folder holds."""
+    return b"".join(path.read_bytes() for path in folder.iterdir())
+
+
+def the(journal: Journal, job_id: str = "1") -> Job:
+    job = journal.find(job_id)
+    assert job is not None
+    return job
+
+
+# Jobs on their way
+
+
+def test_a_job_goes_its_way_and_is_known_after_reopening(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add(make_job(path="team/talk.wav"))
+    assert reopened_state(journal, tmp_path) is JobState.CLAIMED
+    journal = Journal(tmp_path)
+    journal.reserve("1", PLACE, {"talk.txt": "aa", "talk.json": "bb"}, RESULT)
+    assert reopened_state(journal, tmp_path) is JobState.DELIVERING
+    journal = Journal(tmp_path)
+    assert journal.reservation("1") == PLACE
+    assert list(journal.documents("1").items()) == [("talk.txt", "aa"), ("talk.json", "bb")]
+    journal.commit_delivery("1")
+    assert reopened_state(journal, tmp_path) is JobState.DELIVERED
+    journal = Journal(tmp_path)
+    assert journal.reservation("1") == PLACE
+    assert journal.documents("1") == {}
+    assert [job.job_id for job in journal.unfinished()] == ["1"]
+    journal.finish("1")
+    assert reopened_state(journal, tmp_path) is JobState.DONE
+    journal = Journal(tmp_path)
+    assert journal.unfinished() == ()
+    (past,) = journal.recent(10)
+    assert (past.job.path, past.audio_s, past.wall_s, past.is_complete) == ("team/talk.wav", 12.5, 1.5, True)
+    assert past.finished_at <= now()
+    journal.close()
+
+
+def reopened_state(journal: Journal, folder: Path) -> JobState:
+    journal = reopen(journal, folder)
+    state = the(journal).state
+    journal.close()
+    return state
+
+
+def test_the_order_of_documents_is_that_of_their_putting_down(journal: Journal) -> None:
+    added(journal, "1")
+    names = ["talk.txt", "talk.srt", "talk.vtt", "talk.json"]
+    journal.reserve("1", PLACE, dict.fromkeys(names, "00"), RESULT)
+    assert list(journal.documents("1")) == names
+    journal.reserve("1", PLACE, {"talk (2).json": "11"}, RESULT)
+    assert list(journal.documents("1")) == ["talk (2).json"]
+
+
+def test_what_others_have_reserved_is_told(journal: Journal) -> None:
+    added(journal, "1", "22", "333")
+    journal.reserve("1", PLACE, {}, RESULT)
+    journal.reserve("22", Reservation("", "memo", "memo.wav"), {}, RESULT)
+    journal.commit_delivery("22")
+    assert set(journal.reserved_by_others("333")) == {PLACE, Reservation("", "memo", "memo.wav")}
+    assert journal.reserved_by_others("1") == (Reservation("", "memo", "memo.wav"),)
+    journal.finish("22")
+    assert journal.reserved_by_others("333") == (PLACE,)
+
+
+def test_a_job_may_be_added_twice_and_its_claim_be_forgotten(journal: Journal) -> None:
+    added(journal, "1")
+    journal.charge("1")
+    added(journal, "1")
+    assert the(journal).attempts == 1
+    journal.forget_claim("1")
+    assert journal.find("1") is None
+
+
+def test_unfinished_jobs_come_in_the_order_of_their_claims(journal: Journal) -> None:
+    added(journal, "333", "1", "22")
+    assert [job.job_id for job in journal.unfinished()] == ["1", "22", "333"]
+
+
+def test_a_cancelled_job_is_told_until_it_is_delivered(journal: Journal) -> None:
+    added(journal, "1", "22")
+    journal.cancel("1")
+    assert journal.cancelled() == ("1",)
+    journal.reserve("1", PLACE, {}, RESULT)
+    assert journal.cancelled() == ("1",)
+    journal.commit_delivery("1")
+    assert journal.cancelled() == ()  # its transcript stands: too late
+    journal.cancel("22")
+    journal.fail("22")
+    assert journal.cancelled() == ()
+
+
+# Attempts
+
+
+def test_who_was_alone_in_flight_at_a_crash_is_charged(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1", "22")
+    journal.begin("1")
+    journal = reopen(journal, tmp_path)
+    (job,) = journal.recover_in_flight()
+    assert (job.job_id, job.attempts, job.is_suspect) == ("1", 1, True)
+    assert (the(journal, "22").attempts, the(journal, "22").is_suspect) == (0, False)
+    assert journal.recover_in_flight() == ()
+    journal.begin("1")
+    journal = reopen(journal, tmp_path)
+    assert [job.attempts for job in journal.recover_in_flight()] == [2]
+    journal.close()
+
+
+def test_among_several_in_flight_at_a_crash_none_is_charged(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1", "22", "333")
+    journal.begin("1")
+    journal.begin("22")
+    journal = reopen(journal, tmp_path)
+    assert [(job.attempts, job.is_suspect) for job in journal.recover_in_flight()] == [(0, True), (0, True)]
+    assert not the(journal, "333").is_suspect
+    journal.close()
+
+
+def test_an_orderly_stop_charges_nothing(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1")
+    journal.begin("1")
+    journal.rest("1")
+    journal = reopen(journal, tmp_path)
+    assert journal.recover_in_flight() == ()
+    assert not the(journal).is_suspect
+    journal.close()
+
+
+def test_a_finished_chunk_sets_the_count_back(journal: Journal) -> None:
+    added(journal, "1")
+    journal.begin("1")
+    journal.recover_in_flight()
+    journal.clear_suspicion("1")
+    assert (the(journal).attempts, the(journal).is_suspect) == (0, False)
+
+
+def test_a_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
+    added(journal, "1")
+    journal.begin("1")
+    assert [journal.charge("1"), journal.charge("1")] == [1, 2]
+    assert journal.recover_in_flight() == ()
+
+
+@pytest.mark.parametrize("end", ["commit", "finish", "fail"])
+def test_what_came_to_an_end_is_not_in_flight(journal: Journal, end: str) -> None:
+    added(journal, "1")
+    journal.begin("1")
+    {"commit": journal.commit_delivery, "finish": journal.finish, "fail": journal.fail}[end]("1")
+    assert journal.recover_in_flight() == ()
+
+
+# Chunks
+
+
+def test_chunks_are_remembered_for_their_plan_alone(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1", "22")
+    said = {(0, 16_000): ChunkText("one", "English", is_finished=True), (16_000, 20_000): ChunkText("", None, False)}  # noqa: FBT003 - a field, not a flag
+    for span, text in said.items():
+        journal.remember_chunk("1", "plan", span, text)
+    journal = reopen(journal, tmp_path)
+    assert journal.remembered_chunks("1", "plan") == said
+    assert journal.remembered_chunks("1", "other plan") == {}
+    assert journal.remembered_chunks("22", "plan") == {}
+    journal.remember_chunk("1", "other plan", (0, 16_000), ChunkText("new", None, is_finished=True))
+    assert list(journal.remembered_chunks("1", "plan")) == [(16_000, 20_000)]
+    journal.drop_chunks("1")
+    assert journal.remembered_chunks("1", "other plan") == {}
+    journal.close()
+
+
+@pytest.mark.parametrize("end", ["commit", "fail", "drop", "forget", "forget claim"])
+def test_texts_are_gone_from_the_disk_with_the_end_of_the_job(journal: Journal, tmp_path: Path, end: str) -> None:
+    added(journal, "1", "22")
+    for number in range(40):  # several pages, and overflow pages
+        journal.remember_chunk("1", "p", (number, number + 1), ChunkText(f"{WORD} " * 200, None, is_finished=True))
+    journal.remember_chunk("1", "p", (0, 1), ChunkText(f"{WORD} again", None, is_finished=True))
+    assert WORD.encode() in raw_bytes(tmp_path)  # or the test could not fail
+    {
+        "commit": journal.commit_delivery,
+        "fail": journal.fail,
+        "drop": journal.drop_chunks,
+        "forget": journal.forget,
+        "forget claim": journal.forget_claim,
+    }[end]("1")
+    if end == "forget claim":
+        journal.close()
+    assert WORD.encode() not in raw_bytes(tmp_path)
+
+
+def test_names_are_gone_from_the_disk_when_they_are_forgotten(journal: Journal, tmp_path: Path) -> None:
+    journal.add(make_job(path=f"{WORD}.wav"))
+    journal.reserve("1", Reservation("", WORD, f"{WORD}.wav"), {f"{WORD}.txt": "00"}, RESULT)
+    journal.commit_delivery("1")
+    journal.finish("1")
+    assert WORD.encode() in raw_bytes(tmp_path)
+    journal.forget("1")
+    assert WORD.encode() not in raw_bytes(tmp_path)
+
+
+def test_no_other_user_may_read_it(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        journal = Journal(tmp_path)
+        added(journal, "1")
+        modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+        journal.close()
+    finally:
+        os.umask(umask)
+    assert modes == dict.fromkeys((JOURNAL_NAME, f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm"), 0o600)
+
+
+# Failures and the past
+
+
+def test_a_failure_is_planned_then_told_until_it_is_forgotten(journal: Journal) -> None:
+    added(journal, "1", "22")
+    assert journal.planned_failure("1") is None
+    journal.plan_failure("1", "It is no sound.", "Record again.", ("team", "1 (2).wav"))
+    assert journal.planned_failure("1") == ("It is no sound.", "Record again.")
+    assert journal.failures() == ()
+    journal.fail("1")
+    (past,) = journal.failures()
+    assert (past.job.job_id, past.reason, past.remedy) == ("1", "It is no sound.", "Record again.")
+    assert past.audio_path == "team/1 (2).wav"
+    journal.forget("1")
+    assert journal.failures() == ()
+
+
+def test_past_jobs_are_found_by_name_or_path(journal: Journal) -> None:
+    paths = ["talk.wav", "team/talk.wav", "team/bigtalk.wav", "memo.wav"]
+    for number, path in enumerate(paths, 1):
+        journal.add(make_job("x" * number, path))
+        journal.finish("x" * number)
+    journal.add(make_job("waiting", "talk.wav"))
+
+    def found(name: str) -> set[str]:
+        return {past.job.path for past in journal.named(name)}
+
+    assert found("talk.wav") == {"talk.wav", "team/talk.wav"}
+    assert found("team/talk.wav") == {"team/talk.wav"}
+    assert found("alk.wav") == set()
+    assert len(journal.named("talk.wav")) == 2
+
+
+def test_the_latest_come_first_and_the_day_is_counted(journal: Journal) -> None:
+    added(journal, "1", "22", "333")
+    for job_id in ("22", "1", "333"):
+        journal.finish(job_id)
+    assert {past.job.job_id for past in journal.recent(2)} <= {"1", "22", "333"}
+    assert len(journal.recent(2)) == 2
+    assert journal.recent(3) == tuple(sorted(journal.recent(3), key=lambda past: past.finished_at, reverse=True))
+    assert journal.done_since("2026-01-01T00:00:00.000Z") == 3
+    assert journal.done_since("9999") == 0
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.wav", b"a\nb.wav", "m\u00fcll \U0001f600.wav".encode(), b"-rf.wav"])
+def test_any_name_is_kept(tmp_path: Path, name: bytes) -> None:
+    path = f"team/{os.fsdecode(name)}"
+    journal = Journal(tmp_path)
+    journal.add(make_job(path=path))
+    place = Reservation("team", os.fsdecode(name[:-4]), os.fsdecode(name))
+    journal.reserve("1", place, {os.fsdecode(name): "00"}, RESULT)
+    journal = reopen(journal, tmp_path)
+    assert the(journal).path == path
+    assert os.fsencode(the(journal).name) == name
+    assert journal.reservation("1") == place
+    assert list(journal.documents("1")) == [os.fsdecode(name)]
+    journal.commit_delivery("1")
+    journal.finish("1")
+    assert len(journal.named(os.fsdecode(name))) == 1
+    journal.close()
+
+
+# When things go wrong
+
+
+@pytest.mark.parametrize("damage", ["no database", "torn pages", "another version"])
+def test_a_journal_that_cannot_be_used_is_set_aside(tmp_path: Path, damage: str) -> None:
+    journal = Journal(tmp_path)
+    for number in range(300):
+        journal.add(make_job(f"{number}", f"{number}.wav"))
+    journal.close()
+    path = tmp_path / JOURNAL_NAME
+    if damage == "no database":
+        path.write_bytes(b"not a database at all" * 1000)
+    elif damage == "torn pages":
+        content = bytearray(path.read_bytes())
+        content[8192:20480] = os.urandom(12288)  # what a broken disk leaves; the head still looks right
+        path.write_bytes(content)
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute("PRAGMA user_version = 99")
+        db.close()
+    before = path.read_bytes()
+    journal = Journal(tmp_path)
+    assert journal.unfinished() == ()
+    added(journal, "1")
+    journal.close()
+    (aside,) = tmp_path.glob("*damaged*")
+    assert aside.read_bytes() == before
+
+
+def test_threads_may_share_it(journal: Journal) -> None:
+    added(journal, *"abcd")
+    failed: list[BaseException] = []
+
+    def work(job_id: str) -> None:
+        try:
+            for number in range(25):
+                said = ChunkText(f"{job_id}{number}", None, is_finished=True)
+                journal.remember_chunk(job_id, "p", (number, number + 1), said)
+                journal.begin(job_id)
+                assert len(journal.remembered_chunks(job_id, "p")) == number + 1
+        except BaseException as error:  # noqa: BLE001 - shown by the test's own thread
+            failed.append(error)
+
+    threads = [threading.Thread(target=work, args=(job_id,)) for job_id in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert {len(journal.remembered_chunks(job_id, "p")) for job_id in "abcd"} == {25}
+
+
+def test_two_processes_may_share_it(journal: Journal, tmp_path: Path) -> None:
+    other = Journal(tmp_path)  # as `scribed cancel` has while the daemon runs
+    added(journal, "1")
+    other.cancel("1")
+    assert journal.cancelled() == ("1",)
+    other.close()
+    journal.rest("1")
+
+
+def test_a_journal_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="journal cannot be made"):
+        Journal(tmp_path / "nowhere")
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(TransientError, match="journal cannot be opened"):
+        Journal(tmp_path)
+
+
+def test_faults_of_ours_are_not_taken_for_the_disks(journal: Journal) -> None:
+    with pytest.raises(sqlite3.IntegrityError):  # a chunk of a job that does not exist
+        journal.remember_chunk("unknown", "p", (0, 1), ChunkText("", None, is_finished=True))
+    added(journal, "1")
+    assert the(journal).attempts == 0
+
+
+_FILL_THE_DISK = """
+import json, resource, sys
+from pathlib import Path
+from daemon.errors import TransientError
+from daemon.job import Job
+from daemon.journal import ChunkText, Journal
+
+journal = Journal(Path(sys.argv[1]))
+journal.add(Job("1", "talk.wav", "2026"))
+said = ChunkText("x" * 10_000, None, True)
+journal.remember_chunk("1", "p", (0, 1), said)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
+try:
+    for number in range(1, 100):
+        journal.remember_chunk("1", "p", (number, number + 1), said)
+except TransientError as error:
+    told = str(error)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+journal.remember_chunk("1", "p", (number, number + 1), said)
+print(json.dumps([told, number, len(journal.remembered_chunks("1", "p"))]))
+journal.close()
+"""
+
+
+def test_a_full_disk_is_told_and_gone_through(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _FILL_THE_DISK, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told, failed_at, n_remembered = json.loads(done.stdout)
+    assert told.startswith("The journal cannot be written: ")
+    assert "Look at the state folder" in told
+    assert n_remembered == failed_at + 1  # all before the fault, and the one after it
+    journal = Journal(tmp_path)
+    assert len(journal.remembered_chunks("1", "p")) == n_remembered
+    journal.close()

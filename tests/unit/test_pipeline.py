@@ -1,0 +1,152 @@
+"""The straight line of one recording, with engines that misbehave on purpose."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import soundfile
+
+from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
+from daemon.decode import SAMPLE_RATE_HZ
+from daemon.errors import JobError, StoppedError
+from daemon.pipeline import Progress, Recording, Watcher, transcribe
+from daemon.transcript import ModelIdentity
+from tests.scripted_engine import ScriptedEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from daemon.journal import ChunkText
+
+
+class Memory:
+    """Keeps chunks as the journal does."""
+
+    def __init__(self) -> None:
+        self.plans: dict[str, dict[tuple[int, int], ChunkText]] = {}
+
+    def recall(self, plan: str) -> Mapping[tuple[int, int], ChunkText]:
+        return dict(self.plans.get(plan, {}))
+
+    def remember(self, plan: str, span: tuple[int, int], said: ChunkText) -> None:
+        self.plans.setdefault(plan, {})[span] = said
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    """Return a configuration that takes all sound for speech, so that the cuts are known."""
+    folders = {name: tmp_path / name for name in Folders.model_fields}
+    for folder in folders.values():
+        folder.mkdir()
+    return Config(folders=Folders(**folders), segment=SegmentSettings(vad="off", max_chunk_s=10, overlap_s=2))
+
+
+def recording(tmp_path: Path, duration_s: float, config: Config, **changes: object) -> Recording:
+    times = np.arange(int(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    path = tmp_path / "sound.wav"
+    soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times), SAMPLE_RATE_HZ)
+    settings = RecordingSettings.of(config)
+    words = changes.pop("hotwords", ())
+    assert isinstance(words, tuple)
+    settings = RecordingSettings(
+        settings.language, words, settings.formats, settings.timestamps, settings.highpass_hz, settings.normalize
+    )
+    return Recording("job", path, "sub/sound.wav", settings)
+
+
+def watcher(memory: Memory, check: Callable[[], None] = lambda: None) -> tuple[Watcher, list[Progress]]:
+    seen: list[Progress] = []
+    return Watcher(check, seen.append, memory), seen
+
+
+def test_every_second_is_asked_for_and_progress_reaches_the_end(tmp_path: Path, config: Config) -> None:
+    engine = ScriptedEngine()
+    follow, seen = watcher(Memory())
+    transcript = transcribe(recording(tmp_path, 25.0, config), config, engine, follow)
+    assert transcript.is_complete
+    assert transcript.coverage.transcribed_s == pytest.approx(25.0, abs=0.01)
+    assert all(piece.duration_s <= 10.0 for piece in engine.pieces)
+    assert sum(piece.duration_s for piece in engine.pieces) == pytest.approx(
+        25.0 + 2.0 * (len(engine.pieces) - 1), abs=0.1
+    )
+    assert [progress.done for progress in seen] == sorted(progress.done for progress in seen)
+    assert seen[-1].done == pytest.approx(1.0)
+    assert transcript.source.name == "sound.wav"
+    assert transcript.source.path == "sub/sound.wav"
+
+
+def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(tmp_path: Path, config: Config) -> None:
+    engine = ScriptedEngine(longest_s=7.0)
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, engine, watcher(Memory())[0])
+    assert transcript.is_complete
+    assert len(transcript.segments) == 2
+    assert all("retried" in segment.flags for segment in transcript.segments)
+    assert transcript.text == "piece2 piece3"
+
+
+def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: Config) -> None:
+    engine = ScriptedEngine(longest_s=0.0)
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, engine, watcher(Memory())[0])
+    assert not transcript.is_complete
+    assert transcript.text == ""
+    gaps = transcript.coverage.gaps
+    assert len(gaps) == 4  # cut in two, twice
+    assert gaps[0].start_s == 0.0
+    assert gaps[-1].end_s == pytest.approx(9.0, abs=0.01)
+    assert transcript.coverage.transcribed_s == 0.0
+
+
+def test_finished_chunks_are_not_asked_for_again(tmp_path: Path, config: Config) -> None:
+    memory, first = Memory(), ScriptedEngine(longest_s=7.0)
+    whole = transcribe(recording(tmp_path, 25.0, config), config, first, watcher(memory)[0])
+    again = ScriptedEngine(error=AssertionError("asked again"))
+    resumed = transcribe(recording(tmp_path, 25.0, config), config, again, watcher(memory)[0])
+    assert resumed.segments == whole.segments
+    assert again.pieces == []
+
+
+def test_another_model_or_setting_does_not_take_over_old_text(tmp_path: Path, config: Config) -> None:
+    memory = Memory()
+    transcribe(recording(tmp_path, 9.0, config), config, ScriptedEngine(), watcher(memory)[0])
+    other = ScriptedEngine(identity=ModelIdentity("scripted", "1", "float32", "cpu"))
+    transcribe(recording(tmp_path, 9.0, config), config, other, watcher(memory)[0])
+    assert len(other.pieces) == 1
+    hotter = ScriptedEngine()
+    transcribe(recording(tmp_path, 9.0, config, hotwords=("Ulm",)), config, hotter, watcher(memory)[0])
+    assert hotter.pieces[0].hotwords == ("Ulm",)
+
+
+def test_hotwords_beyond_what_the_model_takes_are_reported(tmp_path: Path, config: Config) -> None:
+    engine = ScriptedEngine()
+    words = ("a", "b", "c", "d")
+    transcript = transcribe(recording(tmp_path, 3.0, config, hotwords=words), config, engine, watcher(Memory())[0])
+    assert engine.pieces[0].hotwords == ("a", "b")
+    assert any("2 of 4 hotwords" in note for note in transcript.audio.notes)
+
+
+def test_a_stop_ends_the_work_and_what_the_engine_raises_comes_through(tmp_path: Path, config: Config) -> None:
+    def stop() -> None:
+        raise StoppedError("now")
+
+    with pytest.raises(StoppedError):
+        transcribe(recording(tmp_path, 9.0, config), config, ScriptedEngine(), watcher(Memory(), stop)[0])
+    broken = ScriptedEngine(error=JobError("not this one"))
+    with pytest.raises(JobError, match="not this one"):
+        transcribe(recording(tmp_path, 9.0, config), config, broken, watcher(Memory())[0])
+    assert list(config.folders.cache.iterdir()) == []  # decoded sound has no name
+
+
+def test_silence_is_not_asked_for(tmp_path: Path, config: Config) -> None:
+    engine = ScriptedEngine()
+    silent = config.model_copy(update={"segment": SegmentSettings(vad="silero")})
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(5 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    quiet = Recording("job", path, "silence.wav", RecordingSettings.of(silent))
+    transcript = transcribe(quiet, silent, engine, watcher(Memory())[0])
+    assert engine.pieces == []
+    assert transcript.segments == ()
+    assert transcript.is_complete
+    assert transcript.language is None
