@@ -1,5 +1,5 @@
-"""The fixtures of the integration tests serve here too."""
+"""The fixture of the integration tests serves here too."""
 
-from tests.integration.conftest import make_instance, references
+from tests.integration.conftest import make_instance
 
-__all__ = ["make_instance", "references"]
+__all__ = ["make_instance"]

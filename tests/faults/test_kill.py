@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from tests.conftest import SAMPLES
 from tests.integration.instance import wait_until
-from tests.integration.test_daemon import has_right_words, make_long
+from tests.integration.test_daemon import make_long
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +41,7 @@ def test_a_recording_that_ends_the_process_each_time_is_set_aside(make_instance:
     wait_until(lambda: instance.names("processed") == ["memo.wav"], "the daemon goes on")
 
 
-def test_recordings_that_were_in_flight_together_are_not_blamed(
-    make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
-) -> None:
+def test_recordings_that_were_in_flight_together_are_not_blamed(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(retry={"max_attempts": 1})
     names = [f"innocent-{number}.flac" for number in range(3)]
     for name in names:
@@ -56,6 +54,6 @@ def test_recordings_that_were_in_flight_together_are_not_blamed(
     instance.start()
     wait_until(lambda: instance.names("processed") == names, "all are delivered")
     assert instance.names("failed") == []
-    for name in names:
-        heard = instance.document(name.partition(".")[0])["text"]
-        assert has_right_words(" ".join([references["meeting.flac"]] * 3), heard)
+    texts = {instance.document(name.partition(".")[0])["text"] for name in names}
+    assert len(texts) == 1  # the same sound, the same words
+    assert "meeting" in texts.pop()

@@ -1,0 +1,267 @@
+"""Train the demo model from espeak-ng speech, print how well it hears, and write it out.
+
+    python tools/train_demo_model.py --out daemon/demo/model --minutes 75
+    python tools/train_demo_model.py --evaluate daemon/demo/model
+
+Each process trains on one core with speech that it makes itself, and gradients are averaged after each step: on a
+few cores that is faster than one process with several threads, whose operations are too small to share. The stages
+follow the clock, so a slower machine makes fewer steps in the same time.
+"""
+
+import argparse
+import logging
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import torch
+import torch.distributed as dist
+from demo_clips import Clip, ClipMaker, LogMel, NoiseBank, SpeechPool
+from demo_evaluation import LENGTHS_S, HeldOut, Listener, table, word_error_rate
+from demo_model import build_model, build_processor, build_tokenizer, export
+from demo_speech import ENGLISH
+from demo_trainee import ConversationMaker, Trainee
+from torch.multiprocessing.spawn import spawn
+
+_log = logging.getLogger("train")
+
+PEAK_LEARNING_RATES: Final = (6e-3, 2e-3)  # of matrices (Muon) and of all else (AdamW)
+_POOL_S, _STEPS_PER_FRESH_VOICE, _BATCH_S, _MOST_CLIPS = 4_000.0, 5, 60.0, 36  # of each process
+_NOT_SPEECH_SHARE: Final = 0.08
+_AVERAGE_KEEP: Final = 0.999
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What was asked for on the command line."""
+
+    out: Path
+    minutes: float
+    work: Path
+    seed: int
+    processes: int
+    check_minutes: float
+    resume: bool
+
+
+def length_weights(progress: float) -> tuple[float, ...]:
+    """Return how often each of ``LENGTHS_S`` is drawn: short clips first, or the decoder does not learn to listen."""
+    if progress < 0.06:  # noqa: PLR2004
+        return (1.0, 0.0, 0.0, 0.0)
+    if progress < 0.2:  # noqa: PLR2004
+        return (0.3, 0.7, 0.0, 0.0)
+    if progress < 0.38:  # noqa: PLR2004
+        return (0.15, 0.5, 0.35, 0.0)
+    return (0.15, 0.33, 0.27, 0.25)
+
+
+def loss_weights(progress: float) -> tuple[float, float, float]:
+    """Return the weights of the answer, the word spoken now, and CTC: words first, then answers."""
+    if progress < 0.06:  # noqa: PLR2004
+        return (0.1, 1.0, 0.3)
+    return (1.0, 0.3, 0.3) if progress < 0.7 else (1.0, 0.1, 0.15)  # noqa: PLR2004
+
+
+def learning_rate(progress: float, step: int) -> float:
+    """Return the share of the peak: up in 100 steps, level until half time, then straight down to a hundredth."""
+    fall = 1.0 if progress < 0.5 else max(0.01, 2.0 - 2.0 * progress)  # noqa: PLR2004
+    return fall * min(1.0, (step + 1) / 100)
+
+
+class Trainer:
+    """One process of the training: its speech, its copy of the model, its share of each step."""
+
+    def __init__(self, rank: int, options: Options) -> None:
+        self._rank, self._options = rank, options
+        torch.manual_seed(options.seed)  # the same first weights in each process
+        self._shared_rng = random.Random(options.seed)  # noqa: S311  # lengths must agree between processes
+        self._rng = random.Random(options.seed + 1 + rank)  # noqa: S311
+        self._tokenizer = build_tokenizer([ENGLISH])
+        self._trainee = Trainee(build_model(self._tokenizer)).train()
+        # Steps are taken in float32; sound goes through a copy in bf16, faster and as the model will be used.
+        self._weights = {k: torch.nn.Parameter(v.detach().clone()) for k, v in self._trainee.named_parameters()}
+        # Muon for the matrices, AdamW for the rest: with AdamW alone the same loss took more than twice as many steps.
+        is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}  # noqa: PLR2004
+        self._optimizers: tuple[torch.optim.Optimizer, ...] = (
+            torch.optim.Muon(
+                [v for k, v in self._weights.items() if is_matrix[k]], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
+            ),
+            torch.optim.AdamW(
+                [v for k, v in self._weights.items() if not is_matrix[k]], betas=(0.9, 0.98), weight_decay=0.01
+            ),
+        )
+        self._average = {k: v.detach().clone() for k, v in self._weights.items()}
+        self._trainee.to(torch.bfloat16)
+        self._step, self._earlier_s = 0, 0.0
+        if options.resume:
+            self._load()
+        self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S, held_out=False)
+        self._maker = ClipMaker(self._rng, self._pool, NoiseBank(self._rng.getrandbits(30)), most_warp=0.2)
+        self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
+        self._features = LogMel()
+
+    def run(self) -> None:
+        """Train until the time is up; process 0 looks at the model now and then and writes it out."""
+        started, total_s = time.monotonic(), self._options.minutes * 60
+        next_check_s = self._earlier_s + self._options.check_minutes * 60
+        losses = torch.zeros(3)
+        while True:
+            # Process 0 tells the time, so that all stop at the same step.
+            clock = torch.tensor([self._earlier_s + time.monotonic() - started])
+            dist.broadcast(clock, 0)
+            elapsed_s = float(clock)
+            if elapsed_s >= total_s:
+                break
+            losses += self._one_step(elapsed_s / total_s)
+            if self._step % 50 == 0:
+                self._report(elapsed_s, losses / 50)
+                losses.zero_()
+            if elapsed_s >= next_check_s:
+                next_check_s += self._options.check_minutes * 60
+                self._check(elapsed_s)
+        self._check(total_s)
+
+    def _one_step(self, progress: float) -> torch.Tensor:
+        for optimizer, peak in zip(self._optimizers, PEAK_LEARNING_RATES, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * learning_rate(progress, self._step)
+        clips = self._clips(progress)
+        features, n_frames = self._features(clips)
+        conversations = [self._converse(clip.words, clip.times) for clip in clips]
+        losses = self._trainee(features.to(torch.bfloat16), n_frames, conversations)
+        sum(w * loss for w, loss in zip(loss_weights(progress), losses, strict=True)).backward()
+        self._share_gradients()
+        torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
+        for optimizer in self._optimizers:
+            optimizer.step()
+        self._step += 1
+        keep = min(_AVERAGE_KEEP, self._step / (self._step + 10))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - keep)
+            torch._foreach_copy_(list(self._trainee.parameters()), list(self._weights.values()))
+        if self._step % _STEPS_PER_FRESH_VOICE == 0:
+            self._pool.renew()
+        return torch.stack([loss.detach().float() for loss in losses])
+
+    def _clips(self, progress: float) -> list[Clip]:
+        low, high = self._shared_rng.choices(LENGTHS_S, length_weights(progress))[0]
+        longest = self._shared_rng.uniform((low + high) / 2, high)
+        seconds, clips = (max(low, longest * 0.7), longest), []
+        for _ in range(min(_MOST_CLIPS, round(_BATCH_S / longest))):
+            if self._rng.random() < _NOT_SPEECH_SHARE:
+                clips.append(self._maker.not_speech(self._rng.uniform(0.5, longest)))
+            else:
+                is_noisy = self._rng.random() < min(0.6, progress * 6)
+                clips.append(self._maker.speech(seconds, (6.0, 40.0) if is_noisy else None))
+        return clips
+
+    def _share_gradients(self) -> None:
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trainee.parameters()]
+        sizes = [gradient.numel() for gradient in gradients]
+        flat = torch.cat([gradient.flatten() for gradient in gradients]).float()
+        dist.all_reduce(flat)
+        flat /= self._options.processes
+        for weight, piece in zip(self._weights.values(), torch.split(flat, sizes), strict=True):
+            weight.grad = piece.view_as(weight)
+        self._trainee.zero_grad()
+
+    def _report(self, elapsed_s: float, losses: torch.Tensor) -> None:
+        if self._rank == 0:
+            answer, now, so_far = losses.tolist()
+            _log.info(
+                "%5.1f min  step %5d  answer %.3f  spoken now %.3f  spoken so far %.3f",
+                elapsed_s / 60,
+                self._step,
+                answer,
+                now,
+                so_far,
+            )
+
+    def _check(self, elapsed_s: float) -> None:
+        """Save, write the averaged model out, and try it on a few held-out clips."""
+        if self._rank != 0:
+            return
+        state = {
+            "weights": self._weights, "average": self._average, "step": self._step, "elapsed_s": elapsed_s,
+            "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+        }  # fmt: skip
+        self._options.work.mkdir(parents=True, exist_ok=True)
+        torch.save(state, self._options.work / "checkpoint.pt.part")
+        (self._options.work / "checkpoint.pt.part").rename(self._options.work / "checkpoint.pt")
+        model = build_model(self._tokenizer).eval()
+        model.load_state_dict(
+            {k.removeprefix("model."): v for k, v in self._average.items() if k.startswith("model.")}, strict=False
+        )
+        model.tie_weights()
+        processor = build_processor(self._tokenizer)
+        held_out, listener = HeldOut(ENGLISH, speech_s=400), Listener(model, processor)
+        for seconds, n_clips in zip(LENGTHS_S, (32, 16, 8, 4), strict=True):
+            clips = held_out.speech(n_clips, seconds)
+            texts = listener.texts(clips)
+            _log.info(
+                "  check %s s: word error %.1f %%  %r", seconds, 100 * word_error_rate(clips, texts), texts[0][:100]
+            )
+        quiet = listener.texts(held_out.not_speech(20))
+        _log.info("  check not speech: %d of %d without words", sum(not text for text in quiet), len(quiet))
+        export(model, processor, self._options.out)
+
+    def _load(self) -> None:
+        state = torch.load(self._options.work / "checkpoint.pt")
+        with torch.no_grad():
+            for name, parameter in self._trainee.named_parameters():
+                self._weights[name].copy_(state["weights"][name])
+                parameter.copy_(state["weights"][name])
+        for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self._average, self._step, self._earlier_s = state["average"], state["step"], state["elapsed_s"]
+        self._rng.seed(self._options.seed + self._step + self._rank)  # other speech than the first time
+        _log.info("resumed at step %d", self._step)
+
+
+def train_one(rank: int, options: Options) -> None:
+    """Run process ``rank`` of the training."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    torch.set_num_threads(1)
+    meeting_point = f"file://{options.work.resolve()}/meet"
+    dist.init_process_group("gloo", init_method=meeting_point, rank=rank, world_size=options.processes)
+    try:
+        Trainer(rank, options).run()
+    finally:
+        dist.destroy_process_group()
+
+
+def main() -> None:
+    """Read the command line; train, evaluate, or both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, help="folder for the trained model")
+    parser.add_argument("--minutes", type=float, default=75.0, help="time to train")
+    parser.add_argument("--work", type=Path, default=Path("build/demo-train"), help="folder for the checkpoint")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=2, help="one for each core")
+    parser.add_argument("--check-minutes", type=float, default=8.0, help="how often the model is tried and written out")
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument("--evaluate", type=Path, metavar="DIR", help="print the table of a trained model")
+    arguments = parser.parse_args()
+    if arguments.out is not None:
+        options = Options(
+            arguments.out,
+            arguments.minutes,
+            arguments.work,
+            arguments.seed,
+            arguments.processes,
+            arguments.check_minutes,
+            arguments.resume,
+        )
+        options.work.mkdir(parents=True, exist_ok=True)
+        (options.work / "meet").unlink(missing_ok=True)
+        spawn(train_one, (options,), nprocs=options.processes)  # type: ignore[no-untyped-call]
+    if (folder := arguments.evaluate or arguments.out) is None:
+        parser.error("say --out to train or --evaluate to look at a trained model")
+    for line in table(folder, ENGLISH):
+        print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
