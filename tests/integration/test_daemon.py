@@ -97,7 +97,7 @@ def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
     make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
 ) -> None:
     instance = make_instance()
-    make_long(tmp_path / "long.flac", 4)
+    make_long(tmp_path / "long.flac", 2)
     instance.start()
     instance.drop(tmp_path / "long.flac")
     instance.drop(SAMPLES / "memo.wav")
@@ -122,7 +122,7 @@ def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
 
 def test_stopped_within_a_long_recording_goes_on_from_there(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
-    make_long(tmp_path / "long.flac", 4)
+    make_long(tmp_path / "long.flac", 2)
     instance.start()
     instance.drop(tmp_path / "long.flac")
     wait_until(lambda: n_chunks_of(instance, "long.flac") >= 2, "the long recording has two chunks done")
@@ -257,7 +257,7 @@ def test_a_cancelled_recording_is_given_back_and_a_failed_one_can_be_retried(
     make_instance: MakeInstance, tmp_path: Path
 ) -> None:
     instance = make_instance()
-    make_long(tmp_path / "long.flac", 6)
+    make_long(tmp_path / "long.flac", 3)
     instance.start()
     instance.drop(tmp_path / "long.flac")
     wait_until(lambda: n_chunks_of(instance, "long.flac") >= 1, "the recording is in work")

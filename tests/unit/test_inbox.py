@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch
 
 from daemon.config import Watch
 from daemon.inbox import (
@@ -582,7 +583,7 @@ def test_without_events_it_is_a_scan_all_the_same(
         assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
 
 
-def test_lost_events_keep_no_recording_waiting(events: Watched) -> None:
+def test_lost_events_keep_no_recording_waiting(events: Watched, tmp_path: Path) -> None:
     """The kernel's queue overflows for real: its reader is held while more happens than it holds."""
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     if limit > 100_000:
@@ -594,10 +595,15 @@ def test_lost_events_keep_no_recording_waiting(events: Watched) -> None:
     listener.filter = lambda record: "overflow" not in record.getMessage() or overflowed.set() or True  # type: ignore[method-assign, func-returns-value]
     logging.getLogger("watchdog.observers.inotify_c").addFilter(listener)
 
+    noise = tmp_path / "noise"  # a folder that watchdog does not know, whose events it passes over quickly
+    noise.mkdir()
+    mask = InotifyConstants.IN_CREATE | InotifyConstants.IN_CLOSE_WRITE
+    assert inotify_add_watch(observer._inotify_fd._inotify_fd, os.fsencode(noise), mask) > 0
+
     def make_noise(n_events: int) -> None:
         for _ in range(n_events // 2):  # one for making, one for closing
-            os.close(os.open(events.root / ".noise", os.O_CREAT | os.O_WRONLY))
-            (events.root / ".noise").unlink()
+            os.close(os.open(noise / "x", os.O_CREAT | os.O_WRONLY))
+            (noise / "x").unlink()
 
     with observer._inotify_fd._lock:
         make_noise(limit - 200)
