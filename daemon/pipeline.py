@@ -158,14 +158,22 @@ def _describe(recording: Recording, check: Callable[[], None]) -> Source:
         facts = os.fstat(fd)
     finally:
         os.close(fd)
-    modified_at = datetime.fromtimestamp(facts.st_mtime, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     return Source(
         name=recording.path.rpartition("/")[2],
         path=recording.path,
         sha256=files.sha256_of(recording.audio, check),
         n_bytes=facts.st_size,
-        modified_at=modified_at,
+        modified_at=_as_utc(facts.st_mtime),
     )
+
+
+def _as_utc(at_s: float) -> str:
+    """Return a time stamp as ISO 8601; a broken clock's, from beyond the calendar, as its beginning."""
+    try:
+        at = datetime.fromtimestamp(at_s, UTC)
+    except (ValueError, OverflowError, OSError):
+        at = datetime.fromtimestamp(0, UTC)
+    return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _plan(source: Source, config: Config, settings: RecordingSettings, engine: Engine) -> str:

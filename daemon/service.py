@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from daemon.status import Model
 from daemon.worker import Desk, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from daemon.config import Config
@@ -183,15 +184,13 @@ class Service:
             if self._is_reload_wanted.is_set():
                 self._reload()
             begun_s = self._monotonic()
-            self._tick(rounds)
+            self._try_tick(rounds)
             if self._loading is None and (rounds is None or not rounds.is_over()):
                 self._loading = threading.Thread(target=self._load, name="engine-loading", daemon=True)
                 self._loading.start()
             took_s = self._monotonic() - begun_s
             if rounds is not None and rounds.is_over():
                 return rounds.exit_code()
-            if self._board.is_due():
-                self._show("ready" if self._worker.engine is not None else "loading")
             if self._worker.engine is None or self._worker.engine.is_alive():
                 self._notifier.watchdog()
             next_scan_s = begun_s + max(self.config.watch.scan_s, _SCAN_SHARE * took_s)
@@ -218,6 +217,20 @@ class Service:
         if engine is not None and not engine.is_alive() and self._worker.is_idle():
             raise EngineUnavailableError("The model does not answer any more.", "The service starts anew by itself.")
 
+    def _try_tick(self, rounds: _Round | None) -> None:
+        """Do one turn; a disk or share that fails meanwhile is told, waited for, and never ends the daemon."""
+        try:
+            self._tick(rounds)
+            if self._board.is_due():
+                self._show("ready" if self._worker.engine is not None else "loading")
+        except (TransientError, NoPermissionError) as error:
+            self._faults.note("turn", error.what, error.remedy)
+        except OSError as error:
+            remedy = "Look at the disks and shares of scribed's folders."
+            self._faults.note("turn", f"A folder cannot be used: {error.strerror}.", remedy)
+        else:
+            self._faults.clear("turn")
+
     def _tick(self, rounds: _Round | None) -> None:
         """Do one turn: look, clear up, let settle, start what is claimed, claim what has settled."""
         try:
@@ -232,17 +245,31 @@ class Service:
             self._cancel(job_id)
         self._let_settle()
         self._start_claimed()
-        for arrival in rounds.admit(self._scan) if rounds is not None else self._scan.settled:
+        settled = rounds.admit(self._scan) if rounds is not None else self._scan.settled
+        self._claim_all(settled)
+
+    def _claim_all(self, settled: Iterable[Arrival]) -> None:
+        """Claim as many recordings as there is room for; one that cannot be claimed holds no other up."""
+        fault: ScribedError | None = None
+        for arrival in settled:
             if not self._worker.has_room():
                 break
-            self._claim(arrival)
+            try:
+                self._claim(arrival)
+            except (NoPermissionError, TransientError) as error:
+                fault = fault or error
+        if fault is not None:
+            self._faults.note("claim", fault.what, fault.remedy)
+        else:
+            self._faults.clear("claim")
 
     def _sweep(self) -> None:
         """Remove error notes whose recording has gone on: from failed, and from the inbox."""
         for path in self._scan.error_notes:
             note = self.config.folders.inbox / path
             if is_error_note(note):
-                note.unlink(missing_ok=True)
+                with suppress(OSError):  # it may lie in a folder that is closed to us; then it stays
+                    note.unlink(missing_ok=True)
         if self._monotonic() >= self._next_sweep_s:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
             self._desk.failures.sweep()
@@ -257,7 +284,7 @@ class Service:
 
     def _let_settle(self) -> None:
         for job in self._worker.take_changed():
-            self._settling[job.job_id] = _Settling(job, self._desk.claims.fingerprint(job), self._monotonic())
+            self._settle_again(job)
         for settling in list(self._settling.values()):
             try:
                 fingerprint = self._desk.claims.fingerprint(settling.job)
@@ -285,18 +312,17 @@ class Service:
     def _claim(self, arrival: Arrival) -> None:
         if self.is_refused(arrival):
             return
-        try:
-            claim = self._desk.claims.claim(arrival)
-        except (NoPermissionError, TransientError) as error:
-            self._faults.note("claim", error.what, error.remedy)
-            return
-        self._faults.clear("claim")
+        claim = self._desk.claims.claim(arrival)
         if claim is None:
             return
         job, is_same = claim
         if is_same:
             self._worker.start(job)
         else:
+            self._settle_again(job)
+
+    def _settle_again(self, job: Job) -> None:
+        with suppress(ScribedError):  # gone: the start finds out and undoes the claim
             self._settling[job.job_id] = _Settling(job, self._desk.claims.fingerprint(job), self._monotonic())
 
     def _cancel(self, job_id: str) -> None:
@@ -317,6 +343,9 @@ class Service:
             self._faults.note("config", "The changed configuration is broken; the old one holds.", error.what)
         else:
             self._faults.clear("config")
+            fixed = {"mode": self.config.output.mode, "mirror_folders": self.config.output.mirror_folders}
+            refused += tuple(f"output.{key}" for key, value in fixed.items() if getattr(merged.output, key) != value)
+            merged = merged.model_copy(update={"output": merged.output.model_copy(update=fixed)})
             self.config = merged
             logs.configure(merged.logging)
             self._worker.reconfigure(merged)

@@ -245,7 +245,7 @@ class Worker:
         watcher = Watcher(
             check=lambda: self._check(work),
             progress=lambda progress: self._note_progress(work, progress),
-            memory=_JournalMemory(self._desk.journal, job.job_id),
+            memory=_JournalMemory(self._desk.journal, job.job_id, lambda: self._note_finished_chunk(work)),
         )
         return transcribe(recording, self._config, self.engine, watcher)
 
@@ -269,6 +269,9 @@ class Worker:
     def _note_progress(self, work: _Work, progress: Progress) -> None:
         work.progress = progress
         work.n_chunks += 1
+
+    def _note_finished_chunk(self, work: _Work) -> None:
+        """A chunk was transcribed now, not remembered from before: the recording is harmless so far."""
         if work.is_suspect or work.job.attempts:
             self._desk.journal.clear_suspicion(work.job.job_id)
             work.is_suspect = False
@@ -348,6 +351,7 @@ class _JournalMemory:
 
     journal: Journal
     job_id: str
+    when_finished: Callable[[], None]
 
     def recall(self, plan: str) -> Mapping[tuple[int, int], ChunkText]:
         known = self.journal.remembered_chunks(self.job_id, plan)
@@ -357,6 +361,7 @@ class _JournalMemory:
 
     def remember(self, plan: str, span: tuple[int, int], said: ChunkText) -> None:
         self.journal.remember_chunk(self.job_id, plan, span, said)
+        self.when_finished()
 
 
 def _running(work: _Work, now_s: float) -> Running:

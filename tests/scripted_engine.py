@@ -17,12 +17,13 @@ class ScriptedEngine:
 
     Attributes:
         longest_s: it comes to no end with longer pieces.
-        error: what every piece ends with instead.
+        error: what every piece ends with instead, but for the first `n_good`.
         is_held: whether answers wait until `release`.
     """
 
     longest_s: float = 1000.0
     error: Exception | None = None
+    n_good: int = 0
     is_held: bool = False
     pieces: list[Piece] = field(default_factory=list)
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
@@ -36,7 +37,7 @@ class ScriptedEngine:
         with self.lock:
             self.pieces.append(piece)
             text = PieceText(f"piece{len(self.pieces)}", "English", is_finished=piece.duration_s <= self.longest_s)
-            if self.error is not None:
+            if self.error is not None and len(self.pieces) > self.n_good:
                 future.set_exception(self.error)
             elif self.is_held:
                 self.held.append((future, text))

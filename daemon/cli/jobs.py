@@ -10,6 +10,7 @@ from daemon import files
 from daemon.cli import settings
 from daemon.display import printable
 from daemon.errors import AlreadyRunningError, ExitCode, NoPermissionError, ScribedError, UsageError
+from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
 from daemon.privileges import become_owner
 from daemon.spool import Failures, Places
@@ -41,7 +42,11 @@ def retry(names: list[str], option: Path | None, *, is_all: bool) -> int:
 def cancel(name: str, option: Path | None) -> int:
     """Have a claimed recording moved to failed; by the daemon where it runs, else here."""
     with _opened(option) as (places, journal, mode):
-        jobs = [job for job in journal.unfinished() if name in {job.name, job.path, job.job_id}]
+        jobs = [
+            job
+            for job in journal.unfinished()
+            if job.state is not JobState.DELIVERED and name in {job.name, job.path, job.job_id}
+        ]
         if not jobs:
             raise ScribedError(f"No recording called {name} is claimed.", "`scribed status` shows what is.")
         for job in jobs:

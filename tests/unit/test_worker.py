@@ -132,6 +132,19 @@ def test_an_unexpected_error_is_charged_and_tried_again_until_it_is_enough(bench
     assert "surprise" not in note  # an error's text may quote what nobody may read
 
 
+def test_chunks_remembered_from_before_do_not_set_the_count_back(bench: Bench) -> None:
+    """Or a recording that fails at the same place for ever would be tried for ever."""
+    bench.engine.error, bench.engine.n_good = ZeroDivisionError("surprise"), 1
+    job = bench.claim(duration_s=25.0)
+    once = bench.run(job)
+    assert once is not None
+    assert once.attempts == 1
+    bench.now_s[0] += 30
+    twice = bench.run(job)
+    assert twice is not None
+    assert twice.state is JobState.FAILED
+
+
 def test_what_is_in_the_way_from_outside_is_never_charged_and_is_told(bench: Bench) -> None:
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     job = bench.claim()
