@@ -25,7 +25,8 @@ _N_FFT, _HOP, _MIN_SAMPLES, _FRAMES_PER_WINDOW = 400, 160, 8_000, 100
 _N_BINS: Final = _N_FFT // 2 + 1
 _BIN_HZ: Final = np.arange(_N_BINS) * SAMPLE_RATE_HZ / _N_FFT
 _NOISE_S: Final = 40
-_WARPS: Final = np.linspace(0.8, 1.2, 17)
+_MOST_WARP: Final = 0.2
+_WARPS: Final = np.linspace(1 - _MOST_WARP, 1 + _MOST_WARP, 17)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,13 @@ def _response(rng: random.Random) -> Samples:
     return power.astype(np.float32)
 
 
+def _dip(rng: random.Random) -> Samples:
+    """Draw a power response (201,) that weakens a band by up to 25 dB: some voices all but lack a formant."""
+    centre, octaves = rng.uniform(np.log2(300), np.log2(5000)), rng.uniform(0.15, 0.6)
+    distance = (np.log2(np.maximum(_BIN_HZ, 1.0)) - centre) / octaves
+    return np.asarray(10 ** (-rng.uniform(0.5, 2.5) * np.exp(-0.5 * distance**2)), np.float32)
+
+
 _Spoken = list[tuple[str, tuple[int, int]]]  # each word with the samples between which it is spoken
 
 
@@ -232,8 +240,9 @@ def _speech(rng: random.Random, pool: SpeechPool, n_samples: int, cut_share: flo
 class ClipMaker:
     """Makes clips, with speech and without, from a pool of utterances and a bank of noises."""
 
-    def __init__(self, rng: random.Random, pool: SpeechPool, noises: NoiseBank, most_warp: float = 0.0) -> None:
-        self._rng, self._pool, self._noises, self._most_warp = rng, pool, noises, most_warp
+    def __init__(self, rng: random.Random, pool: SpeechPool, noises: NoiseBank, *, varied: bool = False) -> None:
+        """Make clips from ``pool``; ``varied`` ones (training) differ in ways that stand for voices never heard."""
+        self._rng, self._pool, self._noises, self._varied = rng, pool, noises, varied
 
     def speech(self, seconds: tuple[float, float], snr_db: tuple[float, float] | None, cut_share: float = 0.3) -> Clip:
         """Make a clip of speech that lasts ``seconds`` (least, most), with noise at a random ratio from ``snr_db``.
@@ -251,8 +260,11 @@ class ClipMaker:
             level = np.float32(np.sqrt(np.mean(voiced**2)) * 10 ** (-rng.uniform(*snr_db) / 20))
             sound = sound + self._noises.draw(rng, len(sound)) * level
         words, times = tuple(word for word, _ in spoken), tuple(time for _, time in spoken)
-        warp = 1 + rng.uniform(-self._most_warp, self._most_warp) * rng.choice((0, 1))
-        return Clip(_with_peak(sound, -rng.uniform(3, 28)), words, times, _response(rng), warp)
+        warp = 1 + rng.uniform(-_MOST_WARP, _MOST_WARP) * rng.choice((0, 1)) * self._varied
+        sound, response = _with_peak(sound, -rng.uniform(3, 28)), _response(rng)
+        if self._varied and rng.random() < 0.3:  # noqa: PLR2004
+            response = response * _dip(rng)
+        return Clip(sound, words, times, response, warp)
 
     def not_speech(self, seconds: float) -> Clip:
         """Make a clip without speech: silence, room noise, hum, tones, clicks, or a mixture, at any level."""

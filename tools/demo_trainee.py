@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ASRForConditionalGenerati
 _ANSWER_MARK: Final = -100  # the label that cross-entropy leaves out
 _MASKED: Final = -1e4  # added to attention scores; bf16 and float32 both turn it into zero weight
 _FRAMES_PER_CHUNK, _CHUNKS_PER_WINDOW = 100, 8
+_N_BEFORE: Final = 3  # words before the one being spoken that its audio positions are to know
 _Layer: TypeAlias = Any  # a module of transformers, whose parts carry no types
 
 
@@ -53,6 +54,40 @@ def _spoken_now(conversations: Sequence[Conversation], counts: list[int]) -> tor
             row[_audio_position(begin) : _audio_position(end)] = word
         rows.append(row)
     return torch.cat(rows)
+
+
+def _spoken_before(conversations: Sequence[Conversation], counts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the audio positions where a word is spoken, and the ids of the words before it, the nearest first.
+
+    Shapes (n_positions,), counted over all clips, and (n_positions, 3); id 0 stands before the first word.
+    """
+    positions: list[int] = []
+    before: list[tuple[int, ...]] = []
+    start = 0
+    for conversation, n in zip(conversations, counts, strict=True):
+        padded = (*(0,) * _N_BEFORE, *conversation.words)
+        for index, (begin, end) in enumerate(conversation.times):
+            spoken = range(_audio_position(begin), min(_audio_position(end), n))
+            positions += [start + i for i in spoken]
+            before += [padded[index : index + _N_BEFORE][::-1]] * len(spoken)
+        start += n
+    return torch.tensor(positions, dtype=torch.long), torch.tensor(before, dtype=torch.long).view(-1, _N_BEFORE)
+
+
+def _places(conversations: Sequence[Conversation], counts: list[int]) -> torch.Tensor:
+    """Return where each word is said and where it is heard: (n_words, 4), as row, position, first and end of its sound.
+
+    The position is the one whose output is the word; the sound is a range of positions of the same row.
+    """
+    places = []
+    for row, (conversation, n) in enumerate(zip(conversations, counts, strict=True)):
+        audio = len(conversation.before)
+        first = audio + n + len(conversation.after) - len(conversation.words) - 2
+        for index, (begin, end) in enumerate(conversation.times):
+            heard = min(_audio_position(begin), n - 1)
+            heard_end = max(heard + 1, min(_audio_position(end), n))
+            places.append((row, first + index, audio + heard, audio + heard_end))
+    return torch.tensor(places, dtype=torch.long).view(-1, 4)
 
 
 class ConversationMaker:
@@ -94,12 +129,15 @@ class ConversationMaker:
 
 
 class Trainee(nn.Module):
-    """The model with two linear layers that only training needs: they name words at audio positions.
+    """The model with three linear layers that only training needs: they name words at audio positions.
 
     Without that help the decoder does not begin to listen (word error 75 % after 2,000 steps in a trial). One reads the
     encoder and says which word is being spoken, as espeak-ng tells when each begins: CTC alone, which has to find that
     out, stayed at guessing for 400 steps. The other (CTC) reads the decoder half way up, where words cut by the
     encoder's one-second windows have been put together again.
+
+    The third, also half way up, names the words spoken before, and one attention head of the layer above is told to
+    look at the sound of the word to come: without both, a long text loses its place wherever a word comes twice.
     """
 
     def __init__(self, model: Qwen3ASRForConditionalGeneration) -> None:
@@ -108,11 +146,12 @@ class Trainee(nn.Module):
         n_tokens = model.config.text_config.vocab_size
         self.spoken_now = nn.Linear(HIDDEN, n_tokens)
         self.spoken_so_far = nn.Linear(HIDDEN, n_tokens)
+        self.spoken_before = nn.Linear(HIDDEN, _N_BEFORE * n_tokens)
 
     def forward(
         self, features: torch.Tensor, n_frames: torch.Tensor, conversations: Sequence[Conversation]
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return the losses of the answers, of the word spoken at each audio position, and of CTC over all words."""
+    ) -> tuple[torch.Tensor, ...]:
+        """Return the losses of the answers, of the word spoken now, of CTC, of the words before, and of the place."""
         counts = audio_token_counts(n_frames).tolist()
         audio = self._encode(features, n_frames)
         ids, labels = self._rows(conversations, counts)
@@ -121,18 +160,38 @@ class Trainee(nn.Module):
         is_audio = ids == pad
         embedded = embedded.masked_scatter(is_audio[..., None], audio.to(embedded.dtype))
         # Padding is on the right here, so that causal attention never sees it and no mask is needed.
-        last, halfway = self._decode(embedded)
+        last, halfway, looks = self._decode(embedded)
         is_answer = labels[:, 1:] != _ANSWER_MARK
         logits = self.model.lm_head(last[:, :-1][is_answer]).float()
         answer_loss = functional.cross_entropy(logits, labels[:, 1:][is_answer])
         words = [conversation.words for conversation in conversations]
+        heard = functional.rms_norm(halfway[is_audio], (HIDDEN,))
         return (
             answer_loss,
             functional.cross_entropy(
                 self.spoken_now(functional.gelu(audio)).float(), _spoken_now(conversations, counts)
             ),
-            self._ctc(self.spoken_so_far(functional.rms_norm(halfway[is_audio], (HIDDEN,))), counts, words),
+            self._ctc(self.spoken_so_far(heard), counts, words),
+            self._before(heard, conversations, counts),
+            self._place(looks, _places(conversations, counts)),
         )
+
+    def _before(self, heard: torch.Tensor, conversations: Sequence[Conversation], counts: list[int]) -> torch.Tensor:
+        positions, before = _spoken_before(conversations, counts)
+        if not len(positions):
+            return heard.new_zeros((), dtype=torch.float32)
+        return functional.cross_entropy(
+            self.spoken_before(heard[positions]).float().unflatten(-1, (_N_BEFORE, -1)).flatten(0, 1), before.flatten()
+        )
+
+    @staticmethod
+    def _place(looks: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Return how much of the head's attention, (n_clips, n_tokens, n_tokens), misses the sound of the next word."""
+        row, position, begin, end = places.unbind(1)
+        column = torch.arange(looks.shape[-1])
+        is_heard = (column >= begin[:, None]) & (column < end[:, None])
+        found = (looks[row, position].float() * is_heard).sum(-1)
+        return -(found + 1e-4).log().sum() / max(1, len(places))
 
     @staticmethod
     def _ctc(logits: torch.Tensor, counts: list[int], words: list[tuple[int, ...]]) -> torch.Tensor:
@@ -184,25 +243,31 @@ class Trainee(nn.Module):
         projected: torch.Tensor = self.model.model.multi_modal_projector(tower.ln_post(x)[valid])
         return projected
 
-    def _decode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run the decoder over embeddings (n_clips, n_tokens, hidden): its last hidden states and those half way up."""
+    def _decode(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Run the decoder over embeddings (n_clips, n_tokens, hidden).
+
+        Returns its last hidden states, those half way up, and the first head's attention in the layer above those.
+        """
         decoder = self.model.model.language_model
         turns = _rotations(x.shape[1], decoder.config.head_dim, decoder.config.rope_parameters["rope_theta"], x.dtype)
         future = torch.full((x.shape[1], x.shape[1]), _MASKED, dtype=x.dtype).triu(1)
+        half = len(decoder.layers) // 2
+        for layer in decoder.layers[:half]:
+            x, _ = _decoder_layer(layer, x, turns, future)
         halfway = x
-        for index, layer in enumerate(decoder.layers):
-            x = _decoder_layer(layer, x, turns, future)
-            if index + 1 == len(decoder.layers) // 2:
-                halfway = x
-        return _rms_norm(decoder.norm, x), halfway
+        x, looks = _decoder_layer(decoder.layers[half], x, turns, future)
+        for layer in decoder.layers[half + 1 :]:
+            x, _ = _decoder_layer(layer, x, turns, future)
+        return _rms_norm(decoder.norm, x), halfway, looks
 
 
 # The layers below compute what the classes of transformers compute, with fewer passes over memory: a training step
 # takes 0.53 s instead of 0.74 s on one core. `tools/` trains with them; nothing else does.
 
 
-def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    return torch.matmul((torch.matmul(q, k.transpose(-1, -2)) + bias).softmax(-1), v)
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    looks = (torch.matmul(q, k.transpose(-1, -2)) + bias).softmax(-1)
+    return torch.matmul(looks, v), looks
 
 
 def _encoder_layer(layer: _Layer, x: torch.Tensor, hidden_keys: torch.Tensor, n_heads: int) -> torch.Tensor:
@@ -211,7 +276,7 @@ def _encoder_layer(layer: _Layer, x: torch.Tensor, hidden_keys: torch.Tensor, n_
         p(normed).unflatten(-1, (n_heads, -1)).transpose(1, 2)
         for p in (attention.q_proj, attention.k_proj, attention.v_proj)
     )
-    heard = _attend(q * attention.scaling, k, v, hidden_keys)
+    heard, _ = _attend(q * attention.scaling, k, v, hidden_keys)
     x = x + attention.out_proj(heard.transpose(1, 2).flatten(2))
     out: torch.Tensor = x + layer.fc2(functional.gelu(layer.fc1(layer.final_layer_norm(x))))
     return out
@@ -235,7 +300,8 @@ def _rotated(x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor]) -> torch
 
 def _decoder_layer(
     layer: _Layer, x: torch.Tensor, turns: tuple[torch.Tensor, torch.Tensor], future: torch.Tensor
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the layer's output and the attention of its first head, (n_clips, n_tokens, n_tokens)."""
     batch, n_tokens, _ = x.shape
     attention, normed = layer.self_attn, _rms_norm(layer.input_layernorm, x)
     heads = (batch, n_tokens, -1, attention.head_dim)
@@ -247,9 +313,9 @@ def _decoder_layer(
     v = attention.v_proj(normed).view(heads).transpose(1, 2)
     # Query heads that share a key head stand side by side: they become one more axis instead of copies of the keys.
     q = q.unflatten(1, (k.shape[1], -1))
-    heard = _attend(q, k[:, :, None], v[:, :, None], future).flatten(1, 2)
+    heard, looks = _attend(q, k[:, :, None], v[:, :, None], future)
+    heard = heard.flatten(1, 2)
     x = x + attention.o_proj(heard.transpose(1, 2).reshape(batch, n_tokens, -1))
     normed = _rms_norm(layer.post_attention_layernorm, x)
     gate = functional.silu(layer.mlp.gate_proj(normed))
-    out: torch.Tensor = x + layer.mlp.down_proj(gate * layer.mlp.up_proj(normed))
-    return out
+    return x + layer.mlp.down_proj(gate * layer.mlp.up_proj(normed)), looks[:, 0, 0]

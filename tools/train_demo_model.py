@@ -31,6 +31,7 @@ PEAK_LEARNING_RATES: Final = (6e-3, 2e-3)  # of matrices (Muon) and of all else 
 _POOL_S, _STEPS_PER_FRESH_VOICE, _BATCH_S, _MOST_CLIPS = 4_000.0, 5, 60.0, 36  # of each process
 _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
+LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "place")  # as ``Trainee`` returns them
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +55,14 @@ def length_weights(progress: float) -> tuple[float, ...]:
         return (0.3, 0.7, 0.0, 0.0)
     if progress < 0.38:  # noqa: PLR2004
         return (0.15, 0.5, 0.35, 0.0)
-    return (0.15, 0.33, 0.27, 0.25)
+    return (0.15, 0.25, 0.25, 0.35)
 
 
-def loss_weights(progress: float) -> tuple[float, float, float]:
-    """Return the weights of the answer, the word spoken now, and CTC: words first, then answers."""
+def loss_weights(progress: float) -> tuple[float, ...]:
+    """Return the weights of the losses of ``Trainee``: words first, then answers and finding them in long clips."""
     if progress < 0.06:  # noqa: PLR2004
-        return (0.1, 1.0, 0.3)
-    return (1.0, 0.3, 0.3) if progress < 0.7 else (1.0, 0.1, 0.15)  # noqa: PLR2004
+        return (0.1, 1.0, 0.3, 0.0, 0.0)
+    return (1.0, 0.3, 0.3, 0.2, 0.3) if progress < 0.8 else (1.0, 0.1, 0.15, 0.1, 0.15)  # noqa: PLR2004
 
 
 def learning_rate(progress: float, step: int) -> float:
@@ -98,7 +99,7 @@ class Trainer:
         if options.resume:
             self._load()
         self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S, held_out=False)
-        self._maker = ClipMaker(self._rng, self._pool, NoiseBank(self._rng.getrandbits(30)), most_warp=0.2)
+        self._maker = ClipMaker(self._rng, self._pool, NoiseBank(self._rng.getrandbits(30)), varied=True)
         self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
         self._features = LogMel()
 
@@ -106,7 +107,7 @@ class Trainer:
         """Train until the time is up; process 0 looks at the model now and then and writes it out."""
         started, total_s = time.monotonic(), self._options.minutes * 60
         next_check_s = self._earlier_s + self._options.check_minutes * 60
-        losses = torch.zeros(3)
+        losses = torch.zeros(len(LOSSES))
         while True:
             # Process 0 tells the time, so that all stop at the same step.
             clock = torch.tensor([self._earlier_s + time.monotonic() - started])
@@ -169,15 +170,8 @@ class Trainer:
 
     def _report(self, elapsed_s: float, losses: torch.Tensor) -> None:
         if self._rank == 0:
-            answer, now, so_far = losses.tolist()
-            _log.info(
-                "%5.1f min  step %5d  answer %.3f  spoken now %.3f  spoken so far %.3f",
-                elapsed_s / 60,
-                self._step,
-                answer,
-                now,
-                so_far,
-            )
+            named = "  ".join(f"{name} {loss:.3f}" for name, loss in zip(LOSSES, losses.tolist(), strict=True))
+            _log.info("%5.1f min  step %5d  %s", elapsed_s / 60, self._step, named)
 
     def _check(self, elapsed_s: float) -> None:
         """Save, write the averaged model out, and try it on a few held-out clips."""
