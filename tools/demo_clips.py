@@ -14,7 +14,16 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from demo_speech import SAMPLE_RATE_HZ, Speaker, Utterance, Vocabulary, random_text, random_voice, voice_names
+from demo_speech import (
+    SAMPLE_RATE_HZ,
+    Speaker,
+    Utterance,
+    Vocabulary,
+    random_text,
+    random_variant,
+    random_voice,
+    voice_names,
+)
 from scipy.signal import butter, lfilter
 from transformers.audio_utils import mel_filter_bank
 
@@ -66,7 +75,11 @@ class SpeechPool:
     def _new_session(self) -> list[Utterance]:
         # Wider in training: voices that were never heard lie between and beside those that were.
         most_stretch = 0.05 if self._held_out else 0.1
-        voice = random_voice(self._rng, self._voices, most_stretch=most_stretch)
+        voices = self._voices
+        if not self._held_out and self._rng.random() < 0.5:  # noqa: PLR2004  # a voice that espeak-ng does not have
+            variant = self._speaker.learn(random_variant(self._rng))
+            voices = [f"{accent}+{variant}" for accent in self._vocabulary.accents]
+        voice = random_voice(self._rng, voices, most_stretch=most_stretch)
         session = []
         for _ in range(10):
             low, high = self._rng.choices(((1, 3), (4, 9), (10, 20), (21, 90)), (35, 35, 20, 10))[0]

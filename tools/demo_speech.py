@@ -5,11 +5,16 @@ makes about 900 s of speech in one second on one core and tells where each word 
 sentence would be slower and would not.
 """
 
+import atexit
 import ctypes
 import functools
+import os
 import random
+import shutil
+import tempfile
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -221,6 +226,9 @@ _HELD_OUT_VARIANTS: Final = ("m5", "f4", "Andy", "Lee", "belinda", "victor")
 _HELD_OUT_PAIRS: Final = (("gmw/en-GB-scotland", "m3"), ("gmw/en-GB-x-rp", "f2"), ("gmw/en-US", "m7"), ("gmw/en", "f3"))
 
 
+_DRAWN: Final = "drawn"
+
+
 @dataclass(frozen=True, slots=True)
 class Voice:
     """How one speaker sounds: an espeak-ng voice, its speed in words a minute, its pitch from 0 to 99."""
@@ -261,6 +269,22 @@ def random_voice(rng: random.Random, names: list[str], *, most_stretch: float) -
     """
     stretch = rng.uniform(1 - most_stretch, 1 + most_stretch)
     return Voice(rng.choice(names), rng.randint(120, 200), rng.randint(25, 75), stretch)
+
+
+def random_variant(rng: random.Random) -> str:
+    """Return the file of a voice variant of espeak-ng with its formants anywhere, as its own stranger ones have them.
+
+    Format: https://github.com/espeak-ng/espeak-ng/blob/master/docs/voices.md.
+    """
+    pitch, size = rng.randint(70, 200), rng.uniform(78, 125)
+    lines = ["language variant", "name drawn", f"pitch {pitch} {round(pitch * rng.uniform(1.15, 1.6))}"]
+    lines += [f"flutter {rng.randint(0, 6)}", f"voicing {rng.randint(60, 130)}", f"consonants {rng.randint(60, 120)}"]
+    for formant in range(9):
+        frequency, height, width = size * rng.uniform(0.92, 1.08), rng.uniform(45, 140), rng.uniform(70, 165)
+        if formant >= 3 and rng.random() < 0.25:  # noqa: PLR2004  # the vowels live on the first two
+            frequency, height = rng.uniform(5, 300), rng.choice((0.0, height))
+        lines.append(f"formant {formant} {frequency:.0f} {height:.0f} {width:.0f}")
+    return "\n".join(lines) + "\n"
 
 
 def is_held_out(text: str) -> bool:
@@ -314,21 +338,37 @@ _ON_SOUND = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 
 @functools.cache
-def _library() -> tuple[ctypes.CDLL, int]:
-    """Start espeak-ng, once in a process: the library and its sample rate in Hz."""
+def _library() -> tuple[ctypes.CDLL, int, Path]:
+    """Start espeak-ng, once in a process: the library, its sample rate in Hz, a folder where variants may be put."""
     library = ctypes.CDLL("libespeak-ng.so.1")
-    rate_hz: int = library.espeak_Initialize(_SYNCHRONOUS, 0, None, 0)
+    library.espeak_Info.restype = ctypes.c_char_p
+    data = ctypes.c_char_p()
+    library.espeak_ng_InitializePath(None)
+    library.espeak_Info(ctypes.byref(data))
+    folder = Path(tempfile.mkdtemp(prefix="espeak-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    variants = _linked(Path(os.fsdecode(data.value or b"")), folder / "espeak-ng-data", ("voices", "!v"))
+    rate_hz: int = library.espeak_Initialize(_SYNCHRONOUS, 0, os.fsencode(folder), 0)
     if rate_hz <= 0:
         msg = "espeak-ng could not be started: is its data installed (apt install espeak-ng)?"
         raise RuntimeError(msg)
-    return library, rate_hz
+    return library, rate_hz, variants
+
+
+def _linked(source: Path, copy: Path, way: tuple[str, ...]) -> Path:
+    """Fill ``copy`` with links to what ``source`` holds, but for the folders on the way; return the last of those."""
+    copy.mkdir()
+    for entry in source.iterdir():
+        if not way or entry.name != way[0]:
+            (copy / entry.name).symlink_to(entry)
+    return _linked(source / way[0], copy / way[0], way[1:]) if way else copy
 
 
 class Speaker:
     """Speaks through libespeak-ng. The library keeps global state, so each call sets all of it; not for threads."""
 
     def __init__(self) -> None:
-        self._library, self._rate_hz = _library()
+        self._library, self._rate_hz, self._variants = _library()
         self._sound: list[npt.NDArray[np.int16]] = []
         self._word_starts: list[tuple[int, int]] = []  # (character, sample)
         self._callback = _ON_SOUND(self._on_sound)  # kept: the library holds only a pointer
@@ -342,6 +382,11 @@ class Speaker:
                 self._word_starts.append((event.text_position - 1, event.sample))
             index += 1
         return 0
+
+    def learn(self, variant: str) -> str:
+        """Take a variant's file in place of the one learned before; return its name, to put behind an accent."""
+        (self._variants / _DRAWN).write_text(variant)
+        return _DRAWN
 
     def say(self, text: str, voice: Voice) -> Utterance:
         """Speak ``text`` (words between single spaces, commas allowed) and trim the silence that espeak-ng adds."""
