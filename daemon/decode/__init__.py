@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,18 +23,26 @@ from daemon.decode.conditioning import Conditioner
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError, RecordingFile
-from daemon.decode.waveform import SAMPLE_RATE_HZ, Waveform, WaveformWriter
+from daemon.decode.waveform import SAMPLE_RATE_HZ, Waveform, WaveformWriter, open_unlinked
 from daemon.transcript import Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
     from daemon.config import Preprocess
 
-__all__ = ["SAMPLE_RATE_HZ", "NotARecordingError", "Waveform", "WaveformWriter", "decode", "is_recording"]
+__all__ = [
+    "SAMPLE_RATE_HZ",
+    "NotARecordingError",
+    "RecordingFile",
+    "Waveform",
+    "WaveformWriter",
+    "decode",
+    "is_recording",
+    "open_unlinked",
+]
 
 # Below 4 kHz nobody is understood, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
 # 64 channels are the most that recording devices offer.
@@ -45,34 +52,33 @@ _MAX_CHANNELS = 64
 _SILENT_PEAK = 2.0**-31  # the smallest step of sox, which computes in 32-bit integers
 
 
-def is_recording(path: Path) -> bool:
+def is_recording(source: RecordingFile) -> bool:
     """Return whether a file is a recording, a damaged one included; only its headers are read.
 
     Raises:
-        errors.NoPermissionError: it may not be read.
-        errors.TransientError: it is gone, or its disk or share does not answer.
+        errors.TransientError: its disk or share does not answer.
     """
     try:
-        source = RecordingFile(path)
-    except errors.JobError:  # a link, a pipe, an empty file
+        readers.open_reader(source).close()
+    except NotARecordingError:
         return False
-    with source:
-        try:
-            readers.open_reader(source).close()
-        except NotARecordingError:
-            return False
-        except errors.JobError:
-            return True
+    except errors.JobError:
+        return True
     return True
 
 
-def decode(path: Path, settings: Preprocess, cache: Path, check: Callable[[], None]) -> tuple[Waveform, Receipt]:
+def decode(
+    source: RecordingFile, writer: WaveformWriter, settings: Preprocess, check: Callable[[], None] = lambda: None
+) -> tuple[Waveform, Receipt]:
     """Decode and clean a recording.
 
+    What runs here are codecs on files of strangers: the daemon lets a process of its own do it
+    (`daemon.frontend`).
+
     Args:
-        path: of the recording; it is opened without following links.
+        source: the recording.
+        writer: takes the sound in.
         settings: the `preprocess` section of the configuration.
-        cache: folder for the decoded sound.
         check: called at least every two seconds; it may raise errors.StoppedError to end the work.
 
     Returns:
@@ -80,32 +86,30 @@ def decode(path: Path, settings: Preprocess, cache: Path, check: Callable[[], No
 
     Raises:
         errors.JobError: it is no recording, damaged beyond reading, protected, empty or too long.
-        errors.NoPermissionError: it may not be read.
-        errors.TransientError: it is gone, its share does not answer, or the cache disk is full.
+        errors.TransientError: its share does not answer, or the cache disk is full.
+        MemoryError: it needs more memory than there is.
     """
-    with RecordingFile(path) as source:
-        decoded = _decode_once(source, settings, cache, check, channel=None)
-        if decoded.inverted_channel is not None:
-            # Seen only at the end, and rare: decoding a second time is cheaper than keeping two mixes.
-            decoded.waveform.close()
-            decoded = _decode_once(source, settings, cache, check, channel=decoded.inverted_channel)
-    return decoded.waveform, decoded.receipt
-
-
-@dataclass(frozen=True, slots=True)
-class _Decoded:
-    """The outcome of one pass; `inverted_channel` is the channel to be taken alone, if any."""
-
-    waveform: Waveform
-    receipt: Receipt
-    inverted_channel: int | None
+    receipt, gain, inverted_channel = _decode_once(source, writer, settings, check, channel=None)
+    if inverted_channel is not None:
+        # Seen only at the end, and rare: decoding a second time is cheaper than keeping two mixes.
+        writer.restart()
+        receipt, gain, _ = _decode_once(source, writer, settings, check, channel=inverted_channel)
+    return writer.finish(gain), receipt
 
 
 def _decode_once(
-    source: RecordingFile, settings: Preprocess, cache: Path, check: Callable[[], None], channel: int | None
-) -> _Decoded:
-    """Decode the whole recording, with all channels mixed or with one of them alone."""
-    with contextlib.closing(readers.open_reader(source)) as reader, WaveformWriter(cache) as writer:
+    source: RecordingFile,
+    writer: WaveformWriter,
+    settings: Preprocess,
+    check: Callable[[], None],
+    channel: int | None,
+) -> tuple[Receipt, float, int | None]:
+    """Decode the whole recording, with all channels mixed or with one of them alone.
+
+    Returns:
+        the receipt, the linear gain, and the channel to be taken alone, if any.
+    """
+    with contextlib.closing(readers.open_reader(source)) as reader:
         _refuse_impossible(reader, settings)
         levels = Levels(reader.rate_hz, reader.channels)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None
@@ -118,8 +122,7 @@ def _decode_once(
         if writer.n_samples == 0:
             raise errors.JobError("There is no sound in the file, only its header.", "Copy the recording again.")
         gain = _gain(settings, peak, meter)
-        receipt = _receipt(reader, levels, peak, gain)
-        return _Decoded(writer.finish(gain), receipt, levels.inverted_channel)
+        return _receipt(reader, levels, peak, gain), gain, levels.inverted_channel
 
 
 def _cleaned(

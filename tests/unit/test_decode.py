@@ -15,10 +15,11 @@ import pytest
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter, decode
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from tests import media
+from tests.media import decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -285,7 +286,7 @@ LONG_RECORDING = """
 import resource, sys
 from pathlib import Path
 from daemon.config import Preprocess
-from daemon.decode import decode
+from tests.media import decode
 
 path, cache = Path(sys.argv[1]), Path(sys.argv[2])
 decode(path.with_name("short.wav"), Preprocess(), cache, lambda: None)[0].close()  # what loads once is loaded
@@ -374,12 +375,13 @@ def test_a_full_disk_is_transient_and_says_what_to_do(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from daemon import decode, errors\n"
+        "from daemon import errors\n"
         "from daemon.config import Preprocess\n"
+        "from tests import media\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "try:\n"
-        "    decode.decode(Path(sys.argv[1]), Preprocess(), Path(sys.argv[2]), lambda: None)\n"
+        "    media.decode(Path(sys.argv[1]), Preprocess(), Path(sys.argv[2]), lambda: None)\n"
         "except errors.TransientError as error:\n"
         "    print(error)\n"
     )

@@ -16,7 +16,7 @@ FLOORS = (
     {"config", "job", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
     {"spool", "segment", "listening", "status"},
-    {"engine", "board"},
+    {"engine", "board", "frontend"},
     {"pipeline"},
     {"worker"},
     {"service"},
