@@ -20,6 +20,7 @@ import numpy as np
 from daemon import errors
 from daemon.decode import readers
 from daemon.decode.conditioning import Conditioner
+from daemon.decode.dynamics import SILENT_PEAK, Dynamics
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError, RecordingFile
@@ -49,7 +50,6 @@ __all__ = [
 _MIN_RATE_HZ = 4_000
 _MAX_RATE_HZ = 768_000
 _MAX_CHANNELS = 64
-_SILENT_PEAK = 2.0**-31  # the smallest step of sox, which computes in 32-bit integers
 
 
 def is_recording(source: RecordingFile) -> bool:
@@ -113,16 +113,17 @@ def _decode_once(
         _refuse_impossible(reader, settings)
         levels = Levels(reader.rate_hz, reader.channels)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None
-        peak = 0.0
+        dynamics = Dynamics()
         for sound in _cleaned(reader, levels, settings, check, channel):
             writer.append(sound)
-            peak = max(peak, float(sound.max(initial=0.0)), -float(sound.min(initial=0.0)))
+            dynamics.push(sound)
             if meter is not None and len(sound):
                 meter.push(sound)
         if writer.n_samples == 0:
             raise errors.JobError("There is no sound in the file, only its header.", "Copy the recording again.")
-        gain = _gain(settings, peak, meter)
-        return _receipt(reader, levels, peak, gain), gain, levels.inverted_channel
+        dynamics.drain()
+        gain = _gain(settings, dynamics.peak, meter)
+        return _receipt(reader, levels, dynamics, gain), gain, levels.inverted_channel
 
 
 def _cleaned(
@@ -176,31 +177,39 @@ def _mix(block: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]
 
 def _gain(settings: Preprocess, peak: float, meter: LoudnessMeter | None) -> float:
     """Return the linear factor of the chosen normalisation; silence is left alone."""
-    if peak < _SILENT_PEAK or settings.normalize == "off":
+    if peak < SILENT_PEAK or settings.normalize == "off":
         return 1.0
     if meter is not None:
         return meter.gain()
     return float(10 ** (settings.peak_dbfs / 20) / peak)
 
 
-def _receipt(reader: readers.Reader, levels: Levels, peak: float, gain: float) -> Receipt:
+def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: float) -> Receipt:
     """Write down what was seen and done."""
-    peak_dbfs = 20 * math.log10(peak) if peak >= _SILENT_PEAK else None
     notes = list(reader.notes)
     declared_s = reader.declared_s or 0.0
     is_short = levels.duration_s < declared_s - reader.slack_s
     if is_short:
         notes.append(f"The file says it lasts {_spoken(declared_s)}, only {_spoken(levels.duration_s)} could be read.")
+    click = dynamics.find_click()
+    if click is not None:
+        at_s, above_db = click
+        notes.append(f"A click at {_spoken(at_s)} is {above_db:.0f} dB above all the rest and holds the level down.")
     return Receipt(
         duration_s=levels.duration_s,
         sample_rate_hz=reader.rate_hz,
         channels=reader.channels,
         codec=reader.codec,
-        peak_dbfs=peak_dbfs,
+        peak_dbfs=dynamics.peak_dbfs,
         gain_db=20 * math.log10(gain),
         clipped_s=levels.clipped_s,
         is_complete=not (is_short or reader.is_damaged),
-        notes=(*notes, *levels.notes(peak_dbfs)),
+        notes=(*notes, *levels.notes(dynamics.peak_dbfs)),
+        level_dbfs=dynamics.level_dbfs,
+        crest_db=dynamics.crest_db,
+        snr_db=dynamics.estimate_snr_db(),
+        dc_offset=levels.dc_offset,
+        n_invalid=levels.n_invalid,
     )
 
 
