@@ -10,8 +10,7 @@ import numpy as np
 import soundfile
 import soxr
 
-from daemon import decode as decoding
-from daemon.decode import RecordingFile, WaveformWriter
+from daemon.decode import RecordingFile, WaveformWriter, cleaning
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +87,7 @@ def decode(
 ) -> tuple[Waveform, Receipt]:
     """Decode in this process, where a test can look on."""
     with RecordingFile.open(path) as source, WaveformWriter(cache) as writer:
-        return decoding.decode(source, writer, settings, check)
+        return cleaning.decode(source, writer, settings, check)
 
 
 def samples_of(waveform: Waveform) -> NDArray[np.float32]:

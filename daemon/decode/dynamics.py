@@ -116,4 +116,5 @@ class Dynamics:
 def _bins(levels: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the bin of each linear level, shape (n,); all silence is in the first."""
     level_db = 20 * np.log10(np.maximum(levels, np.finfo(np.float32).tiny))
-    return np.clip((level_db - _LOWEST_DB) * _BINS_PER_DB, 0, _N_BINS - 1).astype(np.int64)
+    bins: NDArray[np.int64] = np.clip((level_db - _LOWEST_DB) * _BINS_PER_DB, 0, _N_BINS - 1).astype(np.int64)
+    return bins

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon import errors
-from daemon.decode import RecordingFile, WaveformWriter, decode, is_recording
+from daemon.decode import RecordingFile, WaveformWriter
+from daemon.decode.cleaning import decode, is_recording
 from daemon.frontend.messages import Broken, Channel, Done, Look, Looked, Order, Ready, Refused
 from daemon.privileges import leave_no_core
-from daemon.segment import find_speech
+from daemon.segment.speech import find_speech
 
 if TYPE_CHECKING:
     from daemon.frontend.messages import Answer, Question

@@ -258,6 +258,7 @@ def test_the_receipt_has_figures_for_what_the_notes_say(tmp_path: Path) -> None:
     receipt = clean_samples(tmp_path, samples)[1]
     assert receipt.level_dbfs == pytest.approx(20 * np.log10(0.2) - 3.01, abs=0.2)
     assert receipt.peak_dbfs is not None
+    assert receipt.level_dbfs is not None
     assert receipt.crest_db == pytest.approx(receipt.peak_dbfs - receipt.level_dbfs)
     assert receipt.dc_offset == pytest.approx(0.1, abs=1e-3)
     assert receipt.n_invalid == 2
