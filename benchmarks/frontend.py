@@ -105,12 +105,15 @@ def run_ours(path: Path, *options: str) -> dict[str, float]:
 def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
     """Clean one recording, and cut it if asked, in this process."""
     from daemon.config import Preprocess, SegmentSettings  # noqa: PLC0415 (the parent needs none of it)
-    from daemon.decode import decode  # noqa: PLC0415 (the same)
-    from daemon.segment import cut, find_speech  # noqa: PLC0415 (the same)
+    from daemon.decode import RecordingFile, WaveformWriter  # noqa: PLC0415 (the same)
+    from daemon.decode.cleaning import decode  # noqa: PLC0415 (the same)
+    from daemon.segment import cut  # noqa: PLC0415 (the same)
+    from daemon.segment.speech import find_speech  # noqa: PLC0415 (the same)
 
     settings = SegmentSettings()
     before_s = used_s(resource.RUSAGE_SELF)
-    waveform, _ = decode(path, Preprocess(), path.parent, lambda: None)
+    with RecordingFile.open(path) as source, WaveformWriter(path.parent) as writer:
+        waveform, _ = decode(source, writer, Preprocess())
     with waveform:
         if has_cut:
             speech = find_speech(waveform, settings.vad, lambda: None)

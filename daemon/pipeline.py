@@ -17,10 +17,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Protocol
 
 from daemon import files
-from daemon.decode import SAMPLE_RATE_HZ, decode
+from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine import Piece
 from daemon.journal import ChunkText, now
-from daemon.segment import cut, find_speech, split
+from daemon.segment import cut, split
 from daemon.transcript import Coverage, Gap, Processing, Segment, Source, Transcript, merge_overlap
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from daemon.config import Config, RecordingSettings
     from daemon.decode import Waveform
     from daemon.engine import Engine, PieceText
+    from daemon.frontend import FrontEnd
     from daemon.segment import Chunk, Span
     from daemon.transcript import Receipt
 
@@ -108,7 +109,9 @@ class _Answer:
     n_splits: int
 
 
-def transcribe(recording: Recording, config: Config, engine: Engine, watcher: Watcher) -> Transcript:
+def transcribe(
+    recording: Recording, config: Config, front_end: FrontEnd, engine: Engine, watcher: Watcher
+) -> Transcript:
     """Return the transcript of one recording.
 
     Raises:
@@ -123,9 +126,9 @@ def transcribe(recording: Recording, config: Config, engine: Engine, watcher: Wa
     preprocess = config.preprocess.model_copy(
         update={"highpass_hz": settings.highpass_hz, "normalize": settings.normalize}
     )
-    waveform, receipt = decode(recording.audio, preprocess, config.folders.cache, watcher.check)
-    with waveform:
-        speech = find_speech(waveform, config.segment.vad, watcher.check)
+    prepared = front_end.prepare(recording.audio, preprocess, config.segment.vad, watcher.check)
+    receipt, speech = prepared.receipt, prepared.speech
+    with prepared.waveform as waveform:
         chunks = cut(speech, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
         hotwords, n_left_out = engine.fit_hotwords(settings.hotwords)
         plan = _plan(source, config, settings, engine)

@@ -17,7 +17,6 @@ import structlog
 from daemon import config as configuration
 from daemon import files, logs
 from daemon.board import Board, Faults
-from daemon.decode import is_recording
 from daemon.display import shown_name
 from daemon.errors import (
     ConfigError,
@@ -27,6 +26,7 @@ from daemon.errors import (
     ScribedError,
     TransientError,
 )
+from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox, Scan
 from daemon.journal import Journal, now
 from daemon.spool import Claims, Delivery, Failures, Places, find_unfinished, is_error_note
@@ -143,6 +143,7 @@ class Service:
                 Delivery(self._places, self._journal, mode),
                 Failures(self._places, self._journal, mode),
                 self._faults,
+                FrontEnd(self.config.folders.cache),
             )
             self._board = Board(self._journal, self._faults, self._notifier, self._monotonic)
             self._worker = Worker(self._desk, self.config, self._wake.set, self._monotonic)
@@ -375,6 +376,7 @@ class Service:
         self._inbox.stop()
         engine = self._worker.engine
         has_ended = self._worker.stop(_STOP_S / 2)
+        self._desk.front_end.close()
         if engine is not None:
             engine.close()
         if not has_ended and not self._worker.stop(_STOP_S / 2):
@@ -395,7 +397,7 @@ class Service:
         if self.config.watch.unsupported != "ignore":
             return False
         if self._refused.get(arrival.path) != arrival.fingerprint:
-            if is_recording(self.config.folders.inbox / arrival.path):
+            if self._desk.front_end.is_recording(self.config.folders.inbox / arrival.path):
                 return False
             self._refused[arrival.path] = arrival.fingerprint
         return True

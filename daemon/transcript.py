@@ -37,6 +37,11 @@ class Receipt:
         clipped_s: time the recording spends at full scale.
         is_complete: whether all that the file declared could be decoded.
         notes: plain sentences for people, such as "left channel is silent".
+        level_dbfs: RMS level, like the following ones before the gain; None where nobody can tell.
+        crest_db: how far the peak lies above it.
+        snr_db: how far the sound stands above the noise, an estimate.
+        dc_offset: as a share of full scale.
+        n_invalid: samples that were no numbers, replaced by silence.
     """
 
     duration_s: float
@@ -48,6 +53,11 @@ class Receipt:
     clipped_s: float
     is_complete: bool = True
     notes: tuple[str, ...] = ()
+    level_dbfs: float | None = None
+    crest_db: float | None = None
+    snr_db: float | None = None
+    dc_offset: float = 0.0
+    n_invalid: int = 0
 
 
 @dataclass(frozen=True, slots=True)

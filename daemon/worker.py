@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from daemon.board import Faults
     from daemon.config import Config
     from daemon.engine import Engine
+    from daemon.frontend import FrontEnd
     from daemon.job import Job
     from daemon.journal import ChunkText, Journal
     from daemon.spool import Claims, Delivery, Failures, Places
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the worker works with: where things lie, who moves them, and where faults are noted."""
+    """What the worker works with: where things lie, who moves and prepares them, where faults are noted."""
 
     places: Places
     journal: Journal
@@ -49,6 +50,7 @@ class Desk:
     delivery: Delivery
     failures: Failures
     faults: Faults
+    front_end: FrontEnd
 
 
 @dataclass(slots=True)
@@ -247,7 +249,7 @@ class Worker:
             progress=lambda progress: self._note_progress(work, progress),
             memory=_JournalMemory(self._desk.journal, job.job_id, lambda: self._note_finished_chunk(work)),
         )
-        return transcribe(recording, self._config, self.engine, watcher)
+        return transcribe(recording, self._config, self._desk.front_end, self.engine, watcher)
 
     def _settings(self, job: Job) -> RecordingSettings:
         outer = RecordingSettings.of(self._config)

@@ -9,12 +9,22 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon.frontend import FrontEnd
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SAMPLES = Path(str(resources.files("daemon"))) / "demo" / "recordings"
 # watchdog reads inotify on one thread for the whole process and never ends it.
 _STAYS = "InotifyFD"
+
+
+@pytest.fixture(scope="session")
+def front_end(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FrontEnd]:
+    """Return the front end that tests share: a decoder takes a second to start."""
+    shared = FrontEnd(tmp_path_factory.mktemp("sound"))
+    yield shared
+    shared.close()
 
 
 @pytest.fixture(autouse=True)

@@ -10,12 +10,17 @@ import numpy as np
 import soundfile
 import soxr
 
+from daemon.decode import RecordingFile, WaveformWriter, cleaning
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from daemon.config import Preprocess
     from daemon.decode import Waveform
+    from daemon.transcript import Receipt
 
 WORDS = "Good morning. The meeting starts at nine on Monday. Please bring the report, and call the doctor."
 
@@ -75,6 +80,14 @@ def tone(
 def noise(duration_s: float, rate_hz: int = 16_000, level: float = 0.1, seed: int = 1) -> NDArray[np.float32]:
     """Return white noise of an RMS level, shape (n,)."""
     return (level * np.random.default_rng(seed).standard_normal(round(duration_s * rate_hz))).astype(np.float32)
+
+
+def decode(
+    path: Path, settings: Preprocess, cache: Path, check: Callable[[], None] = lambda: None
+) -> tuple[Waveform, Receipt]:
+    """Decode in this process, where a test can look on."""
+    with RecordingFile.open(path) as source, WaveformWriter(cache) as writer:
+        return cleaning.decode(source, writer, settings, check)
 
 
 def samples_of(waveform: Waveform) -> NDArray[np.float32]:

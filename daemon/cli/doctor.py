@@ -150,13 +150,15 @@ def _try_model(config: Config) -> _Finding:
     """Load the model and let it transcribe the beginning of a sample recording."""
     # torch loads after the configuration is known to be valid, and only for --deep
     from daemon import engine
-    from daemon.decode import SAMPLE_RATE_HZ, decode
+    from daemon.decode import SAMPLE_RATE_HZ
+    from daemon.frontend import FrontEnd
 
     speech = resources.files("daemon") / "demo" / "recordings" / "memo.wav"
+    front_end = FrontEnd(config.folders.cache, n_decoders=1)
     try:
         with resources.as_file(speech) as path:
-            waveform, _ = decode(path, config.preprocess, config.folders.cache, lambda: None)
-        with waveform:
+            prepared = front_end.prepare(path, config.preprocess, "off")
+        with prepared.waveform as waveform:
             samples = waveform.read(0, min(waveform.n_samples, _SPEECH_S * SAMPLE_RATE_HZ))
         model = engine.load(config.model, config.folders.cache, lambda _: None)
         try:
@@ -165,5 +167,7 @@ def _try_model(config: Config) -> _Finding:
             model.close()
     except ScribedError as error:
         return _Finding("fault", f"test: {error.what}", error.remedy, ExitCode.MODEL_UNAVAILABLE)
+    finally:
+        front_end.close()
     identity = model.identity
     return _Finding("ok", f'test: {identity.name} on {identity.device} as {identity.dtype} heard "{said.text}"')

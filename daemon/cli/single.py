@@ -17,10 +17,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from daemon import engine, files, listening, logs
 from daemon.cli import settings
 from daemon.config import RecordingSettings
-from daemon.decode import decode
 from daemon.display import printable
 from daemon.documents import render
 from daemon.errors import ExitCode, JobError, NoPermissionError, StoppedError, UsageError
+from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
 from daemon.spool.names import new_job_id, outcome_names
 
@@ -51,11 +51,12 @@ def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: s
     console = Console(stderr=True, highlight=False)
     with console.status("Loading the model") as status:
         model = engine.load(config.model, config.folders.cache, status.update)
+    front_end = FrontEnd(config.folders.cache, n_decoders=1)
     n_failed = 0
     try:
         for recording in recordings:
             try:
-                transcript = _transcribe_one(recording, config, model, check, console)
+                transcript = _transcribe_one(recording, config, front_end, model, check=check, console=console)
             except (JobError, NoPermissionError) as error:
                 console.print(f"{printable(str(recording))}: {error}", style="red", soft_wrap=True, markup=False)
                 n_failed += 1
@@ -66,6 +67,7 @@ def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: s
             else:
                 _put_down(outbox, recording.name, documents)
     finally:
+        front_end.close()
         model.close()
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
@@ -76,11 +78,15 @@ def prepare(recording: Path, output: Path, option: Path | None, *, is_json: bool
         raise UsageError(f"There is no file {recording}.")
     listening.check_target(output)
     config = _with_usable_cache(settings.read(option)[0])
-    waveform, receipt = decode(recording, config.preprocess, config.folders.cache, _stop_on_signals())
-    with waveform, files.explained(f"{output} cannot be written", output.absolute().parent):
+    front_end = FrontEnd(config.folders.cache, n_decoders=1)
+    try:
+        prepared = front_end.prepare(recording, config.preprocess, "off", _stop_on_signals())
+    finally:
+        front_end.close()
+    with prepared.waveform as waveform, files.explained(f"{output} cannot be written", output.absolute().parent):
         listening.write(waveform, output)
     if is_json:
-        facts = asdict(receipt)
+        facts = asdict(prepared.receipt)
         facts["complete"] = facts.pop("is_complete")
         sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
     return ExitCode.OK
@@ -125,7 +131,7 @@ def _stop_on_signals() -> Callable[[], None]:
 
 
 def _transcribe_one(
-    path: Path, config: Config, model: Engine, check: Callable[[], None], console: Console
+    path: Path, config: Config, front_end: FrontEnd, model: Engine, *, check: Callable[[], None], console: Console
 ) -> Transcript:
     name = printable(path.name)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
@@ -136,7 +142,7 @@ def _transcribe_one(
             bar.update(task, completed=done.done)
 
         recording = Recording(new_job_id(), path, path.name, RecordingSettings.of(config))
-        return transcribe(recording, config, model, Watcher(check, show, Forgetful()))
+        return transcribe(recording, config, front_end, model, Watcher(check, show, Forgetful()))
 
 
 def _print_documents(recording: Path, documents: dict[str, bytes], *, is_one: bool) -> None:

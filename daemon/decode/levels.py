@@ -23,16 +23,19 @@ _STEREO = 2
 class Levels:
     """Watches the blocks of one recording go by.
 
+    Attributes:
+        n_invalid: samples so far that were no numbers, or garbage.
+
     Args:
         rate_hz: of the recording.
         channels: of the recording.
     """
 
     def __init__(self, rate_hz: int, channels: int) -> None:
+        self.n_invalid = 0
         self._rate_hz = rate_hz
         self._channels = channels
         self._n_frames = 0
-        self._n_broken = 0
         self._n_clipped = 0
         self._was_full = np.zeros(_MIN_CLIPPED_RUN, np.bool_)
         self._sums = np.zeros(channels)
@@ -44,7 +47,7 @@ class Levels:
         peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
         if not peak < _MAX_SENSIBLE:  # NaN too
             is_broken = ~(np.abs(block) < _MAX_SENSIBLE)
-            self._n_broken += int(is_broken.sum())
+            self.n_invalid += int(is_broken.sum())
             block = np.where(is_broken, np.float32(0), block)
             peak = float(np.abs(block).max(initial=0.0))
         self._count_clipped(block, peak)
@@ -79,6 +82,11 @@ class Levels:
         return self._n_clipped / self._rate_hz
 
     @property
+    def dc_offset(self) -> float:
+        """The largest mean of any channel, as a share of full scale."""
+        return float(np.abs(self._sums).max() / max(self._n_frames, 1))
+
+    @property
     def inverted_channel(self) -> int | None:
         """The channel to take alone where two channels would cancel each other, else None."""
         if self._channels != _STEREO or self._n_frames == 0:
@@ -97,17 +105,16 @@ class Levels:
             peak_dbfs: highest level of the cleaned sound, None for silence.
         """
         notes = []
-        if self._n_broken:
-            notes.append(f"{self._n_broken} samples were no valid numbers and were replaced by silence.")
+        if self.n_invalid:
+            notes.append(f"{self.n_invalid} samples were no valid numbers and were replaced by silence.")
         if peak_dbfs is None:
             notes.append("The recording is silent from start to end.")
         elif peak_dbfs < _QUIET_PEAK_DBFS:
             notes.append(f"The recording is very quiet: its loudest moment is at {peak_dbfs:.0f} dBFS.")
         if self.clipped_s >= _NOTED_CLIPPING_S:
             notes.append(f"The recording is overdriven: {self.clipped_s:.1f} s of it are clipped.")
-        dc = float(np.abs(self._sums).max() / max(self._n_frames, 1))
-        if dc > _NOTED_DC:
-            notes.append(f"The recording has a DC offset of {100 * dc:.0f} % of full scale.")
+        if self.dc_offset > _NOTED_DC:
+            notes.append(f"The recording has a DC offset of {100 * self.dc_offset:.0f} % of full scale.")
         return notes + self._channel_notes()
 
     def _channel_notes(self) -> list[str]:

@@ -93,6 +93,7 @@ def open_reader(source: RecordingFile) -> Reader:
         NotARecordingError: no sound format was recognised.
         errors.JobError: the file is damaged, protected, or has no sound in it.
         errors.TransientError: the file's disk or share does not answer.
+        MemoryError: its headers ask for more memory than there is.
     """
     other = headers.other_kind(source.head)
     if other is not None:
@@ -174,6 +175,8 @@ class _ContainerReader:
                 metadata_errors="ignore",
                 buffer_size=_IO_BUFFER_BYTES,
             )
+        except MemoryError:  # PyAV's own is an FFmpegError too
+            raise
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise self._view.error or _unreadable_error(source) from error
         try:
@@ -231,6 +234,8 @@ class _ContainerReader:
                     raise _locked_error()
             try:
                 frames = packet.decode()
+            except MemoryError:
+                raise
             except (av.error.FFmpegError, ValueError):
                 n_broken += not self._is_pause(packet)
                 yield from collector.drain()
@@ -268,6 +273,8 @@ class _ContainerReader:
         """Yield the packets of the stream up to its end or to where nothing more can be found."""
         try:
             yield from self._container.demux(self._stream)
+        except MemoryError:
+            raise
         except (av.error.FFmpegError, OSError, ValueError):
             self.is_damaged = True
 

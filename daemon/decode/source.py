@@ -24,18 +24,19 @@ class RecordingFile:
     """A regular file, open for reading.
 
     Attributes:
-        descriptor: of the open file.
         size: its length in bytes when it was opened.
         head: its first bytes, which tell its kind.
 
+    Args:
+        descriptor: of the open file, which closes with this object.
+
     Raises:
-        errors.JobError: it is not a regular file, or is empty.
-        errors.NoPermissionError: it may not be read.
-        errors.TransientError: it is gone, or its disk or share does not answer.
+        errors.JobError: it is empty.
+        errors.TransientError: its disk or share does not answer.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.descriptor = files.open_regular(path)
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
         self.size = os.fstat(self.descriptor).st_size
         self.head = b""
         with contextlib.ExitStack() as on_error:
@@ -44,6 +45,17 @@ class RecordingFile:
                 raise errors.JobError("The file is empty (0 bytes).", "Copy the recording again.")
             self.head = self.read_at(0, _HEAD_BYTES)
             on_error.pop_all()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a file without following links.
+
+        Raises:
+            errors.JobError: it is not a regular file, or is empty.
+            errors.NoPermissionError: it may not be read.
+            errors.TransientError: it is gone, or its disk or share does not answer.
+        """
+        return cls(files.open_regular(path))
 
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return up to `n_bytes` from `offset` on; fewer at the end of the file.

@@ -98,15 +98,16 @@ class WaveformWriter:
 
     Args:
         cache: folder on the disk which holds decoded sound.
+        file: an unlinked file there, if one is already open.
 
     Raises:
         errors.NoPermissionError: the cache folder may not be written.
         errors.TransientError: the disk is full or the folder is gone.
     """
 
-    def __init__(self, cache: Path) -> None:
+    def __init__(self, cache: Path, file: io.FileIO | None = None) -> None:
         self._cache = cache
-        self._file: io.FileIO | None = _open_unlinked(cache)
+        self._file: io.FileIO | None = open_unlinked(cache) if file is None else file
         self.n_samples = 0
 
     def append(self, block: NDArray[np.float32]) -> None:
@@ -122,6 +123,14 @@ class WaveformWriter:
             while rest:
                 rest = rest[self._file.write(rest) :]
         self.n_samples += len(block)
+
+    def restart(self) -> None:
+        """Throw away what was written, to write other sound."""
+        if self._file is None:
+            raise ValueError("the waveform is finished")
+        self._file.seek(0)
+        self._file.truncate()
+        self.n_samples = 0
 
     def finish(self, gain: float = 1.0) -> Waveform:
         """Hand the sound over as a waveform which is read with `gain`."""
@@ -142,8 +151,13 @@ class WaveformWriter:
             self._file.close()
 
 
-def _open_unlinked(cache: Path) -> io.FileIO:
-    """Return a file without a name, so that no crash leaves speech behind on the disk."""
+def open_unlinked(cache: Path) -> io.FileIO:
+    """Return a file without a name, so that no crash leaves speech behind on the disk.
+
+    Raises:
+        errors.NoPermissionError: the cache folder may not be written.
+        errors.TransientError: the disk is full or the folder is gone.
+    """
     with files.explained(_NOT_KEPT, cache):
         try:
             descriptor = os.open(cache, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)

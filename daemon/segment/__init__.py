@@ -1,6 +1,8 @@
-"""A waveform to chunks: where there is speech, and the pieces of it that the model hears."""
+"""A waveform to chunks: where there is speech, and the pieces of it that the model hears.
+
+`daemon.segment.speech` finds the speech; it loads onnxruntime, and so only decoder processes import it.
+"""
 
 from daemon.segment.cutting import Chunk, Span, cut, split
-from daemon.segment.speech import find_speech
 
-__all__ = ["Chunk", "Span", "cut", "find_speech", "split"]
+__all__ = ["Chunk", "Span", "cut", "split"]

@@ -15,10 +15,12 @@ import pytest
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter, decode
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
+from daemon.decode.dynamics import Dynamics
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from tests import media
+from tests.media import decode
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -250,6 +252,58 @@ def test_samples_that_are_no_numbers_are_silenced_and_counted(tmp_path: Path) ->
     assert receipt.notes == ("4 samples were no valid numbers and were replaced by silence.",)
 
 
+def test_the_receipt_has_figures_for_what_the_notes_say(tmp_path: Path) -> None:
+    samples = media.tone(4, level=0.2) + np.float32(0.1)
+    samples[[7, 8]] = np.nan
+    receipt = clean_samples(tmp_path, samples)[1]
+    assert receipt.level_dbfs == pytest.approx(20 * np.log10(0.2) - 3.01, abs=0.2)
+    assert receipt.peak_dbfs is not None
+    assert receipt.level_dbfs is not None
+    assert receipt.crest_db == pytest.approx(receipt.peak_dbfs - receipt.level_dbfs)
+    assert receipt.dc_offset == pytest.approx(0.1, abs=1e-3)
+    assert receipt.n_invalid == 2
+    silent = clean_samples(tmp_path, np.zeros(40_000, np.float32))[1]
+    assert (silent.level_dbfs, silent.crest_db, silent.snr_db) == (None, None, None)
+
+
+def test_a_click_that_holds_the_level_down_is_named(spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_sound(spoken)
+    words = 0.1 * words
+    words[3 * rate_hz : 3 * rate_hz + 3] = 0.95
+    receipt = clean(media.write_sound(tmp_path / "click.wav", words, rate_hz), tmp_path)[1]
+    assert len(receipt.notes) == 1
+    assert receipt.notes[0].startswith("A click at 3.0 s is 2")
+    assert receipt.notes[0].endswith(" dB above all the rest and holds the level down.")
+    assert receipt.crest_db is not None
+    assert receipt.crest_db > 30
+
+
+@pytest.mark.parametrize("snr_db", [15, 25, 40])
+def test_the_noise_behind_speech_is_estimated(snr_db: float, spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_sound(spoken)
+    frames = words[: len(words) // 400 * 400].reshape(-1, 400)
+    energies = (frames**2).mean(axis=1)
+    level = np.sqrt(energies[energies > energies.max() / 1000].mean())  # of the words without the pauses
+    words = 0.4 * (words + media.noise(len(words) / rate_hz, rate_hz, level * 10 ** (-snr_db / 20)))
+    receipt = clean(media.write_sound(tmp_path / "noisy.wav", words, rate_hz, "FLOAT"), tmp_path)[1]
+    assert receipt.snr_db == pytest.approx(snr_db, abs=3)
+
+
+@pytest.mark.parametrize("n_block", [1, 319, 320, 4999])
+def test_the_dynamics_do_not_depend_on_the_blocks(n_block: int) -> None:
+    sound = media.noise(0.5, seed=4)
+    sound[5000] = 0.9
+    whole, pieces = Dynamics(), Dynamics()
+    whole.push(sound)
+    for start in range(0, len(sound), n_block):
+        pieces.push(sound[start : start + n_block])
+    whole.drain()
+    pieces.drain()
+    assert pieces.peak == whole.peak == np.abs(sound).max()
+    assert pieces.level_dbfs == pytest.approx(whole.level_dbfs, abs=1e-9)
+    assert pieces.find_click() == whole.find_click()
+
+
 @pytest.mark.parametrize("n_samples", [1, 160, 6400])
 def test_a_moment_is_a_recording(n_samples: int, tmp_path: Path) -> None:
     sound, receipt = clean_samples(tmp_path, media.noise(n_samples / 16_000))
@@ -285,7 +339,7 @@ LONG_RECORDING = """
 import resource, sys
 from pathlib import Path
 from daemon.config import Preprocess
-from daemon.decode import decode
+from tests.media import decode
 
 path, cache = Path(sys.argv[1]), Path(sys.argv[2])
 decode(path.with_name("short.wav"), Preprocess(), cache, lambda: None)[0].close()  # what loads once is loaded
@@ -374,12 +428,13 @@ def test_a_full_disk_is_transient_and_says_what_to_do(tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"
-        "from daemon import decode, errors\n"
+        "from daemon import errors\n"
         "from daemon.config import Preprocess\n"
+        "from tests import media\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))\n"
         "try:\n"
-        "    decode.decode(Path(sys.argv[1]), Preprocess(), Path(sys.argv[2]), lambda: None)\n"
+        "    media.decode(Path(sys.argv[1]), Preprocess(), Path(sys.argv[2]), lambda: None)\n"
         "except errors.TransientError as error:\n"
         "    print(error)\n"
     )

@@ -16,7 +16,7 @@ FLOORS = (
     {"config", "job", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
     {"spool", "segment", "listening", "status"},
-    {"engine", "board"},
+    {"engine", "board", "frontend"},
     {"pipeline"},
     {"worker"},
     {"service"},
@@ -27,6 +27,9 @@ GROUND = "errors"
 # Libraries that one room alone may use, and the file that is excused: it writes a configuration.
 HOMES = {"torch": "engine", "transformers": "engine", "yaml": "config", "watchdog": "inbox"}
 EXCUSED = {("cli/demonstration.py", "yaml")}
+
+# What reads files of strangers is loaded by decoder processes alone.
+CODECS = {"av", "soundfile", "soxr", "onnxruntime"}
 
 ROOT = Path(daemon.__file__).parent
 ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"
@@ -100,3 +103,17 @@ def test_a_library_has_one_home(library: str) -> None:
     assert users
     strangers = {str(file) for file in users if room_of(file) != HOMES[library]}
     assert strangers <= {file for file, name in EXCUSED if name == library}
+
+
+def test_no_codec_is_loaded_where_the_model_lives() -> None:
+    graph = {file: {found for module in imported(file) if (found := file_of(module))} for file in FILES}
+    reached: set[Path] = set()
+    ahead = [Path("cli/daemonize.py")]  # `scribed run`
+    while ahead:
+        file = ahead.pop()
+        if file not in reached:
+            reached.add(file)
+            ahead += [*graph[file], *(Path(*file.parts[: n + 1], "__init__.py") for n in range(len(file.parts) - 1))]
+    libraries = {name.partition(".")[0] for file in reached for name in imported(file)}
+    assert "torch" in libraries  # the walk is no short one
+    assert libraries & CODECS == set()

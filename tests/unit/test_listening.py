@@ -13,8 +13,9 @@ import pytest
 
 from daemon import errors, listening
 from daemon.config import Preprocess
-from daemon.decode import Waveform, WaveformWriter, decode
+from daemon.decode import Waveform, WaveformWriter
 from tests import media
+from tests.media import decode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

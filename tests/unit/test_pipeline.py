@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from daemon.frontend import FrontEnd
     from daemon.journal import ChunkText
 
 
@@ -62,10 +63,12 @@ def watcher(memory: Memory, check: Callable[[], None] = lambda: None) -> tuple[W
     return Watcher(check, seen.append, memory), seen
 
 
-def test_every_second_is_asked_for_and_progress_reaches_the_end(tmp_path: Path, config: Config) -> None:
+def test_every_second_is_asked_for_and_progress_reaches_the_end(
+    tmp_path: Path, config: Config, front_end: FrontEnd
+) -> None:
     engine = ScriptedEngine()
     follow, seen = watcher(Memory())
-    transcript = transcribe(recording(tmp_path, 25.0, config), config, engine, follow)
+    transcript = transcribe(recording(tmp_path, 25.0, config), config, front_end, engine, follow)
     assert transcript.is_complete
     assert transcript.coverage.transcribed_s == pytest.approx(25.0, abs=0.01)
     assert all(piece.duration_s <= 10.0 for piece in engine.pieces)
@@ -78,18 +81,20 @@ def test_every_second_is_asked_for_and_progress_reaches_the_end(tmp_path: Path, 
     assert transcript.source.path == "sub/sound.wav"
 
 
-def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(tmp_path: Path, config: Config) -> None:
+def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(
+    tmp_path: Path, config: Config, front_end: FrontEnd
+) -> None:
     engine = ScriptedEngine(longest_s=7.0)
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, engine, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, watcher(Memory())[0])
     assert transcript.is_complete
     assert len(transcript.segments) == 2
     assert all("retried" in segment.flags for segment in transcript.segments)
     assert transcript.text == "piece2 piece3"
 
 
-def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: Config) -> None:
+def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     engine = ScriptedEngine(longest_s=0.0)
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, engine, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, watcher(Memory())[0])
     assert not transcript.is_complete
     assert transcript.text == ""
     gaps = transcript.coverage.gaps
@@ -99,53 +104,59 @@ def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: C
     assert transcript.coverage.transcribed_s == 0.0
 
 
-def test_finished_chunks_are_not_asked_for_again(tmp_path: Path, config: Config) -> None:
+def test_finished_chunks_are_not_asked_for_again(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     memory, first = Memory(), ScriptedEngine(longest_s=7.0)
-    whole = transcribe(recording(tmp_path, 25.0, config), config, first, watcher(memory)[0])
+    whole = transcribe(recording(tmp_path, 25.0, config), config, front_end, first, watcher(memory)[0])
     again = ScriptedEngine(error=AssertionError("asked again"))
-    resumed = transcribe(recording(tmp_path, 25.0, config), config, again, watcher(memory)[0])
+    resumed = transcribe(recording(tmp_path, 25.0, config), config, front_end, again, watcher(memory)[0])
     assert resumed.segments == whole.segments
     assert again.pieces == []
 
 
-def test_another_model_or_setting_does_not_take_over_old_text(tmp_path: Path, config: Config) -> None:
+def test_another_model_or_setting_does_not_take_over_old_text(
+    tmp_path: Path, config: Config, front_end: FrontEnd
+) -> None:
     memory = Memory()
-    transcribe(recording(tmp_path, 9.0, config), config, ScriptedEngine(), watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), watcher(memory)[0])
     other = ScriptedEngine(identity=ModelIdentity("scripted", "1", "float32", "cpu"))
-    transcribe(recording(tmp_path, 9.0, config), config, other, watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config), config, front_end, other, watcher(memory)[0])
     assert len(other.pieces) == 1
     hotter = ScriptedEngine()
-    transcribe(recording(tmp_path, 9.0, config, hotwords=("Ulm",)), config, hotter, watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config, hotwords=("Ulm",)), config, front_end, hotter, watcher(memory)[0])
     assert hotter.pieces[0].hotwords == ("Ulm",)
 
 
-def test_hotwords_beyond_what_the_model_takes_are_reported(tmp_path: Path, config: Config) -> None:
+def test_hotwords_beyond_what_the_model_takes_are_reported(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     engine = ScriptedEngine()
     words = ("a", "b", "c", "d")
-    transcript = transcribe(recording(tmp_path, 3.0, config, hotwords=words), config, engine, watcher(Memory())[0])
+    transcript = transcribe(
+        recording(tmp_path, 3.0, config, hotwords=words), config, front_end, engine, watcher(Memory())[0]
+    )
     assert engine.pieces[0].hotwords == ("a", "b")
     assert any("2 of 4 hotwords" in note for note in transcript.audio.notes)
 
 
-def test_a_stop_ends_the_work_and_what_the_engine_raises_comes_through(tmp_path: Path, config: Config) -> None:
+def test_a_stop_ends_the_work_and_what_the_engine_raises_comes_through(
+    tmp_path: Path, config: Config, front_end: FrontEnd
+) -> None:
     def stop() -> None:
         raise StoppedError("now")
 
     with pytest.raises(StoppedError):
-        transcribe(recording(tmp_path, 9.0, config), config, ScriptedEngine(), watcher(Memory(), stop)[0])
+        transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), watcher(Memory(), stop)[0])
     broken = ScriptedEngine(error=JobError("not this one"))
     with pytest.raises(JobError, match="not this one"):
-        transcribe(recording(tmp_path, 9.0, config), config, broken, watcher(Memory())[0])
+        transcribe(recording(tmp_path, 9.0, config), config, front_end, broken, watcher(Memory())[0])
     assert list(config.folders.cache.iterdir()) == []  # decoded sound has no name
 
 
-def test_silence_is_not_asked_for(tmp_path: Path, config: Config) -> None:
+def test_silence_is_not_asked_for(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     engine = ScriptedEngine()
     silent = config.model_copy(update={"segment": SegmentSettings(vad="silero")})
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(5 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     quiet = Recording("job", path, "silence.wav", RecordingSettings.of(silent))
-    transcript = transcribe(quiet, silent, engine, watcher(Memory())[0])
+    transcript = transcribe(quiet, silent, front_end, engine, watcher(Memory())[0])
     assert engine.pieces == []
     assert transcript.segments == ()
     assert transcript.is_complete

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
-from daemon.segment import Chunk, Span, cut, find_speech, split
+from daemon.segment import Chunk, Span, cut, split
 from daemon.segment import speech as speech_module
+from daemon.segment.speech import find_speech
 from tests import media
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from daemon.frontend import FrontEnd
     from daemon.job import Job
 
 RATE_HZ = 16_000
@@ -70,7 +71,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
+def bench(tmp_path: Path, front_end: FrontEnd) -> Iterator[Bench]:
     folders = Folders(**{name: tmp_path / name for name in Folders.model_fields})
     config = Config(
         folders=folders,
@@ -86,7 +87,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         Delivery(places, journal, mode),
         Failures(places, journal, mode),
     )
-    desk = Desk(places, journal, claims, delivery, failures, Faults())
+    desk = Desk(places, journal, claims, delivery, failures, Faults(), front_end)
     woken, now_s = threading.Event(), [0.0]
     worker = Worker(desk, config, woken.set, lambda: now_s[0])
     worker.engine = engine = ScriptedEngine()

@@ -1,0 +1,120 @@
+"""How loud the cleaned sound is from moment to moment: its peak, its level, its noise, its clicks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from daemon.decode.waveform import SAMPLE_RATE_HZ
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SILENT_PEAK = 2.0**-31
+"""The smallest step of sox, which computes in 32-bit integers."""
+
+_FRAME_SAMPLES = SAMPLE_RATE_HZ // 50  # 20 ms
+_LOWEST_DB, _N_BINS, _BINS_PER_DB = -120, 320, 2  # up to +40 dBFS
+_NOISE_SHARE = 0.1  # even in speech without pauses a tenth of the frames lie between syllables
+_SPEECH_DB = 6.0  # above the noise: what counts as sound
+_MIN_FRAMES = 50  # a second: on less nothing is estimated
+_CLICK_FRAMES = 5  # 100 ms, with the swing of the filters
+_CLICK_DB = 10.0
+
+
+class Dynamics:
+    """Watches a stream of 16 kHz mono go by, in the same memory for a second and for a day."""
+
+    def __init__(self) -> None:
+        self.peak = 0.0
+        self._peak_frame = 0
+        self._n_frames = 0
+        self._n_samples = 0
+        self._energy = 0.0
+        self._pending = np.zeros(0, np.float32)
+        self._n_by_peak = np.zeros(_N_BINS, np.int64)
+        self._n_by_level = np.zeros(_N_BINS, np.int64)
+        self._energy_by_level = np.zeros(_N_BINS)
+
+    def push(self, block: NDArray[np.float32]) -> None:
+        """Take a block in, shape (n,)."""
+        self._n_samples += len(block)
+        sound = np.concatenate((self._pending, block)) if len(self._pending) else block
+        n_frames = len(sound) // _FRAME_SAMPLES
+        self._pending = sound[n_frames * _FRAME_SAMPLES :].copy()
+        if n_frames:
+            self._observe(sound[: n_frames * _FRAME_SAMPLES].reshape(n_frames, _FRAME_SAMPLES))
+
+    def drain(self) -> None:
+        """Take in what is less than a frame, at the end."""
+        if len(self._pending):
+            self._observe(self._pending[np.newaxis])
+            self._pending = self._pending[:0]
+
+    def _observe(self, frames: NDArray[np.float32]) -> None:
+        """Count frames, shape (n, samples), by their peaks and by their levels."""
+        peaks = np.maximum(frames.max(axis=1), -frames.min(axis=1))
+        energies = np.einsum("ij,ij->i", frames, frames).astype(np.float64)
+        loudest = int(peaks.argmax())
+        if peaks[loudest] > self.peak:
+            self.peak, self._peak_frame = float(peaks[loudest]), self._n_frames + loudest
+        levels = _bins(np.sqrt(energies / frames.shape[1]))
+        self._n_by_peak += np.bincount(_bins(peaks), minlength=_N_BINS)
+        self._n_by_level += np.bincount(levels, minlength=_N_BINS)
+        self._energy_by_level += np.bincount(levels, energies / frames.shape[1], _N_BINS)
+        self._energy += float(energies.sum())
+        self._n_frames += len(frames)
+
+    @property
+    def peak_dbfs(self) -> float | None:
+        """Highest level, None for silence."""
+        return 20 * math.log10(self.peak) if self.peak >= SILENT_PEAK else None
+
+    @property
+    def level_dbfs(self) -> float | None:
+        """RMS level of the whole, None for silence."""
+        return 10 * math.log10(self._energy / self._n_samples) if self.peak >= SILENT_PEAK else None
+
+    @property
+    def crest_db(self) -> float | None:
+        """How far the peak lies above the level of the whole, None for silence."""
+        peak_dbfs, level_dbfs = self.peak_dbfs, self.level_dbfs
+        return None if peak_dbfs is None or level_dbfs is None else peak_dbfs - level_dbfs
+
+    def estimate_snr_db(self) -> float | None:
+        """Return how far the sound stands above the noise between its parts, None where nobody can tell.
+
+        The noise is the level that a tenth of the frames stay below, the sound whatever is 6 dB
+        above it; right within 3 dB, and too friendly below 10 dB. Digital silence is left out: a
+        recorder's gate makes it, not the room.
+        """
+        n_by_level = self._n_by_level.copy()
+        n_by_level[0] = 0
+        n_frames = int(n_by_level.sum())
+        if n_frames < _MIN_FRAMES:
+            return None
+        floor = int(np.searchsorted(n_by_level.cumsum(), _NOISE_SHARE * n_frames))
+        noise = self._energy_by_level[floor] / n_by_level[floor]
+        above = slice(floor + round(_SPEECH_DB * _BINS_PER_DB), None)
+        n_above = int(n_by_level[above].sum())
+        sound = self._energy_by_level[above].sum() / n_above - noise if n_above else 0.0
+        return 10 * math.log10(max(sound / noise, 1.0))
+
+    def find_click(self) -> tuple[float, float] | None:
+        """Return (when in seconds, how many dB above all the rest) of a lone click, which holds the gain down."""
+        if self._n_frames < _MIN_FRAMES or self.peak_dbfs is None:
+            return None
+        n_louder = self._n_by_peak[::-1].cumsum()
+        rest = _N_BINS - 1 - int(np.searchsorted(n_louder, _CLICK_FRAMES, side="right"))
+        above_db = self.peak_dbfs - (_LOWEST_DB + (rest + 1) / _BINS_PER_DB)
+        is_click = rest > 0 and above_db >= _CLICK_DB
+        return (self._peak_frame * _FRAME_SAMPLES / SAMPLE_RATE_HZ, above_db) if is_click else None
+
+
+def _bins(levels: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the bin of each linear level, shape (n,); all silence is in the first."""
+    level_db = 20 * np.log10(np.maximum(levels, np.finfo(np.float32).tiny))
+    bins: NDArray[np.int64] = np.clip((level_db - _LOWEST_DB) * _BINS_PER_DB, 0, _N_BINS - 1).astype(np.int64)
+    return bins

@@ -1,0 +1,251 @@
+"""A codec that crashes, hangs or takes memory without end costs one recording and one process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import engine
+from daemon.config import Config, Folders, ModelSettings, Preprocess, RecordingSettings
+from daemon.decode import NotARecordingError
+from daemon.errors import JobError, ScribedError, StoppedError, TransientError
+from daemon.frontend import FrontEnd
+from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
+from tests import hostile, media
+from tests.conftest import SAMPLES
+from tests.integration.instance import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.engine import Engine
+    from daemon.transcript import Transcript
+    from tests.integration.test_daemon import MakeInstance
+
+
+class Clock:
+    """Seconds that jump when they are told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Line:
+    """The whole line within this process: one resident model, one front end, any file."""
+
+    def __init__(self, model: Engine, folder: Path) -> None:
+        folders = {name: folder / name for name in Folders.model_fields}
+        for path in folders.values():
+            path.mkdir()
+        self.folder = folder
+        self.config = Config(folders=Folders(**folders), preprocess=Preprocess(max_duration_h=100))
+        self.model = model
+        self.clock = Clock()
+        self.front_end = FrontEnd(self.config.folders.cache, n_decoders=1, monotonic=self.clock)
+
+    def transcribe(self, path: Path, check: Callable[[], None] = lambda: None) -> Transcript:
+        recording = Recording("job", path, path.name, RecordingSettings.of(self.config))
+        follow = Watcher(check, lambda _: None, Forgetful())
+        return transcribe(recording, self.config, self.front_end, self.model, follow)
+
+    def fails(self, path: Path, check: Callable[[], None] = lambda: None) -> ScribedError:
+        with pytest.raises(ScribedError) as caught:
+            self.transcribe(path, check)
+        return caught.value
+
+
+@pytest.fixture(scope="module")
+def shared_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
+    folder = tmp_path_factory.mktemp("line")
+    model = engine.load(ModelSettings(path=Path("demo"), device="cpu"), folder, lambda _: None)
+    made = Line(model, folder)
+    yield made
+    made.front_end.close()
+    model.close()
+    assert hostile.decoders_of(os.getpid()) == []
+
+
+@pytest.fixture(scope="module")
+def said(shared_line: Line) -> str:
+    return shared_line.transcribe(SAMPLES / "memo.wav").text
+
+
+@pytest.fixture
+def line(shared_line: Line, said: str) -> Iterator[Line]:
+    """Return a line whose decoder runs, and see afterwards that model and line still do their work."""
+    assert said
+    the_decoder()
+    yield shared_line
+    assert shared_line.model.is_alive()
+    assert shared_line.transcribe(SAMPLES / "memo.wav").text == said
+    assert os.listdir(shared_line.config.folders.cache) == []  # noqa: PTH208 (names are wanted)
+
+
+def when_decoding(path: Path, act: Callable[[int], None]) -> Callable[[], None]:
+    """Return a check that acts, each time it is called, on the decoder which has the recording open."""
+
+    def check() -> None:
+        for pid in hostile.decoders_of(os.getpid()):
+            if str(path) in hostile.open_files_of(pid):
+                act(pid)
+
+    return check
+
+
+def the_decoder() -> int:
+    [pid] = hostile.decoders_of(os.getpid())
+    return pid
+
+
+def test_one_decoder_serves_many_recordings(line: Line) -> None:
+    first = the_decoder()
+    line.transcribe(SAMPLES / "reminder.mp3")
+    assert the_decoder() == first
+
+
+@pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
+def test_a_crash_sets_the_recording_aside(number: signal.Signals, line: Line) -> None:
+    long = hostile.write_long(line.folder / "long.wav", 20)
+    error = line.fails(long, when_decoding(long, lambda pid: os.kill(pid, number)))
+    assert isinstance(error, JobError)
+    assert error.what == f"Decoding this recording crashed the decoder ({number.name})."
+
+
+def test_a_decoder_killed_for_want_of_memory_is_nobodys_fault(line: Line) -> None:
+    long = hostile.write_long(line.folder / "long.wav", 20)
+    error = line.fails(long, when_decoding(long, lambda pid: os.kill(pid, signal.SIGKILL)))
+    assert isinstance(error, TransientError)
+    assert "killed from outside" in error.what
+
+
+def test_memory_without_end_is_refused(line: Line) -> None:
+    media.ffmpeg("-i", SAMPLES / "memo.wav", "-c:a", "aac", line.folder / "plain.m4a")
+    bomb = hostile.swell(line.folder / "plain.m4a", line.folder / "bomb.m4a", 1 << 30)
+    before = the_decoder()
+    error = line.fails(bomb)
+    assert isinstance(error, JobError)
+    assert error.what == "Decoding this recording takes more memory than a recording can need."
+    assert before not in hostile.decoders_of(os.getpid())
+
+
+def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
+    long = hostile.write_long(line.folder / "long.wav", 20)
+    stuck = the_decoder()
+
+    def hang(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        line.clock.now_s += 100
+
+    error = line.fails(long, when_decoding(long, hang))
+    assert isinstance(error, JobError)
+    assert "came to no end within" in error.what
+    assert stuck not in hostile.decoders_of(os.getpid())
+    assert line.clock.now_s > 600  # half a gigabyte may well take ten minutes
+
+
+def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
+    before = the_decoder()
+
+    def stop(pid: int) -> None:
+        assert pid == before
+        raise StoppedError("enough")
+
+    long = hostile.write_long(line.folder / "long.wav", 20)
+    assert isinstance(line.fails(long, when_decoding(long, stop)), StoppedError)
+    assert before not in hostile.decoders_of(os.getpid())
+
+
+def test_a_decoder_that_died_idle_is_replaced(line: Line) -> None:
+    before = the_decoder()
+    os.kill(before, signal.SIGSEGV)
+    os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
+    assert line.transcribe(SAMPLES / "memo.wav").segments
+
+
+def test_a_decoder_holds_no_torch_no_gpu_and_no_file_but_its_own(line: Line) -> None:
+    seen: list[str] = []
+    maps: list[str] = []
+
+    def look(pid: int) -> None:
+        seen.extend(hostile.open_files_of(pid))
+        with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123 (no path object needed)
+            maps.append(file.read())
+        raise StoppedError("seen enough")
+
+    long = hostile.write_long(line.folder / "long.wav", 20)
+    line.fails(long, when_decoding(long, look))
+    assert "libavcodec" in maps[0]
+    assert "torch" not in maps[0]
+    assert "nvidia" not in maps[0]
+    assert [name for name in seen if name.startswith("/") and "/dev/null" not in name and "(deleted)" not in name] == [
+        str(long)
+    ]
+
+
+def test_errors_arrive_as_what_they_are(line: Line) -> None:
+    (line.folder / "letter.wav").write_text("Dear colleague, " * 100)
+    assert isinstance(line.fails(line.folder / "letter.wav"), NotARecordingError)
+    assert isinstance(line.fails(line.folder / "gone.wav"), TransientError)
+
+
+ORPHAN = """
+import os, signal, sys
+from pathlib import Path
+from daemon.config import Preprocess
+from daemon.frontend import FrontEnd
+from tests import hostile
+
+def leave() -> None:
+    [pid] = hostile.decoders_of(os.getpid())
+    if sys.argv[2] == "stopped":
+        os.kill(pid, signal.SIGSTOP)
+    Path(sys.argv[1]).with_suffix(".pid").write_text(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+front_end = FrontEnd(Path(sys.argv[1]).parent)
+front_end.prepare(Path("daemon/demo/recordings/memo.wav"), Preprocess(), "off").waveform.close()
+front_end.prepare(Path(sys.argv[1]), Preprocess(max_duration_h=100), "off", leave)
+"""
+
+
+@pytest.mark.parametrize("state", ["working", "stopped"])
+def test_no_decoder_outlives_its_daemon(state: str, tmp_path: Path) -> None:
+    long = hostile.write_long(tmp_path / "long.wav", 20)
+    root = SAMPLES.parent.parent.parent
+    done = subprocess.run([sys.executable, "-c", ORPHAN, long, state], check=False, capture_output=True, cwd=root)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    orphan = int(long.with_suffix(".pid").read_text())
+    wait_until(lambda: str(long) not in hostile.open_files_of(orphan), "the orphan is gone", 10.0)
+
+
+def test_the_daemon_and_its_model_outlive_their_decoders(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance()
+    media.ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", str(23 * 3600), tmp_path / "crash.flac")
+    instance.start()
+    assert instance.process is not None
+    daemon, loaded_at = instance.process.pid, instance.status()["model"]["loaded_at"]
+
+    def at_work() -> list[int]:
+        pids = hostile.decoders_of(daemon)
+        return [pid for pid in pids if any(name.endswith("crash.flac") for name in hostile.open_files_of(pid))]
+
+    instance.drop(tmp_path / "crash.flac")
+    wait_until(at_work, "a decoder has the recording open")
+    os.kill(at_work()[0], signal.SIGSEGV)
+    instance.drop(SAMPLES / "memo.wav")
+    wait_until(lambda: instance.names("processed") == ["memo.wav"], "the daemon goes on")
+    wait_until(lambda: "crash.flac.error.txt" in instance.names("failed"), "the recording is set aside")
+    assert "crashed the decoder (SIGSEGV)" in (instance.folder("failed") / "crash.flac.error.txt").read_text()
+    assert instance.is_ready()
+    assert instance.status()["model"]["loaded_at"] == loaded_at
+    assert instance.stop() == 0
+    assert hostile.decoders_of(daemon) == []
