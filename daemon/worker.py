@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 # Recordings prepared and transcribed side by side. The engine fills its batches from all of them, so
 # a memo is not held up by a long recording; more would only take disk for decoded sound.
 N_IN_FLIGHT = 4
-_MAX_BACKOFF_S = 900.0
+# However short the configured wait: a disk that is full for hours is not asked ten times a second.
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 900.0
+_MAX_DOUBLINGS = 30  # beyond it a float would overflow some day, and the bound holds long before
 _KILLED = "Every time it was worked on alone, the transcription program came to a sudden end."
 _KILLED_REMEDY = "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
 _UNEXPECTED_REMEDY = "Try it again; if that fails too, send the maintainers the log of this job, never the recording."
@@ -330,12 +332,13 @@ class Worker:
         self._desk.faults.note(job.job_id, error.what, error.remedy)
         with self._lock:
             self._n_backoffs[job.job_id] = self._n_backoffs.get(job.job_id, 0) + 1
-        self._delay(job, self._n_backoffs[job.job_id])
+        self._delay(job, self._n_backoffs[job.job_id], least_s=_MIN_BACKOFF_S)
         with suppress(TransientError):
             self._desk.journal.rest(job.job_id)
 
-    def _delay(self, job: Job, n_tries: int) -> None:
-        delay_s = min(self._config.retry.backoff_s * 2 ** (n_tries - 1), _MAX_BACKOFF_S)
+    def _delay(self, job: Job, n_tries: int, least_s: float = 0.0) -> None:
+        first_s = max(self._config.retry.backoff_s, least_s)
+        delay_s = min(first_s * 2.0 ** min(n_tries - 1, _MAX_DOUBLINGS), _MAX_BACKOFF_S)
         self._not_before_s[job.job_id] = self._monotonic() + delay_s
 
     def _forget_troubles(self, job: Job) -> None:

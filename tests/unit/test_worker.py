@@ -165,6 +165,22 @@ def test_what_is_in_the_way_from_outside_is_never_charged_and_is_told(bench: Ben
     assert not bench.worker.is_backing_off()
 
 
+def test_what_is_in_the_way_is_not_asked_ten_times_a_second_however_short_the_wait(bench: Bench) -> None:
+    bench.worker.reconfigure(bench.config.model_copy(update={"retry": Retry(backoff_s=0)}))
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    job = bench.claim()
+    waits_s = []
+    for _ in range(14):
+        left = bench.run(job)
+        assert left is not None
+        before_s = bench.now_s[0]
+        while not bench.worker.is_due(left):
+            bench.now_s[0] += 0.5
+        waits_s.append(bench.now_s[0] - before_s)
+    assert waits_s[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert waits_s[-1] == 900.0
+
+
 def test_a_lost_model_is_noted_and_nothing_is_charged(bench: Bench) -> None:
     bench.engine.error = EngineLostError("The GPU is gone.")
     waiting = bench.run(bench.claim())
