@@ -118,7 +118,7 @@ def check_instant(root: Path, drops: list[Drop], folders: dict[str, Path] | None
     for name in ("inbox", "processed", "failed"):
         for path in _files(places[name]):
             found.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(str(path))
-    is_one_disk = len({place.stat().st_dev for place in places.values()}) == 1
+    is_one_disk = len({places[name].stat().st_dev for name in ("inbox", "processed", "failed")}) == 1
     for drop in drops:
         copies = found.get(drop.sha256, [])
         if not copies:
