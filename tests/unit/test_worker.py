@@ -230,6 +230,33 @@ def test_a_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench)
     assert not bench.worker.start(job)  # nothing begins any more
 
 
+def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a full disk under the journal would be charged to the recording at the next start."""
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    job, journal = bench.claim(), bench.desk.journal
+
+    def refuse(_: str) -> None:
+        raise TransientError("The journal cannot be written.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "rest", refuse)
+        bench.run(job)
+        bench.worker.close_books()
+    bench.worker.close_books()
+    assert journal.recover_in_flight() == ()
+
+
+def test_who_was_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
+    job, other = bench.claim("a.wav"), bench.claim("b.wav")
+    bench.desk.journal.begin(job.job_id)
+    (charged,) = bench.desk.journal.recover_in_flight()
+    bench.worker.set_aside_killers((charged, other))
+    assert not bench.worker.is_due(charged)
+    assert bench.worker.is_due(other)
+    bench.now_s[0] += 30
+    assert bench.worker.is_due(charged)
+
+
 def test_a_suspect_is_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     suspect, innocent = bench.claim("suspect.wav"), bench.claim("innocent.wav")
     bench.desk.journal.begin(suspect.job_id)
