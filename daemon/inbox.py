@@ -28,6 +28,7 @@ from watchdog.events import (
 )
 from watchdog.observers.inotify import InotifyObserver
 
+from daemon import mounts
 from daemon.job import Fingerprint
 
 if TYPE_CHECKING:
@@ -140,14 +141,15 @@ class Inbox:
         self._n_seen = 0
         self._writers = _Writers(root, wake)
         self._observer: InotifyObserver | None = None
-        self._watched_inode: int | None = None
+        self._watched: tuple[int, int] | None = None
         self._next_start_s = 0.0
         self._events_fault = ""
+        self._is_silence_told = False
 
     def _start_events(self) -> None:
         observer = None
         try:
-            self._watched_inode = self.root.stat().st_ino
+            self._watched = self._identity()
             # Full events tell a file that was moved in from one that was made here.
             observer = InotifyObserver(generate_full_events=True)
             observer.schedule(self._writers, str(self.root), recursive=True, event_filter=_EVENTS)
@@ -177,11 +179,30 @@ class Inbox:
         if self._observer is None or self._writers.has_lost_events():
             return False
         emitters = self._observer.emitters
+        reader = self._observer._inotify_fd  # noqa: SLF001 - it has no public name; without it nothing is heard any more
         try:
-            is_same = self.root.stat().st_ino == self._watched_inode
+            is_same = self._identity() == self._watched
         except OSError:
             return False
-        return self._observer.is_alive() and bool(emitters) and all(map(_is_alive, emitters)) and is_same
+        return bool(emitters) and all(map(_is_alive, (self._observer, reader, *emitters))) and is_same
+
+    def _identity(self) -> tuple[int, int]:
+        facts = self.root.stat()
+        return facts.st_dev, facts.st_ino
+
+    def _wants_events(self) -> bool:
+        """Whether to listen: on a share with `auto` there is nothing to hear."""
+        if self.settings.mode != "auto":
+            return self.settings.mode == "events"
+        try:
+            is_silent = mounts.is_silent(self.root)
+        except OSError as error:  # no /proc: then events are worth a try
+            log.debug("inbox.mounts_unknown", error=str(error))
+            return True
+        if is_silent and not self._is_silence_told:
+            log.info("inbox.polled", reason="It lies on a share, which tells of no changes.")
+        self._is_silence_told = is_silent
+        return not is_silent
 
     def scan(self) -> Scan:
         """Look at every file once.
@@ -190,10 +211,11 @@ class Inbox:
             OSError: the inbox itself cannot be listed.
         """
         now_s = self._monotonic()
-        if self.settings.mode != "poll" and not self.has_events() and now_s >= self._next_start_s:
+        if not self.has_events() and now_s >= self._next_start_s:
             self._next_start_s = now_s + _RESTART_S
             self.stop()
-            self._start_events()
+            if self._wants_events():
+                self._start_events()
         seen: dict[str, _Sighting] = {}
         settled: list[tuple[int, Arrival]] = []
         arriving: list[Arriving] = []

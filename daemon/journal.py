@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 JOURNAL_NAME = "journal.sqlite3"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _BUSY_MS = 10_000
 # Disk full, disk broken, or another process holds it too long; the other kinds are faults of ours.
 _OUTSIDE = (sqlite3.OperationalError, sqlite3.DatabaseError)
@@ -67,6 +67,13 @@ CREATE TABLE documents (
     PRIMARY KEY (job_id, name)
 ) STRICT;
 """
+# Version 2 knows the put-away audio again, so that nothing else is ever deleted in its place; both are
+# NULL where there is none to delete.
+_TO_VERSION_2 = """
+ALTER TABLE jobs ADD COLUMN audio_bytes INTEGER;
+ALTER TABLE jobs ADD COLUMN audio_mtime_ns INTEGER;
+CREATE INDEX jobs_with_audio ON jobs (state, finished_at) WHERE audio_bytes IS NOT NULL;
+"""
 
 log = structlog.get_logger()
 
@@ -89,6 +96,24 @@ class Reservation:
     folder: str
     stem: str
     audio_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What put-away audio is known by: its size, and its time stamp, which every move keeps."""
+
+    n_bytes: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class PutAway:
+    """Audio in processed or failed: the folder in there, its name, and how it looked."""
+
+    job_id: str
+    folder: str
+    name: str
+    look: Look
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,14 +339,20 @@ class Journal:
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
         self._wipe_log()
 
-    def finish(self, job_id: str) -> None:
-        """The audio is in processed."""
-        self._set(job_id, state=JobState.DONE, finished_at=now(), is_in_flight=0, is_suspect=0)
+    def finish(self, job_id: str, audio_name: str | None = None, look: Look | None = None) -> None:
+        """The audio is in processed, under this name where it is known, and looks so."""
+        known: dict[str, object] = {"audio_name": os.fsencode(audio_name)} if audio_name is not None else {}
+        self._set(
+            job_id, state=JobState.DONE, finished_at=now(), is_in_flight=0, is_suspect=0, **known, **_columns(look)
+        )
 
-    def plan_failure(self, job_id: str, reason: str, remedy: str, place: tuple[str, str]) -> None:
+    def plan_failure(
+        self, job_id: str, reason: str, remedy: str, place: tuple[str, str], look: Look | None = None
+    ) -> None:
         """Write down why and where to a recording is about to be set aside; `place` is (folder, name)."""
         folder, audio_name = map(os.fsencode, place)
-        self._set(job_id, reason=reason, remedy=remedy, outbox_folder=folder, audio_name=audio_name)
+        told = {"reason": reason, "remedy": remedy}
+        self._set(job_id, **told, outbox_folder=folder, audio_name=audio_name, **_columns(look))
 
     def planned_failure(self, job_id: str) -> tuple[str, str] | None:
         """Return (reason, remedy) of a job that was being set aside, or None."""
@@ -348,6 +379,24 @@ class Journal:
     def failures(self, limit: int = 1000) -> tuple[Outcome, ...]:
         """Return the recordings that were set aside and are not known to have left, latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
+
+    def put_away_before(self, state: JobState, when: str, limit: int) -> tuple[PutAway, ...]:
+        """Return audio of jobs that came to this end before a time (ISO 8601, UTC), oldest first."""
+        rows = self._select(
+            "SELECT job_id, outbox_folder, audio_name, audio_bytes, audio_mtime_ns FROM jobs"
+            " WHERE state = ? AND finished_at < ? AND audio_bytes IS NOT NULL ORDER BY finished_at LIMIT ?",
+            state,
+            when,
+            limit,
+        )
+        return tuple(
+            PutAway(job_id, os.fsdecode(folder or b""), os.fsdecode(name), Look(n_bytes, mtime_ns))
+            for job_id, folder, name, n_bytes, mtime_ns in rows
+        )
+
+    def forget_audio(self, job_id: str) -> None:
+        """There is no audio of this job any more that could be deleted."""
+        self._set(job_id, **_columns(None))
 
     def done_since(self, when: str) -> int:
         """Return how many jobs were done since a time (ISO 8601, UTC)."""
@@ -440,14 +489,20 @@ def _connect(path: Path) -> sqlite3.Connection:
 def _check(db: sqlite3.Connection) -> None:
     """Make the tables of a new journal; raise DatabaseError for one that cannot be used."""
     version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
+    if version < _SCHEMA_VERSION:
+        steps = f"{_SCHEMA if version == 0 else ''} {_TO_VERSION_2}"
+        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
     elif version != _SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"it is of version {version}, and this scribed knows version {_SCHEMA_VERSION}")
     # Damage that comes to light later would stop every job at every start.
     state = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if state != "ok":
         raise sqlite3.DatabaseError(state)
+
+
+def _columns(look: Look | None) -> dict[str, int | None]:
+    known = (look.n_bytes, look.mtime_ns) if look is not None else (None, None)
+    return dict(zip(("audio_bytes", "audio_mtime_ns"), known, strict=True))
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -29,7 +29,7 @@ from daemon.errors import (
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox, Scan
 from daemon.journal import Journal, now
-from daemon.spool import Claims, Delivery, Failures, Places, find_unfinished, is_error_note
+from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished, is_error_note
 from daemon.status import Model
 from daemon.worker import Desk, Worker
 
@@ -122,6 +122,8 @@ class Service:
             AlreadyRunningError, NoPermissionError, TransientError: it cannot start.
             EngineUnavailableError, EngineLostError: there is no model, or no longer.
         """
+        if not self._await_shares(once=once):
+            return ExitCode.OK
         self._places.prepare()
         locks = [(files.Lock(path), holds) for path, holds in self._places.locks()]
         try:
@@ -132,7 +134,29 @@ class Service:
             for lock, _ in locks:
                 lock.release()
 
+    def _await_shares(self, *, once: bool) -> bool:
+        """Wait for the shares that were there before, making nothing in their place; False if stopped meanwhile.
+
+        Raises:
+            TransientError: one is not there, and `once` does not wait.
+        """
+        while not self._is_stopping.is_set():
+            try:
+                self._places.check_shares()
+            except TransientError as error:
+                if once:
+                    raise
+                self._faults.note("share", error.what, error.remedy)
+                self._notifier.extend_timeout(_LOAD_EXTENSION_S)
+                self._notifier.status(str(error))
+                self._is_stopping.wait(self.config.watch.scan_s)
+            else:
+                self._faults.clear("share")
+                return True
+        return False
+
     def _run_locked(self, *, once: bool) -> ExitCode:
+        self._places.remember_shares()
         self._journal = Journal(self.config.folders.state)
         try:
             mode = self.config.output.mode_bits
@@ -145,6 +169,7 @@ class Service:
                 self._faults,
                 FrontEnd(self.config.folders.cache),
             )
+            self._retention = Retention(self._places, self._journal)
             self._board = Board(self._journal, self._faults, self._notifier, self._monotonic)
             self._worker = Worker(self._desk, self.config, self._wake.set, self._monotonic)
             find_unfinished(self._places, self._journal, self._desk.delivery)
@@ -225,15 +250,28 @@ class Service:
             if self._board.is_due():
                 self._show("ready" if self._worker.engine is not None else "loading")
         except (TransientError, NoPermissionError) as error:
-            self._faults.note("turn", error.what, error.remedy)
+            self._give_up("turn", error, rounds)
         except OSError as error:
             remedy = "Look at the disks and shares of scribed's folders."
-            self._faults.note("turn", f"A folder cannot be used: {error.strerror}.", remedy)
+            self._give_up("turn", TransientError(f"A folder cannot be used: {error.strerror}.", remedy), rounds)
         else:
             self._faults.clear("turn")
 
+    def _give_up(self, key: str, error: ScribedError, rounds: _Round | None) -> None:
+        """Tell what keeps this turn from being done; a round of `once` ends with it."""
+        self._faults.note(key, error.what, error.remedy)
+        if rounds is not None:
+            rounds.give_up()
+
     def _tick(self, rounds: _Round | None) -> None:
         """Do one turn: look, clear up, let settle, start what is claimed, claim what has settled."""
+        try:
+            self._places.check_shares()
+            self._faults.clear("share")
+        except TransientError as error:
+            self._scan = Scan()
+            self._give_up("share", error, rounds)
+            return
         try:
             self._scan = self._inbox.scan()
             self._faults.clear("inbox")
@@ -245,9 +283,10 @@ class Service:
         for job_id in self._journal.cancelled():
             self._cancel(job_id)
         self._let_settle()
-        self._start_claimed()
+        is_free = self._start_claimed()
         settled = rounds.admit(self._scan) if rounds is not None else self._scan.settled
-        self._claim_all(settled)
+        if is_free:
+            self._claim_all(settled)
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed holds no other up."""
@@ -273,7 +312,9 @@ class Service:
                     note.unlink(missing_ok=True)
         if self._monotonic() >= self._next_sweep_s:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
+            self._worker.close_books()
             self._desk.failures.sweep()
+            self._retention.sweep(self.config.retention)
 
     def _look_at_unreadable(self) -> None:
         names = [shown_name(path, self.config.logging.names) for path in self._scan.unreadable]
@@ -298,17 +339,19 @@ class Service:
                 del self._settling[settling.job.job_id]
 
     def _waiting_jobs(self) -> list[Job]:
-        """Return claimed jobs that are neither in work nor settling, suspects ahead."""
+        """Return claimed jobs that are neither in work nor settling, suspects ahead, the least charged first."""
         in_work = self._worker.job_ids()
         jobs = [
             job for job in self._journal.unfinished() if job.job_id not in in_work and job.job_id not in self._settling
         ]
-        return sorted(jobs, key=lambda job: (not job.is_suspect, job.claimed_at, job.job_id))
+        return sorted(jobs, key=lambda job: (not job.is_suspect, job.attempts, job.claimed_at, job.job_id))
 
-    def _start_claimed(self) -> None:
+    def _start_claimed(self) -> bool:
+        """Start what has been claimed; False where a suspect waits to be alone: nothing else begins ahead of it."""
         for job in self._waiting_jobs():
             if self._worker.is_due(job) and not self._worker.start(job) and job.is_suspect:
-                break  # it waits to be alone: nothing else begins ahead of it
+                return False
+        return True
 
     def _claim(self, arrival: Arrival) -> None:
         if self.is_refused(arrival):
@@ -381,6 +424,7 @@ class Service:
             engine.close()
         if not has_ended and not self._worker.stop(_STOP_S / 2):
             log.warning("service.work_abandoned", running=[work.name for work in self._worker.running()])
+        self._worker.close_books()
         self._scan = Scan()
         self._show("stopped")
         log.info("service.stopped")
@@ -408,7 +452,8 @@ class Service:
 
     def claim_fault(self) -> Fault | None:
         """Return what keeps recordings from being claimed, if anything does."""
-        return self._faults.find("claim") or self._faults.find("inbox")
+        standing = map(self._faults.find, ("share", "turn", "inbox", "claim"))
+        return next((fault for fault in standing if fault is not None), None)
 
 
 class _Round:
@@ -437,6 +482,10 @@ class _Round:
         has_worked_off = not service.has_claimed_work() or service.worker.is_backing_off()
         self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off and service.worker.is_idle()
         return settled
+
+    def give_up(self) -> None:
+        """End the round with what is in work: nothing more can be done now."""
+        self._is_over = self._service.worker.is_idle()
 
     def is_over(self) -> bool:
         """Whether everything of this round is done, failed, or cannot be done now."""

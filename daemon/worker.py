@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
 # Recordings prepared and transcribed side by side. The engine fills its batches from all of them, so
 # a memo is not held up by a long recording; more would only take disk for decoded sound.
 N_IN_FLIGHT = 4
-_MAX_BACKOFF_S = 900.0
+# However short the configured wait: a disk that is full for hours is not asked ten times a second.
+_MIN_BACKOFF_S, _MAX_BACKOFF_S = 1.0, 900.0
+_MAX_DOUBLINGS = 30  # beyond it a float would overflow some day, and the bound holds long before
 _KILLED = "Every time it was worked on alone, the transcription program came to a sudden end."
 _KILLED_REMEDY = "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
 _UNEXPECTED_REMEDY = "Try it again; if that fails too, send the maintainers the log of this job, never the recording."
@@ -101,6 +103,7 @@ class Worker:
         self.n_failed = 0
         self.n_delivered = 0
         self._changed: list[Job] = []
+        self._unrested: set[str] = set()  # the journal still takes them for being in flight
 
     def reconfigure(self, config: Config) -> None:
         """Use another configuration for whatever begins from now on."""
@@ -288,8 +291,22 @@ class Worker:
     def _settle(self, job: Job, event: str) -> None:
         """Write down that nothing is in flight any more and nothing is charged."""
         log.info(event, job_id=job.job_id, path=job.path)
-        with suppress(TransientError):  # then the next start treats it as a crash, which is safe
-            self._desk.journal.rest(job.job_id)
+        self._rest(job.job_id)
+
+    def _rest(self, job_id: str) -> None:
+        try:
+            self._desk.journal.rest(job_id)
+        except TransientError:  # left so, the next start would take it for a crash and charge it
+            with self._lock:
+                self._unrested.add(job_id)
+
+    def close_books(self) -> None:
+        """Write down what could not be written when the work on it ended."""
+        with self._lock:
+            left = self._unrested - self._works.keys()
+            self._unrested.clear()
+        for job_id in left:
+            self._rest(job_id)
 
     def _set_aside(self, job: Job, reason: str, remedy: str) -> None:
         with self._trying_again(job):
@@ -313,10 +330,12 @@ class Worker:
             self._back_off(job, error)
 
     def set_aside_killers(self, jobs: tuple[Job, ...]) -> None:
-        """Set aside those jobs that were alone at too many unclean ends."""
+        """Set aside those jobs that were alone at too many unclean ends; others go ahead of the charged."""
         for job in jobs:
             if job.attempts >= self._config.retry.max_attempts:
                 self._set_aside(job, _KILLED, _KILLED_REMEDY)
+            elif job.attempts:
+                self._delay(job, job.attempts)
 
     def _charge(self, job: Job, reason: str, remedy: str) -> None:
         with self._trying_again(job):
@@ -332,12 +351,12 @@ class Worker:
         self._desk.faults.note(job.job_id, error.what, error.remedy)
         with self._lock:
             self._n_backoffs[job.job_id] = self._n_backoffs.get(job.job_id, 0) + 1
-        self._delay(job, self._n_backoffs[job.job_id])
-        with suppress(TransientError):
-            self._desk.journal.rest(job.job_id)
+        self._delay(job, self._n_backoffs[job.job_id], least_s=_MIN_BACKOFF_S)
+        self._rest(job.job_id)
 
-    def _delay(self, job: Job, n_tries: int) -> None:
-        delay_s = min(self._config.retry.backoff_s * 2 ** (n_tries - 1), _MAX_BACKOFF_S)
+    def _delay(self, job: Job, n_tries: int, least_s: float = 0.0) -> None:
+        first_s = max(self._config.retry.backoff_s, least_s)
+        delay_s = min(first_s * 2.0 ** min(n_tries - 1, _MAX_DOUBLINGS), _MAX_BACKOFF_S)
         self._not_before_s[job.job_id] = self._monotonic() + delay_s
 
     def _forget_troubles(self, job: Job) -> None:

@@ -35,8 +35,6 @@ LATER = frozenset(
         "output.formats: html",
         "output.formats: md",
         "output.listening_copy",
-        "retention.failed_days",
-        "retention.processed_days",
         "transcribe.chinese_script",
         "transcribe.corrections",
     }
@@ -291,8 +289,8 @@ class Retry(Section):
 class Retention(Section):
     """How long the audio is kept."""
 
-    processed_days: int = Field(default=0, ge=0, le=36500, description="(later) 0 keeps it for ever")
-    failed_days: int = Field(default=0, ge=0, le=36500, description="(later) 0 keeps it for ever")
+    processed_days: int = Field(default=0, ge=0, le=36500, description="days after delivery; 0 keeps it for ever")
+    failed_days: int = Field(default=0, ge=0, le=36500, description="days after it was set aside; 0 keeps it for ever")
 
 
 class Logging(Section):

@@ -5,5 +5,6 @@ from daemon.spool.delivery import Delivery
 from daemon.spool.failures import Failures, is_error_note
 from daemon.spool.places import Places
 from daemon.spool.recovery import conclude, find_unfinished
+from daemon.spool.retention import Retention
 
-__all__ = ["Claims", "Delivery", "Failures", "Places", "conclude", "find_unfinished", "is_error_note"]
+__all__ = ["Claims", "Delivery", "Failures", "Places", "Retention", "conclude", "find_unfinished", "is_error_note"]

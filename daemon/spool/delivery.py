@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from daemon import files
 from daemon.documents import DOCUMENT_FORMATS
 from daemon.errors import ScribedError
-from daemon.journal import Reservation, Result
+from daemon.journal import Look, Reservation, Result
 from daemon.spool.names import hotwords_name, numbered_stem, outcome_names
 from daemon.spool.notes import Outcome, write_note
 
@@ -86,9 +86,13 @@ class Delivery:
             target = self._places.processed(reservation)
             # Hotwords ahead of the audio, whose absence says that all has been moved.
             move_to_free_name(claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target))
-            move_to_free_name(claimed, (target.with_name(name) for _, name in outcome_names(target.name)))
+            look = look_of(claimed)
+            moved = move_to_free_name(claimed, (target.with_name(name) for _, name in outcome_names(target.name)))
             self._places.remove_claim(job.job_id)
-        self._journal.finish(job.job_id)
+        if moved is None or look is None:  # moved before a crash, and who knows under which name
+            self._journal.finish(job.job_id)
+        else:
+            self._journal.finish(job.job_id, moved.name, look)
 
     def confirm(self, job: Job) -> bool:
         """Commit a delivery that a crash kept from it, if it was whole; whether it was.
@@ -169,16 +173,26 @@ def hotwords_beside(audio: Path) -> Iterator[Path]:
         yield audio.with_name(numbered_stem(name, number, 0))
 
 
-def move_to_free_name(source: Path, targets: Iterable[Path]) -> None:
-    """Move a file to the first of these paths that is free; it is no fault if it was moved before."""
+def move_to_free_name(source: Path, targets: Iterable[Path]) -> Path | None:
+    """Move a file to the first of these paths that is free and return it; None if it was moved before."""
     if not os.path.lexists(source):
-        return
+        return None
     for target in targets:
         try:
             files.resume_move(source, target)
         except FileExistsError:
             continue
-        return
+        return target
+    return None
+
+
+def look_of(audio: Path) -> Look | None:
+    """Return what put-away audio is known by, None where it is gone."""
+    try:
+        facts = audio.lstat()
+    except FileNotFoundError:
+        return None
+    return Look(facts.st_size, facts.st_mtime_ns)
 
 
 def _remove_temporaries(folder: Path, names: Iterable[str]) -> None:

@@ -16,7 +16,7 @@ from daemon.errors import ScribedError, TransientError
 from daemon.inbox import ERROR_SUFFIX
 from daemon.job import JobState
 from daemon.journal import now
-from daemon.spool.delivery import hotwords_beside, move_to_free_name, take_back
+from daemon.spool.delivery import hotwords_beside, look_of, move_to_free_name, take_back
 from daemon.spool.names import error_note_name, failure_names, hotwords_name
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Failures:
                 folder = self._places.mirror(failed, folder_name)
                 for name in failure_names(job.name):
                     if _may_take(folder / name, claimed, job):
-                        self._journal.plan_failure(job.job_id, reason, remedy, (folder_name, name))
+                        self._journal.plan_failure(job.job_id, reason, remedy, (folder_name, name), look_of(claimed))
                         with suppress(FileExistsError):  # somebody took the name since: on to the next
                             self._put_away(claimed, folder / name, _error_note(job, reason, remedy))
                             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import tempfile
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import files
+from daemon import files, mounts
 from daemon.errors import NoPermissionError, TransientError
 from daemon.inbox import CLAIM_FOLDER
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from daemon.journal import Reservation
 
 _LOCK_NAME = "lock"
+_SHARES_NAME = "shares.json"
+_SHARES_MODE = 0o600
 _PRIVATE = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -50,7 +53,12 @@ class Places:
         return job.folder if self.is_mirrored else ""
 
     def mirror(self, root: Path, folder: str) -> Path:
-        """Make a sub-folder of the inbox below another root, with its group and mode."""
+        """Make a sub-folder of the inbox below another root, with its group and mode.
+
+        Raises:
+            TransientError: a share is not there; what was put in its place would be seen by nobody.
+        """
+        self.check_shares()
         return files.make_folders(root, folder, model=self.folders.inbox)
 
     def processed(self, reservation: Reservation) -> Path:
@@ -68,6 +76,47 @@ class Places:
     def state_lock(self) -> Path:
         """The lock that says whether an instance runs; readable for the group."""
         return self.folders.state / _LOCK_NAME
+
+    def check_shares(self) -> None:
+        """Make sure that every disk or share that was there before still is: an empty mount point is no inbox.
+
+        Raises:
+            TransientError: one is not mounted.
+        """
+        remembered = self._remembered_shares()
+        for name, folder in self._shared():
+            top = remembered.get(str(folder))
+            if top is not None and mounts.top_of(folder) != Path(top):
+                what = f"The disk or share of the {name} folder is not there: nothing is mounted at {top}."
+                remedy = f"Mount it. If it is gone for good, remove {self._shares} and restart the service."
+                raise TransientError(what, remedy)
+
+    def remember_shares(self) -> None:
+        """Write down where the disks and shares of the folders are mounted.
+
+        Raises:
+            NoPermissionError, TransientError: the state folder cannot be written.
+        """
+        tops = {str(folder): str(mounts.top_of(folder)) for _, folder in self._shared()}
+        mounted = {folder: top for folder, top in tops.items() if top != "/"}
+        if mounted != self._remembered_shares():
+            with files.explained("The shares cannot be remembered", self.folders.state):
+                files.replace(self._shares, json.dumps(mounted).encode(), _SHARES_MODE)
+
+    @property
+    def _shares(self) -> Path:
+        return self.folders.state / _SHARES_NAME
+
+    def _shared(self) -> tuple[tuple[str, Path], ...]:
+        names = ("inbox", "outbox", "processed", "failed")
+        return tuple((name, getattr(self.folders, name)) for name in names)
+
+    def _remembered_shares(self) -> dict[str, str]:
+        try:
+            remembered = json.loads(self._shares.read_bytes())
+        except (OSError, ValueError):  # not written yet, or damaged: then what is there now is right
+            return {}
+        return remembered if isinstance(remembered, dict) else {}
 
     def prepare(self) -> None:
         """Make the folders that are missing and make sure that all can be used.

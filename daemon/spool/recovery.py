@@ -76,6 +76,7 @@ def conclude(job: Job, places: Places, journal: Journal, delivery: Delivery, fai
         failures.set_aside(job, *reason)
         return True
     if not os.path.lexists(places.audio(job)):
+        places.check_shares()
         with files.explained("A claim cannot be undone", places.folders.inbox):
             undo_claim(job, places, journal)
         log.info("job.claim_undone", job_id=job.job_id, path=job.path)

@@ -321,8 +321,6 @@ speed: fast
         ("output: {formats: [html]}", "output.formats"),
         ("output: {listening_copy: true}", "output.listening_copy"),
         ("metrics: {textfile: /run/x.prom}", "metrics.textfile"),
-        ("retention: {processed_days: 30}", "retention.processed_days"),
-        ("retention: {failed_days: 30}", "retention.failed_days"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
     ],
 )

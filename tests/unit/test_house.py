@@ -12,7 +12,7 @@ import pytest
 import daemon
 
 FLOORS = (
-    {"errors", "display", "files", "systemd", "transcript", "privileges"},
+    {"errors", "display", "files", "mounts", "systemd", "transcript", "privileges"},
     {"config", "job", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
     {"spool", "segment", "listening", "status"},

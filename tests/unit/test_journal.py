@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon import journal as journal_module
 from daemon.errors import TransientError
 from daemon.job import Job, JobState
-from daemon.journal import JOURNAL_NAME, ChunkText, Journal, Reservation, Result, now
+from daemon.journal import JOURNAL_NAME, ChunkText, Journal, Look, Reservation, Result, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -322,6 +323,24 @@ def test_any_name_is_kept(tmp_path: Path, name: bytes) -> None:
 
 
 # When things go wrong
+
+
+def test_a_journal_of_the_first_version_is_taken_along(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / JOURNAL_NAME)
+    db.executescript(f"{journal_module._SCHEMA} PRAGMA user_version = 1;")
+    db.execute("INSERT INTO jobs (job_id, path, claimed_at, state) VALUES ('1', x'61', '2026', 'claimed')")
+    db.commit()
+    db.close()
+    journal = Journal(tmp_path)
+    try:
+        assert [job.path for job in journal.unfinished()] == ["a"]
+        journal.finish("1", "a", Look(1, 2))
+        (known,) = journal.put_away_before(JobState.DONE, "9999", 10)
+        assert (known.name, known.look) == ("a", Look(1, 2))
+        journal.forget_audio("1")
+        assert journal.put_away_before(JobState.DONE, "9999", 10) == ()
+    finally:
+        journal.close()
 
 
 @pytest.mark.parametrize("damage", ["no database", "torn pages", "another version"])

@@ -11,6 +11,7 @@ import tempfile
 import threading
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,13 +20,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import files
+from daemon import files, mounts
 from daemon.config import Folders
+from daemon.config import Retention as RetentionSettings
 from daemon.errors import NoPermissionError, TransientError
 from daemon.inbox import Arrival, fingerprint_of
 from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal
-from daemon.spool import Claims, Delivery, Failures, Places, conclude, find_unfinished, is_error_note
+from daemon.spool import Claims, Delivery, Failures, Places, Retention, conclude, find_unfinished, is_error_note
 from daemon.spool.names import error_note_name, failure_names, fit, hotwords_name, new_job_id, outcome_names
 
 if TYPE_CHECKING:
@@ -793,6 +795,136 @@ def test_only_our_own_notes_are_ours(tmp_path: Path) -> None:
     assert not is_error_note(tmp_path / "gone.error.txt")
     (tmp_path / "long.error.txt").write_text('scribed could not transcribe "x".\n' * 10_000)
     assert not is_error_note(tmp_path / "long.error.txt")
+
+
+# Retention
+
+
+def put_away(world: World, end: str, path: str = "team/talk.wav") -> Path:
+    job = world.claim(path, hotwords=WORDS)
+    if end == "processed":
+        world.deliver(job)
+        return world.folders.processed / path
+    world.failures.set_aside(job, REASON, REMEDY)
+    return world.folders.failed / path
+
+
+def expire(world: World, after_days: int = 2, processed_days: int = 2, failed_days: int = 2) -> None:
+    """Do what is done so many days later."""
+    settings = RetentionSettings(processed_days=processed_days, failed_days=failed_days)
+    later = datetime.now(UTC) + timedelta(days=after_days, minutes=1)
+    Retention(world.places, world.journal, lambda: later).sweep(settings)
+    world.failures.sweep()
+
+
+@pytest.mark.parametrize("end", ["processed", "failed"])
+def test_audio_is_deleted_so_many_days_after_its_outcome(world: World, end: str) -> None:
+    audio = put_away(world, end)
+    assert audio.stat().st_mtime_ns == MTIME_NS  # years ago: that is not what counts
+    expire(world, 1)
+    expire(world, 1000, 0, 0)
+    assert audio.exists()
+    expire(world, 2, 2 * (end == "failed"), 2 * (end == "processed"))  # the other folder's days
+    assert audio.exists()
+    expire(world)
+    assert not audio.exists()
+    assert not Path(f"{audio}.error.txt").exists()
+    assert tree(world.folders.outbox) == ({"team/talk.txt", "team/talk.json"} if end == "processed" else set())
+
+
+@pytest.mark.parametrize("end", ["processed", "failed"])
+@pytest.mark.parametrize("change", ["size", "time", "link", "folder", "journal"])
+def test_what_is_not_on_record_is_never_deleted(world: World, tmp_path: Path, end: str, change: str) -> None:
+    audio = put_away(world, end)
+    if change == "size":
+        audio.write_bytes(SOUND * 2)
+        os.utime(audio, ns=(MTIME_NS, MTIME_NS))
+    elif change == "time":
+        os.utime(audio, ns=(0, 0))
+    elif change == "link":
+        audio.rename(tmp_path / "elsewhere.wav")
+        audio.symlink_to(tmp_path / "elsewhere.wav")
+    elif change == "folder":
+        audio.parent.rename(tmp_path / "elsewhere")
+        audio.parent.symlink_to(tmp_path / "elsewhere")
+    else:
+        world.close()
+        lose_journal(world)
+        world = World(tmp_path)
+    expire(world)
+    assert audio.exists()
+    world.close()
+
+
+def test_a_record_that_leads_out_of_the_folder_deletes_nothing(world: World) -> None:
+    (world.folders.inbox / "victim.wav").write_bytes(SOUND)
+    os.utime(world.folders.inbox / "victim.wav", ns=(MTIME_NS, MTIME_NS))
+    job = world.claim("talk.wav")
+    world.deliver(job)
+    with world.journal._transaction() as db:
+        db.execute("UPDATE jobs SET outbox_folder = ?, audio_name = ?", (b"../inbox", b"victim.wav"))
+    expire(world)
+    with world.journal._transaction() as db:
+        look = (len(SOUND), MTIME_NS)
+        db.execute("UPDATE jobs SET outbox_folder = x'', audio_name = ?, audio_bytes = ?, audio_mtime_ns = ?",
+                   (b"../inbox/victim.wav", *look))  # fmt: skip
+    expire(world)
+    assert (world.folders.inbox / "victim.wav").exists()
+
+
+def test_audio_that_got_another_name_than_was_reserved_is_known_by_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.claim()
+    commit = world.journal.commit_delivery
+
+    def take_the_name(job_id: str) -> None:
+        commit(job_id)
+        (world.folders.processed / "talk.wav").write_bytes(SOUND[::-1])
+        os.utime(world.folders.processed / "talk.wav", ns=(MTIME_NS, MTIME_NS))
+
+    monkeypatch.setattr(world.journal, "commit_delivery", take_the_name)
+    world.deliver(job)
+    assert len(tree(world.folders.processed)) == 2
+    expire(world)
+    assert tree(world.folders.processed) == {"talk.wav"}  # the stranger's, though it is as long and as old
+
+
+def test_many_old_recordings_go_a_hundred_at_a_time(fast: Path) -> None:
+    world = World(fast)
+    for number in range(101):
+        put_away(world, "processed", f"{number}.wav")
+    expire(world)
+    assert len(list(world.folders.processed.glob("*.wav"))) == 1
+    expire(world)
+    assert list(world.folders.processed.glob("*.wav")) == []
+    world.close()
+
+
+# Shares
+
+
+def test_a_share_that_is_gone_is_no_empty_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.claim()
+    top = world.folders.outbox
+    monkeypatch.setattr(mounts, "top_of", lambda folder: top if folder == world.folders.outbox else Path("/"))
+    world.places.remember_shares()
+    world.places.check_shares()
+    monkeypatch.setattr(mounts, "top_of", lambda _: Path("/"))
+    for code in (world.places.check_shares, lambda: world.deliver(job), lambda: expire(world)):
+        with pytest.raises(TransientError, match="outbox folder is not there"):
+            code()
+    with pytest.raises(TransientError, match=r"shares\.json"):
+        world.failures.set_aside(job, REASON, REMEDY)
+    assert tree(world.folders.outbox) == set()
+    (world.folders.state / "shares.json").unlink()  # the remedy that was told
+    world.deliver(job)
+
+
+def test_a_damaged_memory_of_shares_is_none(world: World) -> None:
+    for content in (b"{", b"[]"):
+        (world.folders.state / "shares.json").write_bytes(content)
+        world.places.check_shares()
 
 
 # Crashes

@@ -166,6 +166,22 @@ def test_what_is_in_the_way_from_outside_is_never_charged_and_is_told(bench: Ben
     assert not bench.worker.is_backing_off()
 
 
+def test_what_is_in_the_way_is_not_asked_ten_times_a_second_however_short_the_wait(bench: Bench) -> None:
+    bench.worker.reconfigure(bench.config.model_copy(update={"retry": Retry(backoff_s=0)}))
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    job = bench.claim()
+    waits_s = []
+    for _ in range(14):
+        left = bench.run(job)
+        assert left is not None
+        before_s = bench.now_s[0]
+        while not bench.worker.is_due(left):
+            bench.now_s[0] += 0.5
+        waits_s.append(bench.now_s[0] - before_s)
+    assert waits_s[:4] == [1.0, 2.0, 4.0, 8.0]
+    assert waits_s[-1] == 900.0
+
+
 def test_a_lost_model_is_noted_and_nothing_is_charged(bench: Bench) -> None:
     bench.engine.error = EngineLostError("The GPU is gone.")
     waiting = bench.run(bench.claim())
@@ -213,6 +229,33 @@ def test_a_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench)
     assert bench.desk.journal.recover_in_flight() == ()
     assert bench.desk.places.audio(job).exists()
     assert not bench.worker.start(job)  # nothing begins any more
+
+
+def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a full disk under the journal would be charged to the recording at the next start."""
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    job, journal = bench.claim(), bench.desk.journal
+
+    def refuse(_: str) -> None:
+        raise TransientError("The journal cannot be written.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "rest", refuse)
+        bench.run(job)
+        bench.worker.close_books()
+    bench.worker.close_books()
+    assert journal.recover_in_flight() == ()
+
+
+def test_who_was_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
+    job, other = bench.claim("a.wav"), bench.claim("b.wav")
+    bench.desk.journal.begin(job.job_id)
+    (charged,) = bench.desk.journal.recover_in_flight()
+    bench.worker.set_aside_killers((charged, other))
+    assert not bench.worker.is_due(charged)
+    assert bench.worker.is_due(other)
+    bench.now_s[0] += 30
+    assert bench.worker.is_due(charged)
 
 
 def test_a_suspect_is_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:

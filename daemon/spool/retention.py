@@ -1,0 +1,88 @@
+"""Deleting audio that was kept for as long as the configuration asks."""
+
+from __future__ import annotations
+
+import stat
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daemon import files
+from daemon.job import JobState
+from daemon.spool.delivery import look_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import Retention as Settings
+    from daemon.journal import Journal, PutAway
+    from daemon.spool.places import Places
+
+_MAX_AT_ONCE = 100  # so that a first night of ten thousand deletions holds nothing else up
+
+log = structlog.get_logger()
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Retention:
+    """Deletes audio from processed and failed some days after the outcome that the journal has recorded.
+
+    What the journal does not know is never deleted, and neither is a file which no longer looks as it
+    did when it was put away: it may be somebody else's.
+
+    Args:
+        places: where everything lies.
+        journal: knows what was put away, when, and what it looked like.
+        clock: the time in UTC.
+    """
+
+    def __init__(self, places: Places, journal: Journal, clock: Callable[[], datetime] = _utc_now) -> None:
+        self._places = places
+        self._journal = journal
+        self._clock = clock
+
+    def sweep(self, settings: Settings) -> None:
+        """Delete what is due, some of it at each call.
+
+        Raises:
+            NoPermissionError, TransientError: it can be tried again.
+        """
+        self._places.check_shares()  # on a share that is not there everything looks as if it were gone
+        folders = self._places.folders
+        for root, state, n_days in (
+            (folders.processed, JobState.DONE, settings.processed_days),
+            (folders.failed, JobState.FAILED, settings.failed_days),
+        ):
+            if n_days:
+                with files.explained("Old recordings cannot be deleted", root):
+                    self._sweep(root, state, self._clock() - timedelta(days=n_days))
+
+    def _sweep(self, root: Path, state: JobState, before: datetime) -> None:
+        when = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        for audio in self._journal.put_away_before(state, when, _MAX_AT_ONCE):
+            if _delete(root, audio):
+                log.info("retention.audio_deleted", job_id=audio.job_id, folder=root.name)
+            else:
+                log.info("retention.audio_not_there", job_id=audio.job_id, folder=root.name)
+            self._journal.forget_audio(audio.job_id)
+
+
+def _delete(root: Path, audio: PutAway) -> bool:
+    """Delete audio if it is the very file that was put away, without following a link."""
+    if ".." in audio.folder.split("/") or "/" in audio.name:  # no record of ours; then hands off
+        return False
+    try:
+        with files.reached(root, audio.folder) as folder:
+            path = folder / audio.name
+            if not stat.S_ISREG(path.lstat().st_mode) or look_of(path) != audio.look:
+                return False
+            path.unlink()
+            files.sync_folder(folder)
+    except (FileNotFoundError, NotADirectoryError):  # moved on, or a link stands in place of the folder
+        return False
+    return True

@@ -1,0 +1,244 @@
+"""Every step that changes a disk, seen and steered from outside the process that takes it.
+
+The kernel asks us before each such system call of the process and its threads (seccomp's user
+notification, Linux 5.5 and newer) and waits for the answer: go on, fail with this error, only say it
+was done. So the n-th step is the n-th of the whole process, whichever thread takes it, and nothing in
+the process under test is changed. See seccomp_unotify(2).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import traceback
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# System calls of x86-64: (verb, where the path is). A path is an index of an argument, a descriptor
+# of a folder before it where the call takes one.
+_BY_PATH = {
+    82: ("rename", None, 1),
+    264: ("rename", 2, 3),
+    316: ("rename", 2, 3),
+    86: ("link", None, 1),
+    265: ("link", 2, 3),
+    87: ("unlink", None, 0),
+    263: ("unlink", 0, 1),
+    83: ("mkdir", None, 0),
+    258: ("mkdir", 0, 1),
+    84: ("rmdir", None, 0),
+    90: ("chmod", None, 0),
+    268: ("chmod", 0, 1),
+    76: ("truncate", None, 0),
+    257: ("create", 0, 1),  # openat, and only where it may create
+}
+_BY_FD = {74: "sync", 75: "sync", 77: "truncate", 91: "chmod", 1: "write", 18: "write"}
+_OPENAT = 257
+_RENAMES = frozenset({82, 264, 316})
+_SECCOMP = 317
+_SECCOMP_SET_MODE_FILTER = 1
+_NEW_LISTENER = 8
+_PR_SET_NO_NEW_PRIVS = 38
+_RET_USER_NOTIF, _RET_ALLOW = 0x7FC00000, 0x7FFF0000
+_LOAD, _IS_EQUAL, _HAS_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
+_ARGS_OFFSET = 16  # of struct seccomp_data
+_RECEIVE, _ANSWER = 0xC0502100, 0xC0182101  # ioctls of the listener
+_NOTICE = struct.Struct("QIIiIQ6Q")  # struct seccomp_notif
+_REPLY = struct.Struct("QqiI")  # struct seccomp_notif_resp
+_CONTINUE = 1
+_MAX_PATH_BYTES = 4096
+_PAGE_BYTES = 4096
+_AT_FDCWD = 0xFFFFFF9C
+_CRASHED = 70
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Answer(Enum):
+    """What becomes of a step, beside an errno."""
+
+    GO_ON = "go on"
+    DIE = "die"  # the process is killed before it
+    PRETEND = "pretend"  # it is not done, and answered as if it were
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One system call that is about to change a disk.
+
+    Attributes:
+        verb: rename, link, unlink, mkdir, rmdir, chmod, truncate, create, sync or write.
+        path: what it is done to; the new name of what is renamed.
+        source: the old name of what is renamed.
+    """
+
+    verb: str
+    path: Path
+    source: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How a steered process ended: its exit code (negative: a signal), and whether it had to be killed for time."""
+
+    code: int
+    is_hung: bool = False
+
+
+def why_not() -> str:
+    """Return why processes cannot be steered here, "" where they can."""
+    if platform.machine() != "x86_64":
+        return f"system calls are known by their numbers on x86_64 alone, and this is {platform.machine()}"
+    try:
+        actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text()
+    except OSError:
+        actions = ""
+    return "" if "user_notif" in actions else "this kernel has no user notification of seccomp (Linux 5.5 has)"
+
+
+def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer | int], limit_s: float) -> End:
+    """Run a program in a forked process and decide about each of its steps.
+
+    Args:
+        program: runs in the child and returns its exit code.
+        decide: called with each step and the process's id while that thread waits; returns an
+            Answer or an errno.
+        limit_s: it is killed when it takes longer.
+    """
+    ours, theirs = socket.socketpair()
+    child = os.fork()
+    if child == 0:
+        ours.close()
+        _be_child(program, theirs)
+    theirs.close()
+    _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
+    ours.close()
+    try:
+        return _steer(child, listener, decide, time.monotonic() + limit_s)
+    finally:
+        os.close(listener)
+
+
+def _be_child(program: Callable[[], int], to_parent: socket.socket) -> None:
+    code = _CRASHED
+    try:
+        listener = _install_filter()
+        socket.send_fds(to_parent, [b"."], [listener])
+        os.close(listener)
+        to_parent.close()
+        code = program()
+    except BaseException:  # noqa: BLE001 - it must not run on as a second copy of its parent
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], end_s: float) -> End:
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    is_hung = False
+    while True:
+        events = poll.poll(max(0.0, end_s - time.monotonic()) * 1000)
+        if not events:
+            is_hung = True
+            os.kill(child, signal.SIGKILL)
+            end_s = time.monotonic() + 10.0
+        elif events[0][1] & select.POLLIN:
+            _answer(child, listener, decide)
+        else:  # the last thread is gone
+            return End(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), is_hung)
+
+
+def _answer(child: int, listener: int, decide: Callable[[Step, int], Answer | int]) -> None:
+    notice = bytearray(_NOTICE.size)
+    try:
+        fcntl.ioctl(listener, _RECEIVE, notice)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.EINTR}:  # it died meanwhile
+            return
+        raise
+    notice_id, thread, _, number, _, _, *arguments = _NOTICE.unpack(notice)
+    step = _step(thread, number, arguments)
+    answer = decide(step, child) if step is not None else Answer.GO_ON
+    if answer is Answer.DIE:
+        os.kill(child, signal.SIGKILL)
+        return
+    code = answer if isinstance(answer, int) else 0
+    reply = _REPLY.pack(notice_id, 0, -code, _CONTINUE if answer is Answer.GO_ON else 0)
+    try:
+        fcntl.ioctl(listener, _ANSWER, bytearray(reply))
+    except OSError as error:
+        if error.errno != errno.ENOENT:
+            raise
+
+
+def _step(thread: int, number: int, arguments: list[int]) -> Step | None:
+    """Return the step a system call is, or None where it changes nothing that has a name."""
+    try:
+        if number in _BY_FD:
+            path = Path(f"/proc/{thread}/fd/{arguments[0]}").readlink()
+            return Step(_BY_FD[number], path) if path.is_absolute() else None
+        verb, folder, index = _BY_PATH[number]
+        path = _read_path(thread, arguments[folder] if folder is not None else None, arguments[index])
+        source = None
+        if number in _RENAMES:
+            source_folder = arguments[0] if folder is not None else None
+            source = _read_path(thread, source_folder, arguments[index // 2])
+    except OSError:  # the thread is gone
+        return None
+    return Step(verb, path, source)
+
+
+def _read_path(thread: int, folder: int | None, address: int) -> Path:
+    text = b""
+    with Path(f"/proc/{thread}/mem").open("rb", buffering=0) as memory:
+        while b"\0" not in text and len(text) < _MAX_PATH_BYTES:
+            at = address + len(text)
+            memory.seek(at)
+            text += memory.read(_PAGE_BYTES - at % _PAGE_BYTES)  # what lies beyond the page may not be there
+    path = Path(os.fsdecode(text.partition(b"\0")[0]))
+    if path.parts[:4] == ("/", "proc", "self", "fd"):
+        return Path(f"/proc/{thread}/fd/{path.parts[4]}").readlink().joinpath(*path.parts[5:])
+    if path.is_absolute():
+        return path
+    base = "cwd" if folder is None or folder & 0xFFFFFFFF == _AT_FDCWD else f"fd/{folder}"
+    return Path(f"/proc/{thread}/{base}").readlink() / path
+
+
+def _install_filter() -> int:
+    """Have the kernel ask about every such call of this process and return the descriptor it asks on."""
+    plain = [*(number for number in _BY_PATH if number != _OPENAT), *_BY_FD]
+    lines = [(_LOAD, 0, 0, 0)]
+    for index, number in enumerate(plain):
+        lines.append((_IS_EQUAL, len(plain) - index + 3, 0, number))
+    lines += [
+        (_IS_EQUAL, 0, 2, _OPENAT),
+        (_LOAD, 0, 0, _ARGS_OFFSET + 2 * 8),
+        (_HAS_BITS, 1, 0, os.O_CREAT),
+        (_RETURN, 0, 0, _RET_ALLOW),
+        (_RETURN, 0, 0, _RET_USER_NOTIF),
+    ]
+    code = b"".join(struct.pack("HBBI", *line) for line in lines)
+    buffer = ctypes.create_string_buffer(code, len(code))
+    program = ctypes.create_string_buffer(struct.pack("HP", len(lines), ctypes.addressof(buffer)))
+    if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS was refused")
+    listener = int(_libc.syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program)))
+    if listener < 0:
+        raise OSError(ctypes.get_errno(), "the filter was refused")
+    return listener
