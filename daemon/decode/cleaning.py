@@ -139,7 +139,7 @@ def _refuse_impossible(reader: readers.Reader, settings: Preprocess) -> None:
         )
     if not 1 <= reader.channels <= _MAX_CHANNELS:
         raise errors.JobError(
-            f"The file has {reader.channels} channels; at most {_MAX_CHANNELS} are possible.", "Mix it down first."
+            f"The file has {reader.channels} channels; 1 to {_MAX_CHANNELS} are possible.", "Mix it down first."
         )
     if reader.declared_s is not None and reader.declared_s > settings.max_duration_h * 3600:
         raise _too_long_error(settings)
@@ -152,16 +152,14 @@ def _too_long_error(settings: Preprocess) -> errors.JobError:
     )
 
 
-def _mix(block: NDArray[np.float32], channel: int | None) -> NDArray[np.float32]:
-    """Return one channel of a block, or the mean of all, as sox mixes; shape (n,)."""
-    if channel is not None:
-        return block[:, channel]
-    mono = block[:, 0]
-    if block.shape[1] > 1:
-        mono = mono.copy()
-        for index in range(1, block.shape[1]):  # much faster than mean(axis=1) on rows of two
-            mono += block[:, index]
-        mono *= np.float32(1 / block.shape[1])
+def _mix(channels: NDArray[np.float32], chosen: int | None) -> NDArray[np.float32]:
+    """Return one of the channels, shape (channels, n), or the mean of all, as sox mixes; shape (n,)."""
+    mono: NDArray[np.float32] = channels[chosen or 0]
+    if chosen is None and len(channels) > 1:
+        mono = mono + channels[1]
+        for channel in channels[2:]:
+            mono += channel
+        mono *= np.float32(1 / len(channels))
     return mono
 
 

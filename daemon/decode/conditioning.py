@@ -30,8 +30,8 @@ class Conditioner:
     """
 
     def __init__(self, rate_hz: int, highpass_hz: float) -> None:
-        self._sections = highpass(rate_hz, highpass_hz) if highpass_hz > 0 else None
-        self._state = np.zeros((1, 2))
+        self._filter = highpass(rate_hz, highpass_hz) if highpass_hz > 0 else None
+        self._state = np.zeros(2)
         self._resampler = (
             soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
             if rate_hz != SAMPLE_RATE_HZ
@@ -40,9 +40,10 @@ class Conditioner:
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what comes out at 16 kHz after this mono block, shape (m,), m often 0 at first."""
-        if self._sections is not None and len(block):
-            # In float64: the poles lie so near to 1 that float32 rounding is heard as rumble.
-            filtered, self._state = signal.sosfilt(self._sections, block.astype(np.float64), zi=self._state)
+        if self._filter is not None and len(block):
+            # In float64: the poles lie so near to 1 that float32 rounding is heard as rumble. For a
+            # single section lfilter does what sosfilt does, a third faster.
+            filtered, self._state = signal.lfilter(*self._filter, block.astype(np.float64), zi=self._state)
             block = filtered.astype(np.float32)
         return block if self._resampler is None else self._resample(self._resampler, block)
 
@@ -59,8 +60,8 @@ class Conditioner:
         return resampled
 
 
-def highpass(rate_hz: int, corner_hz: float) -> NDArray[np.float64]:
-    """Return the one second-order section of a Butterworth high-pass, shape (1, 6).
+def highpass(rate_hz: int, corner_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return (b, a), three coefficients each, of a Butterworth high-pass of the second order.
 
     From Robert Bristow-Johnson's Audio EQ Cookbook, which sox uses too:
     https://webaudio.github.io/Audio-EQ-Cookbook/audio-eq-cookbook.html
@@ -68,6 +69,6 @@ def highpass(rate_hz: int, corner_hz: float) -> NDArray[np.float64]:
     angle = 2 * math.pi * corner_hz / rate_hz
     alpha = math.sin(angle) / (2 * _BUTTERWORTH_Q)
     cosine = math.cos(angle)
-    b = [(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2]
-    a = [1 + alpha, -2 * cosine, 1 - alpha]
-    return np.array([b + a]) / a[0]
+    b = np.array([(1 + cosine) / 2, -(1 + cosine), (1 + cosine) / 2])
+    a = np.array([1 + alpha, -2 * cosine, 1 - alpha])
+    return b / a[0], a / a[0]

@@ -43,29 +43,28 @@ class Levels:
         self._cross_energy = 0.0
 
     def observe(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take a block in, shape (n, channels), and return it with broken samples silenced."""
-        peak = max(float(block.max(initial=0.0)), -float(block.min(initial=0.0)))
+        """Take a block in, shape (n, channels); return it as channels, shape (channels, n), without broken samples."""
+        channels = np.ascontiguousarray(block.T)
+        peak = max(float(channels.max(initial=0.0)), -float(channels.min(initial=0.0)))
         if not peak < _MAX_SENSIBLE:  # NaN too
-            is_broken = ~(np.abs(block) < _MAX_SENSIBLE)
+            is_broken = ~(np.abs(channels) < _MAX_SENSIBLE)
             self.n_invalid += int(is_broken.sum())
-            block = np.where(is_broken, np.float32(0), block)
-            peak = float(np.abs(block).max(initial=0.0))
-        self._count_clipped(block, peak)
-        self._n_frames += len(block)
-        for index in range(self._channels):
-            channel = block[:, index]
-            self._sums[index] += channel.sum(dtype=np.float64)
-            self._energies[index] += np.einsum("i,i->", channel, channel)
+            channels = np.where(is_broken, np.float32(0), channels)
+            peak = float(np.abs(channels).max(initial=0.0))
+        self._count_clipped(channels, peak)
+        self._n_frames += channels.shape[1]
+        self._sums += channels.sum(axis=1)
+        self._energies += [np.dot(channel, channel) for channel in channels]
         if self._channels == _STEREO:
-            self._cross_energy += float(np.einsum("i,i->", block[:, 0], block[:, 1]))
-        return block
+            self._cross_energy += float(np.dot(channels[0], channels[1]))
+        return channels
 
-    def _count_clipped(self, block: NDArray[np.float32], peak: float) -> None:
+    def _count_clipped(self, channels: NDArray[np.float32], peak: float) -> None:
         """Count the frames that lie in runs at full scale, on any channel, across block borders."""
         if peak < _FULL_SCALE and not self._was_full.any():
             return
         # One frame more than a run needs is kept from the block before: whether a run began there.
-        is_full = np.concatenate((self._was_full, (np.abs(block) >= _FULL_SCALE).any(axis=1)))
+        is_full = np.concatenate((self._was_full, (np.abs(channels) >= _FULL_SCALE).any(axis=0)))
         ends_run = is_full[2:] & is_full[1:-1] & is_full[:-2]
         n_begun = int((ends_run[1:] & ~ends_run[:-1]).sum())
         self._n_clipped += int(ends_run[1:].sum()) + (_MIN_CLIPPED_RUN - 1) * n_begun

@@ -224,7 +224,7 @@ class _ContainerReader:
         return container.duration / av.time_base if is_alone and container.duration is not None else None
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        clock = _Clock(self._container.start_time)
+        clock = _Clock(self._container.start_time, float(self._stream.time_base))
         collector = _Collector(self.rate_hz, self.channels)
         n_good = n_broken = 0
         for index, packet in enumerate(self._packets()):
@@ -311,14 +311,16 @@ class _Clock:
     Args:
         start_us: earliest time stamp of the container in microseconds, if it has any. In a video
             whose sound begins late, the times then still are those which a player shows.
+        tick_s: unit of the frames' time stamps in seconds.
     """
 
-    def __init__(self, start_us: int | None) -> None:
+    def __init__(self, start_us: int | None, tick_s: float) -> None:
+        self._tick_s = tick_s
         self._expected_s = None if start_us is None else start_us / av.time_base
 
     def skip(self, packet: Any) -> float:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
         """Pass over a packet that cannot be decoded, and return its duration in seconds."""
-        duration_s = float((packet.duration or 0) * packet.time_base)
+        duration_s = (packet.duration or 0) * self._tick_s
         if not 0 < duration_s <= _MAX_GAP_S:
             return 0.0
         if self._expected_s is not None:
@@ -327,9 +329,8 @@ class _Clock:
 
     def advance(self, frame: Any) -> float:  # noqa: ANN401 (the same)
         """Pass over a decoded frame, and return how much sound is missing ahead of it in seconds."""
-        start_s, expected_s = frame.time, self._expected_s
-        if start_s is None:
-            start_s = expected_s
+        stamp, expected_s = frame.pts, self._expected_s
+        start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time reckons in slow fractions
         if start_s is not None:
             self._expected_s = start_s + frame.samples / frame.sample_rate
         gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
