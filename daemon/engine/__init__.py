@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Engine, Piece, PieceText
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from daemon.config import ModelSettings
 
-__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "load"]
+__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "Verdict", "is_echo", "judge", "load", "settle_echo"]
 
 
 def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:
@@ -32,6 +33,10 @@ def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) ->
     os.environ["HF_HUB_OFFLINE"] = "1"
     # The driver compiles for cards newer than its torch; a service has no home folder to keep that in.
     os.environ.setdefault("CUDA_CACHE_PATH", str(cache / "cuda"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    # One function of some kernels is compiled: a pool of processes for that would outlive it by hours.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     # torch takes seconds to import, so it waits until the configuration is known to be valid.
     from daemon.engine.loading import load_engine  # noqa: PLC0415  # see the line above
 
