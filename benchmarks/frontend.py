@@ -1,6 +1,6 @@
 """How fast the audio front end is against sox, on one core, in one run.
 
-    python benchmarks/frontend.py --minutes 10
+    python -m benchmarks.frontend --minutes 10
 
 Each contender works on the same generated files (44.1 kHz stereo speech over noise) in a process
 of its own that is pinned to one core; contenders take turns, and the median of the repeats counts.
