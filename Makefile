@@ -15,6 +15,7 @@ help:
 	@echo "make test-gpu  run the tests that need an NVIDIA GPU"
 	@echo "make faults    break it off at every step, cut the power, see that nothing is lost (an hour; partly root)"
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
+	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
@@ -50,6 +51,10 @@ test-gpu: $(STAMP)
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep
 	$(BIN)/python -m tests.faults.powercut
+	$(BIN)/python -m tests.faults.poison
+
+soak: $(STAMP)
+	$(BIN)/python -m tests.faults.soak --into build/soak
 
 fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --runs 2000
@@ -64,8 +69,8 @@ format: $(STAMP)
 	$(BIN)/ruff format
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/frontend.py
-	$(BIN)/python benchmarks/service.py
+	$(BIN)/python -m benchmarks.frontend
+	$(BIN)/python -m benchmarks.daemon
 
 # Maintainers: both need espeak-ng
 model: $(STAMP)

@@ -1,7 +1,7 @@
 """How fast and how small the audio front end is, against sox, ffmpeg and pydub, in one run.
 
-    python benchmarks/frontend.py --minutes 10
-    python benchmarks/frontend.py --long
+    python -m benchmarks.frontend --minutes 10
+    python -m benchmarks.frontend --long
 
 Each contender works on the same generated files (44.1 kHz stereo speech over noise) in a process
 of its own that is pinned to one core; contenders take turns, and the median of the repeats counts.

@@ -7,6 +7,7 @@ still has a file open. Lost events cost time, never a recording. The only user o
 from __future__ import annotations
 
 import logging
+import math
 import os
 import stat
 import threading
@@ -68,11 +69,12 @@ class Arrival:
 
 @dataclass(frozen=True, slots=True)
 class Arriving:
-    """A file that is not whole yet, and why that is thought."""
+    """A file that is not whole yet, why that is thought, and in how many seconds it may be, if nothing happens."""
 
     path: str
     n_bytes: int
     reason: str
+    left_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,9 +226,9 @@ class Inbox:
         for path, facts in self._recordings(notes, unreadable):
             sighting = self._look(path, facts, now_s)
             seen[path] = sighting
-            reason = self._why_not_whole(path, facts, now_s - sighting.quiet_since_s)
+            reason, left_s = self._why_not_whole(path, facts, now_s - sighting.quiet_since_s)
             if reason:
-                arriving.append(Arriving(path, facts.st_size, reason))
+                arriving.append(Arriving(path, facts.st_size, reason, left_s))
             elif not os.access(self.root / path, os.R_OK):
                 unreadable.append(path)
             else:
@@ -246,18 +248,18 @@ class Inbox:
             return _Sighting(sight, known.first_seen, now_s)
         return known
 
-    def _why_not_whole(self, path: str, facts: os.stat_result, quiet_s: float) -> str:
-        """Return "" for a file that is whole."""
+    def _why_not_whole(self, path: str, facts: os.stat_result, quiet_s: float) -> tuple[str, float]:
+        """Return ("", 0) for a file that is whole, else why not and for how many seconds yet."""
         if self._writers.is_open(path):
-            return "still being written"
+            return "still being written", math.inf
         if facts.st_size == 0 and self._writers.has_created(path):
-            return "still empty"
+            return "still empty", math.inf
         needed_s, reason = self.settings.settle_s, "arrived a moment ago"
         if facts.st_blocks * _BLOCK_BYTES < facts.st_size:
             needed_s, reason = max(needed_s, _HOLES_QUIET_S), "has room reserved that is not filled yet"
         elif facts.st_nlink > 1:
             needed_s, reason = max(needed_s, _LINKED_QUIET_S), "has a second name"
-        return "" if quiet_s >= needed_s else reason
+        return ("", 0.0) if quiet_s >= needed_s else (reason, needed_s - quiet_s)
 
     def _recordings(self, notes: list[str], unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
         """Yield path within the inbox and facts of every file that may be a recording."""

@@ -6,6 +6,7 @@ model on the engine's. Signal handlers only set flags.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import suppress
@@ -225,8 +226,10 @@ class Service:
 
     def _wait(self, begun_s: float, took_s: float, next_scan_s: float) -> None:
         """Sleep until the next scan, an event, or the first recording that may have settled."""
-        if self._scan.arriving or self._settling:
-            next_scan_s = min(next_scan_s, begun_s + max(self.config.watch.settle_s / 4, _SCAN_SHARE * took_s))
+        soonest_s = min((arriving.left_s for arriving in self._scan.arriving), default=math.inf)
+        if self._settling:
+            soonest_s = min(soonest_s, self.config.watch.settle_s / 4)
+        next_scan_s = min(next_scan_s, begun_s + max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s))
         self._wake.wait(max(0.0, next_scan_s - self._monotonic()))
         # A burst of events is worth one scan, not one for each.
         gap_s = max(_MIN_SCAN_GAP_S, took_s)

@@ -98,12 +98,12 @@ def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = Non
     return config
 
 
-def run_once(config: Path, log: Path, modules: Path | None = None) -> int:
+def run_once(config: Path, log: Path, modules: Path | None = None, command: str = "once") -> int:
     """Be `scribed once`, in this process; its output, and what it has imported at its end, go to files."""
     target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for stream in (1, 2):
         os.dup2(target, stream)
-    sys.argv = ["scribed", "once", "--config", str(config)]
+    sys.argv = ["scribed", command, "--config", str(config)]
     code = command_line._run()  # main, without its way out of the process
     if modules is not None:
         modules.write_text("\n".join(sys.modules))

@@ -176,7 +176,7 @@ def test_sub_folders_are_looked_into_unless_told_otherwise(root: Path) -> None:
 
 def test_a_recording_settles_when_it_was_quiet_long_enough(poll: Watched) -> None:
     (poll.root / "a.wav").write_bytes(b"sound")
-    assert poll.scan().arriving == (Arriving("a.wav", 5, "arrived a moment ago"),)
+    assert poll.scan().arriving == (Arriving("a.wav", 5, "arrived a moment ago", SETTLE_S),)
     assert poll.scan(SETTLE_S - 0.1).settled == ()
     (arrival,) = poll.scan(0.1).settled
     facts = (poll.root / "a.wav").stat()
@@ -187,6 +187,14 @@ def test_a_recording_settles_when_it_was_quiet_long_enough(poll: Watched) -> Non
         facts.st_size,
         facts.st_mtime_ns,
     )
+
+
+def test_it_is_told_when_a_recording_may_be_whole(poll: Watched) -> None:
+    (poll.root / "a.wav").write_bytes(b"sound")
+    poll.scan()
+    (arriving,) = poll.scan(SETTLE_S / 2).arriving
+    assert arriving.left_s == SETTLE_S / 2
+    assert [arrival.path for arrival in poll.scan(arriving.left_s).settled] == ["a.wav"]
 
 
 @pytest.mark.parametrize("change", ["size", "mtime", "inode", "blocks"])

@@ -484,6 +484,13 @@ def test_odd_names_come_through(world: World, name: bytes) -> None:
     assert back == world.folders.inbox / path
 
 
+def test_names_that_only_look_alike_stay_apart(world: World) -> None:
+    for name in ("caf\u00e9.wav", "cafe\u0301.wav"):  # composed and decomposed
+        world.deliver(world.claim(name))
+        assert (world.folders.processed / name).exists()
+    assert len(tree(world.folders.outbox)) == 4
+
+
 @pytest.mark.parametrize("taken", ["outbox/talk.txt", "outbox/talk.srt", "outbox/talk.html", "processed/talk.wav"])
 @pytest.mark.parametrize("kind", ["file", "broken link"])
 def test_what_is_not_ours_stays_as_it_is(world: World, tmp_path: Path, taken: str, kind: str) -> None:

@@ -1,0 +1,158 @@
+"""Who is blamed when the process dies: poison among good recordings, and kills from outside.
+
+    python -m tests.faults.poison
+
+Each life of the process is a fork of this one, which has imported everything ahead.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import sqlite3
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import soundfile
+import yaml
+
+from tests.conftest import SAMPLES
+from tests.faults.promise import Drop, check_instant, lay_out, make_drops, run_once, texts_of
+from tests.faults.runs import FINE, LIMIT_S, World, import_all, roomy, undisturbed
+from tests.faults.steps import Answer, Step, run_steered, why_not
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+N_GOOD, N_POISON, N_INNOCENT, N_KILLS = 20, 3, 10, 10
+_MAX_LIVES = 60
+_MAX_STEPS = 40
+_CLIP_S = 2.5
+_SEED = 5
+_SUDDEN_END = "came to a sudden end"
+
+
+@dataclass(slots=True)
+class _Killer:
+    """Kills the process at the n-th step, counted from when a recording of such a name is in flight."""
+
+    root: Path
+    name: str
+    after: int = 1
+    n_steps: int = 0
+    is_armed: bool = False  # what an earlier life left in flight has been settled
+
+    def decide(self, step: Step, _: int) -> Answer:
+        if self.n_steps:
+            self.n_steps += 1
+        elif step.path.name.startswith("journal"):
+            is_in_flight = self._is_in_flight()
+            self.is_armed = self.is_armed or is_in_flight is False
+            self.n_steps = int(self.is_armed and is_in_flight is True)
+        return Answer.DIE if self.n_steps >= self.after else Answer.GO_ON
+
+    def _is_in_flight(self) -> bool | None:
+        path = self.root / "state" / "journal.sqlite3"
+        try:
+            db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)
+            try:
+                rows = db.execute("SELECT path FROM jobs WHERE is_in_flight = 1").fetchall()
+            finally:
+                db.close()
+        except sqlite3.Error:  # it is being made, or written just now
+            return None
+        return any(os.fsdecode(row[0]).startswith(self.name) for row in rows)
+
+
+def main() -> int:
+    """Run both and say what came of them; 1 where somebody was blamed wrongly, or not at all."""
+    if reason := why_not():
+        sys.stdout.write(f"It cannot run: {reason}.\n")
+        return 1
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with tempfile.TemporaryDirectory(prefix="scribed-poison-", dir=roomy()) as folder:
+        base = Path(folder)
+        undisturbed(World(base, make_drops(base), {}), base / "modules")
+        import_all((base / "modules").read_text().splitlines())
+        complaints = [*_poison(base / "poison"), *_kills(base / "kills")]
+    for complaint in complaints:
+        sys.stdout.write(f"{complaint}\n")
+    return int(bool(complaints))
+
+
+def _poison(root: Path) -> list[str]:
+    """Three recordings end the process whenever they are worked on; the twenty others are delivered."""
+    names = [*(f"good-{n:02}.wav" for n in range(N_GOOD)), *(f"poison-{n}.wav" for n in range(N_POISON))]
+    drops = _drop(root, names)
+    n_lives = _live(root, lambda _: _Killer(root, "poison"))
+    failed = {path.name for path in (root / "failed").glob("*.wav")}
+    reasons = [path.read_text() for path in (root / "failed").glob("*.error.txt")]
+    sys.stdout.write(
+        f"poison: {len(texts_of(root / 'outbox'))} delivered, {len(failed)} set aside with {len(reasons)} reasons,"
+        f" in {n_lives} lives\n"
+    )
+    complaints = _complaints(root, drops, set(names[:N_GOOD]))
+    if failed != set(names[N_GOOD:]) or not all(_SUDDEN_END in reason for reason in reasons):
+        complaints.append(f"set aside are {sorted(failed)}: {reasons}")
+    return complaints if len(reasons) == N_POISON else [*complaints, f"{len(reasons)} reasons"]
+
+
+def _kills(root: Path) -> list[str]:
+    """Ten recordings are in flight, now these, now those, when the process is killed from outside ten times."""
+    names = [f"innocent-{n}.wav" for n in range(N_INNOCENT)]
+    drops = _drop(root, names)
+    chance = random.Random(_SEED)  # noqa: S311 - it picks, and keeps no secret
+
+    def kill(n_life: int) -> _Killer | None:
+        return _Killer(root, "innocent", chance.randint(1, _MAX_STEPS)) if n_life < N_KILLS else None
+
+    n_lives = _live(root, kill)
+    sys.stdout.write(f"outside kills: {len(texts_of(root / 'outbox'))} delivered in {n_lives} lives\n")
+    return _complaints(root, drops, set(names))
+
+
+def _drop(root: Path, names: list[str]) -> list[Drop]:
+    """Drop clips that differ in their level, so that each is known by its bytes."""
+    samples, rate_hz = soundfile.read(SAMPLES / "memo.wav", dtype="float32")
+    clip = samples[: int(_CLIP_S * rate_hz)]
+    root.mkdir()
+    drops = []
+    for index, name in enumerate(names):
+        soundfile.write(root / "clip.wav", clip * (1 - index / 100), rate_hz, subtype="PCM_16")
+        drops.append(Drop(name, (root / "clip.wav").read_bytes()))
+    (root / "inbox" / "team").mkdir(parents=True)
+    config = lay_out(root, drops)
+    settings = yaml.safe_load(config.read_text())
+    settings["retry"] = {"backoff_s": 1}
+    config.write_text(yaml.safe_dump(settings))
+    return drops
+
+
+def _live(root: Path, killer_of: Callable[[int], _Killer | None]) -> int:
+    """Start again and again until a life comes to its end by itself; return how many there were."""
+    for n_life in range(_MAX_LIVES):
+        killer = killer_of(n_life)
+        decide = killer.decide if killer is not None else _go_on
+        end = run_steered(functools.partial(run_once, root / "config.yaml", root / "log"), decide, LIMIT_S)
+        if end.code in FINE:
+            return n_life + 1
+    return _MAX_LIVES
+
+
+def _go_on(_: Step, __: int) -> Answer:
+    return Answer.GO_ON
+
+
+def _complaints(root: Path, drops: list[Drop], delivered: set[str]) -> list[str]:
+    complaints = check_instant(root, drops).complaints
+    if set(texts_of(root / "outbox")) != delivered:
+        complaints.append(f"delivered are {sorted(texts_of(root / 'outbox'))}")
+    return complaints
+
+
+if __name__ == "__main__":
+    sys.exit(main())
