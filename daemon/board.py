@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daemon import files
+from daemon.display import shown_name
 from daemon.journal import now
 from daemon.status import STATUS_NAME, Done, Failed, Fault, Model, Running, Snapshot, render_status_txt, write_snapshot
 
@@ -71,6 +72,8 @@ class Board:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model: Model | None = None
+        self._step = ""  # how far the model's loading is
+        self._line = ""
         self._journal = journal
         self._faults = faults
         self._notifier = notifier
@@ -81,6 +84,11 @@ class Board:
     def is_due(self) -> bool:
         """Whether a second has passed since the last look; the status is not written more often."""
         return self._monotonic() >= self._next_s
+
+    def show_step(self, step: str) -> None:
+        """Tell systemd at once how far the model's loading is; called from the thread that loads."""
+        self._step = step
+        self._notifier.status(step)
 
     def show(
         self, config: Config, state: str, arriving: Iterable[str], waiting: Iterable[str], running: tuple[Running, ...]
@@ -104,11 +112,25 @@ class Board:
             ),
             faults=self._faults.standing(),
         )
+        line = self._one_line(snapshot, config.logging.names)
+        if line != self._line:
+            self._line = line
+            self._notifier.status(line)
         if snapshot == self._shown:
             return
         self._shown = snapshot
-        self._notifier.status(_one_line(snapshot))
         self._write(config, replace(snapshot, updated_at=now()))
+
+    def _one_line(self, snapshot: Snapshot, names: str) -> str:
+        """Return the line that `systemctl status` shows."""
+        waiting = f"{len(snapshot.waiting)} waiting"
+        if snapshot.state == "loading":
+            return f"{self._step or 'Starting.'} {waiting}"
+        if snapshot.state != "ready":
+            return snapshot.state
+        first = snapshot.running[0] if snapshot.running else None
+        work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else "idle"
+        return f"{work}, {waiting}, {snapshot.done_today} done today"
 
     def _write(self, config: Config, snapshot: Snapshot) -> None:
         wanted = config.output.status_file
@@ -128,12 +150,3 @@ def _midnight() -> str:
     """Return when today began here, as ISO 8601 in UTC."""
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _one_line(snapshot: Snapshot) -> str:
-    """Return the line that `systemctl status` shows."""
-    if snapshot.state != "ready":
-        return snapshot.state
-    first = snapshot.running[0] if snapshot.running else None
-    work = f"transcribing {first.name} {first.progress:.0%}, " if first else "idle, "
-    return f"{work}{len(snapshot.waiting)} waiting, {snapshot.done_today} done today"

@@ -119,6 +119,11 @@ class Worker:
         with self._lock:
             return not self._works
 
+    def is_alive(self) -> bool:
+        """Whether the thread of each recording in work lives."""
+        with self._lock:
+            return all(work.thread is not None and work.thread.is_alive() for work in self._works.values())
+
     def is_due(self, job: Job) -> bool:
         """Whether a job's back-off, if it has one, is over."""
         return self._monotonic() >= self._not_before_s.get(job.job_id, 0.0)

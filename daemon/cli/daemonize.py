@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ def run(option: Path | None, *, once: bool) -> int:
     config, path = settings.read(option)
     become_owner(config.folders.state)
     leave_no_core()
+    faulthandler.enable()  # where it hung or crashed, by file and line: the watchdog ends it with SIGABRT
     logs.configure(config.logging)
     service = Service(
         config,
