@@ -7,13 +7,14 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-gpu faults soak lint format bench install uninstall model samples clean help
+.PHONY: demo test test-gpu test-systemd faults soak lint format bench install uninstall model samples clean help
 
 help:
 	@echo "make demo      run the daemon on sample recordings"
 	@echo "make test      run the tests (needs espeak-ng, sox, ffmpeg)"
 	@echo "make test-gpu  run the tests that need an NVIDIA GPU"
 	@echo "make faults    break it off at every step, cut the power, see that nothing is lost (an hour; partly root)"
+	@echo "make test-systemd  as root: run the tests under a real systemd"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
@@ -45,6 +46,9 @@ test: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+test-systemd: $(STAMP)
+	$(BIN)/python -m pytest -m systemd tests/system
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep
