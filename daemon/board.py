@@ -10,20 +10,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
+from daemon import files, metrics
 from daemon.display import shown_name
 from daemon.journal import now
 from daemon.status import STATUS_NAME, Done, Failed, Fault, Model, Running, Snapshot, render_status_txt, write_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.journal import Journal
+    from daemon.metrics import Tally
     from daemon.systemd import Notifier
 
 _INTERVAL_S = 1.0
 _N_RECENT = 20
+# As often as Prometheus commonly looks; the file's age tells whether the service still lives.
+_METRICS_INTERVAL_S = 15.0
 
 log = structlog.get_logger()
 
@@ -69,9 +73,14 @@ class Board:
         journal: Journal,
         faults: Faults,
         notifier: Notifier,
+        tally: Tally,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model: Model | None = None
+        self._model: Model | None = None
+        self._tally = tally
+        self._started_at = time.time()
+        self._loaded_at = 0.0
+        self._next_metrics_s = 0.0
         self._step = ""  # how far the model's loading is
         self._line = ""
         self._journal = journal
@@ -80,6 +89,11 @@ class Board:
         self._monotonic = monotonic
         self._shown: Snapshot | None = None
         self._next_s = 0.0
+
+    def show_model(self, name: str, device: str) -> None:
+        """Remember that the model is there; called from the thread that loads."""
+        self._loaded_at = time.time()
+        self._model = Model(name, device, now())
 
     def is_due(self) -> bool:
         """Whether a second has passed since the last look; the status is not written more often."""
@@ -98,7 +112,7 @@ class Board:
         snapshot = Snapshot(
             state=state,
             updated_at="",
-            model=self.model,
+            model=self._model,
             arriving=tuple(arriving),
             waiting=tuple(waiting),
             running=running,
@@ -112,6 +126,9 @@ class Board:
             ),
             faults=self._faults.standing(),
         )
+        if config.metrics.textfile is not None and (state == "stopped" or self._monotonic() >= self._next_metrics_s):
+            self._next_metrics_s = self._monotonic() + _METRICS_INTERVAL_S
+            self._write_metrics(config.metrics.textfile, snapshot)
         line = self._one_line(snapshot, config.logging.names)
         if line != self._line:
             self._line = line
@@ -131,6 +148,25 @@ class Board:
         first = snapshot.running[0] if snapshot.running else None
         work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else "idle"
         return f"{work}, {waiting}, {snapshot.done_today} done today"
+
+    def _write_metrics(self, target: Path, snapshot: Snapshot) -> None:
+        recordings = {
+            "arriving": len(snapshot.arriving),
+            "waiting": len(snapshot.waiting),
+            "running": len(snapshot.running),
+            "failed": len(snapshot.failed),
+        }
+        load_s = self._loaded_at - self._started_at if self._loaded_at else 0.0
+        standing = metrics.Standing(
+            snapshot.state, recordings, len(snapshot.faults), self._started_at, self._loaded_at, load_s
+        )
+        try:
+            metrics.write(target, standing, self._tally)
+        except OSError as error:
+            remedy = f"See that the service may write to {target.parent} (ReadWritePaths= in a drop-in)."
+            self._faults.note("metrics", f"The metrics cannot be written: {error.strerror}.", remedy)
+        else:
+            self._faults.clear("metrics")
 
     def _write(self, config: Config, snapshot: Snapshot) -> None:
         wanted = config.output.status_file

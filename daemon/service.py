@@ -28,9 +28,8 @@ from daemon.errors import (
 )
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox, Scan
-from daemon.journal import Journal, now
+from daemon.journal import Journal
 from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished, is_error_note
-from daemon.status import Model
 from daemon.worker import Desk, Worker
 
 if TYPE_CHECKING:
@@ -177,7 +176,7 @@ class Service:
                 FrontEnd(self.config.folders.cache),
             )
             self._retention = Retention(self._places, self._journal)
-            self._board = Board(self._journal, self._faults, self._notifier, self._monotonic)
+            self._board = Board(self._journal, self._faults, self._notifier, self._desk.tally, self._monotonic)
             self._worker = Worker(self._desk, self.config, self._wake.set, self._monotonic)
             find_unfinished(self._places, self._journal, self._desk.delivery)
             self._worker.set_aside_killers(self._journal.recover_in_flight())
@@ -196,8 +195,7 @@ class Service:
         except ScribedError as error:
             self._load_error = error
         else:
-            identity = engine.identity
-            self._board.model = Model(identity.name, identity.device, now())
+            self._board.show_model(engine.identity.name, engine.identity.device)
             self._worker.engine = engine
         self._wake.set()
 

@@ -58,7 +58,6 @@ relocate() {
     grep -rlIF "$DESTDIR" "$VENV/bin" "$VENV/pyvenv.cfg" | while read -r file; do
         [ -L "$file" ] || sed -i "s|$DESTDIR||g" "$file"
     done
-    "$VENV/bin/python" -m compileall -q -f -s "$DESTDIR" "$VENV/lib" || true # some packages ship code for other Pythons
 }
 
 # The service

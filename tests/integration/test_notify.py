@@ -41,9 +41,11 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     server.close()
 
 
-def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard: list[str]) -> None:
-    instance = make_instance(watch={"scan_s": 0.2}, logging={"names": "hashed"})
+def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard: list[str], tmp_path: Path) -> None:
+    figures = tmp_path / "scribed.prom"
+    instance = make_instance(watch={"scan_s": 0.2}, logging={"names": "hashed"}, metrics={"textfile": str(figures)})
     instance.start()
+    assert "scribed_up 1" in figures.read_text()
     wait_until(lambda: "READY=1" in heard, "the start is told")
     loading = heard[: heard.index("READY=1")]
     assert "EXTEND_TIMEOUT_USEC=60000000" in loading
@@ -67,6 +69,8 @@ def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard:
 
     assert instance.stop() == 0
     wait_until(lambda: "STOPPING=1" in heard, "the stop is told")
+    assert "scribed_up 0" in figures.read_text()
+    assert "scribed_recording_audio_seconds_count 1" in figures.read_text()
 
 
 def test_a_model_that_is_not_there_is_never_ready_and_said_in_the_outbox(

@@ -26,6 +26,7 @@ _PACKAGES = Path(sysconfig.get_paths()["purelib"])
 _SITE = f"/opt/scribed/venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--cgroup", "--ipc", "--uts", "--net")
+_PROGRAMS = ("unshare", "nsenter", "setpriv", "useradd", "journalctl", "strace", "make")
 _LOOK_S = 0.1
 _WAIT_S = 60.0
 
@@ -34,21 +35,28 @@ def missing() -> str:
     """Return why no systemd can be booted here, "" where one can."""
     if os.geteuid() != 0:
         return "it needs root"
-    if not SYSTEMD.exists() or shutil.which("journalctl") is None:
-        return "systemd is not installed"
-    if _cgroup_root() is None:
-        return "there is no cgroup2"
-    if not PYTHON.exists():
-        return f"there is no {PYTHON}, and services see no other Python"
-    for program in ("unshare", "nsenter", "useradd", "strace"):
-        if shutil.which(program, path=_PATH) is None:
-            return f"{program} is not installed"
-    layers = "lowerdir=/,upperdir=$1/up,workdir=$1/work"
-    probe = f'mount -t tmpfs t "$1" && mkdir "$1/up" "$1/work" "$1/root" && mount -t overlay o -o "{layers}" "$1/root"'
-    with tempfile.TemporaryDirectory() as folder:
-        tried = subprocess.run(
-            ["unshare", *_NAMESPACES, "sh", "-c", probe, "sh", folder], capture_output=True, text=True, check=False
+    has_venv = subprocess.run(["sh", "-c", f"{PYTHON} -c 'import ensurepip'"], capture_output=True, check=False)
+    programs = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
+    lacking = [
+        what
+        for is_there, what in (
+            (SYSTEMD.exists(), "systemd is not installed"),
+            (not programs, f"not installed: {', '.join(programs)}"),
+            (_cgroup_root() is not None, "there is no cgroup2"),
+            (has_venv.returncode == 0, f"{PYTHON}, whose like services can see, or python3-venv is not installed"),
+            (any(_PACKAGES.glob("setuptools-*")), "setuptools is not here, and the box has no network to fetch it"),
         )
+        if not is_there
+    ]
+    return "; ".join(lacking) or _try_namespaces()
+
+
+def _try_namespaces() -> str:
+    layers = "lowerdir=/,upperdir=$1/up,workdir=$1/work"
+    script = f'mount -t tmpfs t "$1" && mkdir "$1/up" "$1/work" "$1/root" && mount -t overlay o -o "{layers}" "$1/root"'
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["unshare", *_NAMESPACES, "sh", "-c", script, "sh", folder]
+        tried = subprocess.run(command, capture_output=True, text=True, check=False)
     return f"namespaces or overlayfs are not allowed: {tried.stderr.strip()}" if tried.returncode else ""
 
 
@@ -149,7 +157,7 @@ class Box:
 
     def uninstall(self) -> str:
         """Run `make uninstall`."""
-        self.run("systemctl", "stop", "scribed.service")
+        self.do("systemctl", "stop", "scribed.service")
         self.do("umount", _SITE)
         return self.do("make", "-C", "/run/source", "uninstall")
 
