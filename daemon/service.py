@@ -45,8 +45,9 @@ if TYPE_CHECKING:
 
 _STOP_S = 8.0  # of the ten that a stop may take; the rest is for closing the books
 _SWEEP_S = 5.0
-# Asked for again and again while the model loads, from slow disks too; what takes longer hangs.
-_LOAD_EXTENSION_S = 60.0
+# Asked for again and again while the model loads, from slow disks too; what takes longer hangs. As long as this,
+# because libraries that load for the first time hold Python's lock, and with it the loop that asks.
+_LOAD_EXTENSION_S = 300.0
 _MAX_LOAD_S = 1800.0
 # Signs of life between two scans that lie far apart.
 _PULSE_S = 10.0
@@ -243,9 +244,10 @@ class Service:
     def _pulse(self) -> None:
         """Tell systemd that all parts live: this loop, which watches, the engine and the workers."""
         engine = self._worker.engine
-        if engine is None and self._monotonic() < self._load_ends_s:
-            self._notifier.extend_timeout(_LOAD_EXTENSION_S)
-        if (engine is None or engine.is_alive()) and self._worker.is_alive():
+        if engine is None:  # the first WATCHDOG=1 would arm the watchdog, whose limit is none for a load
+            if self._monotonic() < self._load_ends_s:
+                self._notifier.extend_timeout(_LOAD_EXTENSION_S)
+        elif engine.is_alive() and self._worker.is_alive():
             self._notifier.watchdog()
 
     def _raise_lost(self) -> None:

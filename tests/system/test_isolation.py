@@ -171,11 +171,12 @@ def test_torch_and_decoders_get_what_they_need(inside: dict[str, Any]) -> None:
     assert inside["child with a limit"] == 0
 
 
-# What the daemon may open. Below /etc: the linker, names of users, the time zone, our configuration.
+# What the daemon may open. Below /etc: the linker, names of users, the time zone, the system's name, our
+# configuration. /dev is looked through for GPUs.
 EXPECTED = re.compile(
     r"/(usr|lib|lib64|bin|opt/scribed)/|/srv/scribed(/|$)|/var/(lib|cache)/scribed(/|$)"
-    r"|/proc/|/sys/|/dev/(null|urandom|shm|shm/.+)$|/tmp(/|$)|/var/tmp(/|$)"
-    r"|/etc/(ld\.so\.cache|nsswitch\.conf|passwd|group|localtime|scribed/config\.yaml|mime\.types)$"
+    r"|/proc/|/sys/|/dev(/(null|urandom|shm|shm/.+))?$|/tmp(/|$)|/var/tmp(/|$)"
+    r"|/etc/(ld\.so\.cache|nsswitch\.conf|passwd|group|localtime|os-release|scribed/config\.yaml|mime\.types)$"
 )
 OPENED = re.compile(r'^\d+ +(?:open|openat|openat2|creat)\((?:(AT_FDCWD|\d+)(?:<([^>]*)>)?, )?"([^"]*)".*?(= -1|$)')
 

@@ -131,11 +131,12 @@ class Unit:
         document: dict[str, Any] = json.loads(self.path("outbox", f"{name.rpartition('.')[0]}.json").read_text())
         return document
 
-    def wait_until_in_work(self, name: str) -> None:
-        """Wait until a part of a recording has been transcribed."""
+    def wait_until_in_work(self, name: str, beyond: float = 0.0) -> float:
+        """Wait until more of a recording has been transcribed than this share; return how much."""
 
-        def is_in_work() -> bool:
+        def progress() -> float:
             running = self.status().get("queue", {}).get("running", [])
-            return any(part["name"] == name and part["progress"] > 0 for part in running)
+            return max((part["progress"] for part in running if part["name"] == name), default=0.0)
 
-        wait_until(is_in_work, f"{name} is in work")
+        wait_until(lambda: progress() > beyond, f"{name} is in work")
+        return progress()
