@@ -34,11 +34,11 @@ _PROPERTIES = (
 _SHARED = ("inbox", "outbox", "processed", "failed")
 
 
-def unit_of(config_path: Path | None) -> str:
-    """Return the unit that runs with this configuration: /etc/scribed/NAME.yaml belongs to scribed@NAME."""
-    if config_path is None or config_path == SYSTEM_PATH or config_path.parent != SYSTEM_PATH.parent:
+def _unit_of(config_path: Path | None) -> str:
+    """Return the unit that runs with this configuration: scribed@NAME with /etc/scribed/NAME.yaml; "" for none."""
+    if config_path is None or config_path == SYSTEM_PATH:
         return "scribed.service"
-    return f"scribed@{config_path.stem}.service"
+    return f"scribed@{config_path.stem}.service" if config_path.parent == SYSTEM_PATH.parent else ""
 
 
 def look(config: Config, config_path: Path | None) -> Iterator[Finding]:
@@ -55,7 +55,12 @@ def look(config: Config, config_path: Path | None) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"systemd: {version[1]}")
-    unit = unit_of(config_path)
+    unit = _unit_of(config_path)
+    if unit:
+        yield from _look_at(unit, config)
+
+
+def _look_at(unit: str, config: Config) -> Iterator[Finding]:
     told = _run("systemctl", "show", unit, *(f"--property={name}" for name in _PROPERTIES))
     facts = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
     if not facts:

@@ -141,19 +141,21 @@ class Box:
         self.path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path(path).write_text(text)
 
-    def install(self) -> str:
-        """Run `make install` as an administrator does, over the packages that are here already."""
+    def install(self, destdir: str = "") -> str:
+        """Run `make install` as an administrator does, or as a packager; over the packages that are here already."""
         # As if an earlier version had left its environment: pip finds what it needs in it.
-        if self.run("mountpoint", "-q", _SITE).returncode:
-            self.do(str(PYTHON), "-m", "venv", "--without-pip", "/opt/scribed/venv")
-            self.do("mkdir", "-p", "/run/packages/changes", "/run/packages/scratch")
-            layers = "lowerdir=/mnt/scribed/packages,upperdir=/run/packages/changes,workdir=/run/packages/scratch"
-            self.do("mount", "-t", "overlay", "overlay", "-o", layers, _SITE)
+        site, layers = f"{destdir}{_SITE}", f"/run/packages{destdir}"
+        if self.run("mountpoint", "-q", site).returncode:
+            self.do(str(PYTHON), "-m", "venv", "--without-pip", f"{destdir}/opt/scribed/venv")
+            self.do("mkdir", "-p", f"{layers}/changes", f"{layers}/scratch")
+            options = f"lowerdir=/mnt/scribed/packages,upperdir={layers}/changes,workdir={layers}/scratch"
+            self.do("mount", "-t", "overlay", "overlay", "-o", options, site)
         # setuptools writes beside the sources.
         self.do("rm", "-rf", "/run/source")
         self.do("cp", "-r", "/mnt/scribed/repository", "/run/source")
         offline = ("PIP_NO_INDEX=1", "PIP_NO_BUILD_ISOLATION=0", "PIP_ROOT_USER_ACTION=ignore", f"PYTHON={PYTHON}")
-        return self.do("env", *offline, "make", "-C", "/run/source", "install", timeout_s=300)
+        words = (f"DESTDIR={destdir}", "LIBDIR=/usr/lib") if destdir else ()
+        return self.do("env", *offline, "make", "-C", "/run/source", "install", *words, timeout_s=300)
 
     def uninstall(self) -> str:
         """Run `make uninstall`."""

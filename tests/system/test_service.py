@@ -290,3 +290,23 @@ def test_check_says_whether_the_installation_is_ready(unit: Unit) -> None:
     assert "fault   scribed.service: may not write to the inbox /opt/inbox" in spoilt.stdout
     assert "exposure 0.5" not in spoilt.stdout
     box.do("systemctl", "disable", unit.name)
+
+
+def test_a_packager_gets_files_below_destdir_and_nothing_else(box: Box) -> None:
+    places = ("/etc/systemd/system", "/usr/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/lib/tmpfiles.d", "/srv")
+    before = box.do("find", *places)
+    box.install("/run/package")
+    assert box.do("find", *places) == before
+    script = box.path("/run/package/opt/scribed/venv/bin/scribed").read_text()
+    assert script.startswith("#!/opt/scribed/venv/bin/python")
+    assert "/run/package" not in script + box.path("/run/package/opt/scribed/venv/pyvenv.cfg").read_text()
+    files = box.do("find", "/run/package", "-not", "-path", "/run/package/opt/scribed/venv/*", "-not", "-type", "d")
+    assert {line.removeprefix("/run/package/") for line in files.splitlines()} >= {
+        "usr/lib/systemd/system/scribed.service",
+        "usr/lib/systemd/system/scribed@.service",
+        "usr/lib/sysusers.d/scribed.conf",
+        "usr/lib/tmpfiles.d/scribed.conf",
+        "usr/local/bin/scribed",
+        "opt/scribed/share/config.example.yaml",
+        "opt/scribed/share/examples/folders.conf",
+    }
