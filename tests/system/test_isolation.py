@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.conftest import SAMPLES
-from tests.integration.instance import wait_until
 from tests.system.box import PYTHON
+from tests.system.unit import TIMEOUT_S, wait_until
 
 if TYPE_CHECKING:
     from tests.system.box import Box
     from tests.system.unit import Unit
 
-pytestmark = pytest.mark.systemd
+pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
 # Run in the daemon's place, within all that its unit allows.
 PROBE = """
@@ -98,7 +98,7 @@ def run_inside(box: Box, program: str, changes: str = "") -> str:
     box.write(f"{unit}.d/probe.conf", once + python + changes)
     box.write("/opt/scribed/share/probe.py", program)
     box.do("systemctl", "daemon-reload")
-    started = box.run("systemctl", "start", "scribed-probe.service", timeout_s=120)
+    started = box.run("systemctl", "start", "scribed-probe.service", timeout_s=400)
     told = box.path("/run/probe").read_text()
     assert started.returncode == 0, box.run("journalctl", "--unit", "scribed-probe").stdout
     box.do("rm", "-r", unit, f"{unit}.d", "/opt/scribed/share/probe.py")

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import SAMPLES
-from tests.integration.instance import wait_until
 from tests.integration.test_daemon import make_long
 from tests.system.box import PYTHON
-from tests.system.unit import FOLDERS, Unit
+from tests.system.unit import FOLDERS, TIMEOUT_S, Unit, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.system.box import Box
 
-pytestmark = pytest.mark.systemd
+pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
 # Restarts and timeouts as short as they can be; their places in the unit are tested, not their values.
 HASTE = "[Service]\nRestartSec=100ms\nWatchdogSec=5s\nTimeoutAbortSec=1s\n"
@@ -232,7 +231,7 @@ def test_what_another_try_cannot_mend_is_said_once_and_not_tried_again(
 def test_a_missing_model_is_tried_again_until_it_is_there(unit: Unit) -> None:
     unit.drop_in(HASTE)
     unit.configure(model={"path": "/var/lib/scribed/models/new"})
-    assert unit.box.run("systemctl", "start", unit.name, timeout_s=180).returncode != 0
+    assert unit.box.run("systemctl", "start", unit.name, timeout_s=400).returncode != 0
     assert unit.show("ExecMainStatus") == "69"
     assert "There is no model" in unit.path("outbox", "STATUS.txt").read_text()
     source = f"{package_folder(unit.box)}/demo/model"
@@ -271,7 +270,7 @@ def test_check_says_whether_the_installation_is_ready(unit: Unit) -> None:
     box = unit.box
     unit.start()
     box.do("systemctl", "enable", unit.name)
-    told = box.do("scribed", "check", "--deep", timeout_s=180)
+    told = box.do("scribed", "check", "--deep", timeout_s=400)
     for line in (
         "scribed.service: active, enabled",
         "scribed.service: exposure 0.5",

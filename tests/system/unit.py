@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from tests.integration.instance import wait_until
+from tests.integration import instance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from tests.system.box import Box
 
+# A start loads libraries and a model, several times in some tests, on machines that have more to do.
+TIMEOUT_S = 900
+_WAIT_S = 400.0
 FOLDERS = ("inbox", "outbox", "processed", "failed")
 # Quick to settle, so that no test waits for nothing.
 SETTINGS: dict[str, Any] = {
@@ -23,6 +27,11 @@ SETTINGS: dict[str, Any] = {
     "model": {"path": "demo"},
     "retry": {"backoff_s": 0},
 }
+
+
+def wait_until(is_true: Callable[[], object], what: str) -> None:
+    """Look again and again until something holds; fail the test when it never does."""
+    instance.wait_until(is_true, what, _WAIT_S)
 
 
 @dataclass(slots=True)
@@ -85,7 +94,7 @@ class Unit:
         return is_same and not has_drop_in and self.show("ActiveState") == "active"
 
     def start(self) -> None:
-        self.box.do("systemctl", "start", self.name, timeout_s=180)
+        self.box.do("systemctl", "start", self.name, timeout_s=_WAIT_S)
 
     def stop(self) -> None:
         self.box.run("systemctl", "stop", self.name)
