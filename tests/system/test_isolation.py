@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 PROBE = """
 import ctypes, json, os, resource, socket, subprocess, sys
 sys.path.insert(0, "/opt/scribed")
-from daemon.privileges import leave_no_core
+from daemon.privileges import hide_memory, leave_no_core
 
 def fails(action, *words):
     try:
@@ -61,6 +61,7 @@ seen = {
     "capabilities": [line.split()[1] for line in open("/proc/self/status") if line.startswith(("CapEff", "CapBnd"))],
 }
 leave_no_core()
+hide_memory()
 seen["is dumpable"] = ctypes.CDLL(None).prctl(3, 0, 0, 0, 0)
 seen["core limit"] = resource.getrlimit(resource.RLIMIT_CORE)
 import torch
@@ -162,7 +163,7 @@ def test_it_can_change_and_see_nothing_but_its_own(inside: dict[str, Any]) -> No
 
 def test_a_crash_leaves_no_image(inside: dict[str, Any]) -> None:
     assert inside["is dumpable"] == 0
-    assert inside["core limit"] == [0, 0]
+    assert inside["core limit"] == [1, 1]
 
 
 def test_torch_and_decoders_get_what_they_need(inside: dict[str, Any]) -> None:
