@@ -7,7 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-gpu faults fuzz soak lint format bench install uninstall model samples clean help
+.PHONY: demo test test-gpu test-systemd faults fuzz soak lint format bench install uninstall model samples clean help
 
 help:
 	@echo "make demo      run the daemon on sample recordings"
@@ -16,6 +16,7 @@ help:
 	@echo "make faults    break it off at every step, cut the power, see that nothing is lost (an hour; partly root)"
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
 	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
+	@echo "make test-systemd  as root: run the tests under a real systemd"
 	@echo "make lint      ruff and mypy"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
@@ -47,6 +48,9 @@ test: $(STAMP)
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
+
+test-systemd: $(STAMP)
+	$(BIN)/python -m pytest -m systemd tests/system
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep

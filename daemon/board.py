@@ -10,19 +10,24 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
+from daemon import files, metrics
+from daemon.display import shown_name
 from daemon.journal import now
 from daemon.status import STATUS_NAME, Done, Failed, Fault, Model, Running, Snapshot, render_status_txt, write_snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from daemon.config import Config
     from daemon.journal import Journal
+    from daemon.metrics import Tally
     from daemon.systemd import Notifier
 
 _INTERVAL_S = 1.0
 _N_RECENT = 20
+# As often as Prometheus commonly looks; the file's age tells whether the service still lives.
+_METRICS_INTERVAL_S = 15.0
 
 log = structlog.get_logger()
 
@@ -68,9 +73,16 @@ class Board:
         journal: Journal,
         faults: Faults,
         notifier: Notifier,
+        tally: Tally,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.model: Model | None = None
+        self._model: Model | None = None
+        self._tally = tally
+        self._started_at = time.time()
+        self._loaded_at = 0.0
+        self._next_metrics_s = 0.0
+        self._step = ""  # how far the model's loading is
+        self._line = ""
         self._journal = journal
         self._faults = faults
         self._notifier = notifier
@@ -78,9 +90,19 @@ class Board:
         self._shown: Snapshot | None = None
         self._next_s = 0.0
 
+    def show_model(self, name: str, device: str) -> None:
+        """Remember that the model is there; called from the thread that loads."""
+        self._loaded_at = time.time()
+        self._model = Model(name, device, now())
+
     def is_due(self) -> bool:
         """Whether a second has passed since the last look; the status is not written more often."""
         return self._monotonic() >= self._next_s
+
+    def show_step(self, step: str) -> None:
+        """Tell systemd at once how far the model's loading is; called from the thread that loads."""
+        self._step = step
+        self._notifier.status(step)
 
     def show(
         self, config: Config, state: str, arriving: Iterable[str], waiting: Iterable[str], running: tuple[Running, ...]
@@ -90,7 +112,7 @@ class Board:
         snapshot = Snapshot(
             state=state,
             updated_at="",
-            model=self.model,
+            model=self._model,
             arriving=tuple(arriving),
             waiting=tuple(waiting),
             running=running,
@@ -104,11 +126,47 @@ class Board:
             ),
             faults=self._faults.standing(),
         )
+        if config.metrics.textfile is not None and (state == "stopped" or self._monotonic() >= self._next_metrics_s):
+            self._next_metrics_s = self._monotonic() + _METRICS_INTERVAL_S
+            self._write_metrics(config.metrics.textfile, snapshot)
+        line = self._one_line(snapshot, config.logging.names)
+        if line != self._line:
+            self._line = line
+            self._notifier.status(line)
         if snapshot == self._shown:
             return
         self._shown = snapshot
-        self._notifier.status(_one_line(snapshot))
         self._write(config, replace(snapshot, updated_at=now()))
+
+    def _one_line(self, snapshot: Snapshot, names: str) -> str:
+        """Return the line that `systemctl status` shows."""
+        waiting = f"{len(snapshot.waiting)} waiting"
+        if snapshot.state == "loading":
+            return f"{self._step or 'Starting.'} {waiting}"
+        if snapshot.state != "ready":
+            return snapshot.state
+        first = snapshot.running[0] if snapshot.running else None
+        work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else "idle"
+        return f"{work}, {waiting}, {snapshot.done_today} done today"
+
+    def _write_metrics(self, target: Path, snapshot: Snapshot) -> None:
+        recordings = {
+            "arriving": len(snapshot.arriving),
+            "waiting": len(snapshot.waiting),
+            "running": len(snapshot.running),
+            "failed": len(snapshot.failed),
+        }
+        load_s = self._loaded_at - self._started_at if self._loaded_at else 0.0
+        standing = metrics.Standing(
+            snapshot.state, recordings, len(snapshot.faults), self._started_at, self._loaded_at, load_s
+        )
+        try:
+            metrics.write(target, standing, self._tally)
+        except OSError as error:
+            remedy = f"See that the service may write to {target.parent} (ReadWritePaths= in a drop-in)."
+            self._faults.note("metrics", f"The metrics cannot be written: {error.strerror}.", remedy)
+        else:
+            self._faults.clear("metrics")
 
     def _write(self, config: Config, snapshot: Snapshot) -> None:
         wanted = config.output.status_file
@@ -128,12 +186,3 @@ def _midnight() -> str:
     """Return when today began here, as ISO 8601 in UTC."""
     midnight = datetime.now().astimezone().replace(hour=0, minute=0, second=0, microsecond=0)
     return midnight.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _one_line(snapshot: Snapshot) -> str:
-    """Return the line that `systemctl status` shows."""
-    if snapshot.state != "ready":
-        return snapshot.state
-    first = snapshot.running[0] if snapshot.running else None
-    work = f"transcribing {first.name} {first.progress:.0%}, " if first else "idle, "
-    return f"{work}{len(snapshot.waiting)} waiting, {snapshot.done_today} done today"

@@ -25,6 +25,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from daemon.display import escape, shown_name
 from daemon.errors import ConfigError
+from daemon.systemd import JOURNAL_SOCKET, JournalSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,15 +54,19 @@ _MAX_VALUE_CHARS = 4000
 # A shorter name stands by chance in too many words to be looked for in them.
 _MIN_HIDDEN_CHARS = 4
 
+# https://www.freedesktop.org/software/systemd/man/latest/sd_journal_print.html
+_FIELD_NAME = re.compile("[A-Z0-9_]{1,64}")
+
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 
-def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
+def configure(settings: Logging, *, stream: TextIO | None = None, journal: str = JOURNAL_SOCKET) -> None:
     """Set up logging for the whole process; called again, the new settings replace the old ones.
 
     Args:
         settings: the section `logging`.
         stream: where lines go besides the log file, sys.stderr if None.
+        journal: journald's socket, where events go if the stream leads to journald.
 
     Raises:
         ConfigError: the log file cannot be opened; the old settings hold.
@@ -73,9 +78,8 @@ def configure(settings: Logging, *, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         cleaner,
     ]
-    handlers = [
-        _make_handler(logging.StreamHandler(stream), "stream", _choose_renderer(settings.format, stream), shared)
-    ]
+    chosen = _JournalHandler(stream, journal) if _is_journal(stream) else logging.StreamHandler(stream)
+    handlers = [_make_handler(chosen, "stream", _choose_renderer(settings.format, stream), shared)]
     if settings.file is not None:
         handlers.append(_make_handler(_open_log_file(settings.file), "file", _render_json, shared))
     threshold = max(_LEVELS[settings.level], logging.WARNING)
@@ -221,11 +225,10 @@ def _names_in_exception(exception: BaseException | None) -> Iterator[str]:
 
 def _choose_renderer(kind: str, stream: TextIO) -> Processor:
     """Return what makes a line of an event, as `logging.format` and the stream want it."""
-    is_journal = _is_journal(stream)
     if kind == "json":
-        return _JournalPrefix(_render_json) if is_journal else _render_json
-    if is_journal:
-        return _JournalPrefix(_LineRenderer(has_time=False, has_colour=False))
+        return _render_json
+    if _is_journal(stream):
+        return _LineRenderer(has_time=False, has_colour=False)
     return _LineRenderer(has_time=True, has_colour=stream.isatty() and "NO_COLOR" not in os.environ)
 
 
@@ -276,15 +279,53 @@ def _quote(value: object) -> str:
     return json.dumps(text, ensure_ascii=False) if isinstance(value, str) and _NEEDS_QUOTES.search(text) else text
 
 
-class _JournalPrefix:
-    """Puts the priority before each line, which journald takes off again."""
+class _JournalHandler(logging.StreamHandler[TextIO]):
+    """Sends each event to journald with its values as fields: `journalctl SCRIBED_JOB_ID=...`.
 
-    def __init__(self, renderer: Processor) -> None:
-        self._renderer = renderer
+    Where journald's socket does not answer, the line goes to the stream, with its priority before it.
+    """
 
-    def __call__(self, logger: object, method: str, event: EventDict) -> str:
-        prefix = f"<{_PRIORITIES.get(event['level'], 5)}>"
-        return prefix + str(self._renderer(logger, method, event)).replace("\n", f"\n{prefix}")
+    def __init__(self, stream: TextIO, address: str) -> None:
+        super().__init__(stream)
+        self._journal = JournalSocket(address)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send one event."""
+        try:
+            message = self.format(record)
+            priority = _PRIORITIES.get(record.levelname.lower(), 5)
+            event = record.msg if isinstance(record.msg, dict) else {}
+            head = {"MESSAGE": message, "PRIORITY": str(priority), "SYSLOG_IDENTIFIER": _OWN}
+            if not self._journal.send(head | _journal_fields(event)):
+                self.stream.write(f"{prefix_lines(message, priority)}\n")
+                self.flush()
+        except Exception:  # noqa: BLE001 - logging's own way: what goes wrong in here ends no work
+            self.handleError(record)
+
+    def close(self) -> None:
+        """Give journald's socket up; the stream is not ours."""
+        self._journal.close()
+        super().close()
+
+
+def _journal_fields(event: EventDict) -> dict[str, str]:
+    """Return the values of an event by names that journald allows."""
+    fields = {"SCRIBED_EVENT": str(event["event"])} if "event" in event else {}
+    for key, value in _get_values(event).items():
+        name = f"SCRIBED_{key.upper()}"
+        if value is not None and key != "traceback" and _FIELD_NAME.fullmatch(name):
+            fields[name] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return fields
+
+
+def prefix_lines(text: str, priority: int) -> str:
+    """Put the priority before each line, which journald takes off again."""
+    return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
+
+
+def write_error(text: str) -> None:
+    """Write an error that ends a command to stderr; in the journal with its priority, so that `-p err` finds it."""
+    sys.stderr.write((prefix_lines(text, _PRIORITIES["error"]) if _is_journal(sys.stderr) else text) + "\n")
 
 
 class _LogFile(RotatingFileHandler):

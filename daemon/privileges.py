@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pwd
 import resource
@@ -11,6 +12,8 @@ from daemon.errors import NoPermissionError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+_PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def become_owner(state: Path) -> None:
@@ -40,4 +43,13 @@ def become_owner(state: Path) -> None:
 
 def leave_no_core() -> None:
     """See to it that a crash leaves no memory image behind: it would hold speech and text."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # Too little for any image, and the one limit at which the kernel hands none to a program such as
+    # systemd-coredump either: "RLIMIT_CORE set to 1" in fs/coredump.c.
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 0 if hard == 0 else 1
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
+def hide_memory() -> None:
+    """Keep other processes of this user from reading our memory; /proc then belongs to root in this regard."""
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

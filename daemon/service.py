@@ -29,9 +29,8 @@ from daemon.errors import (
 )
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox, Scan
-from daemon.journal import Journal, now
+from daemon.journal import Journal
 from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished, is_error_note
-from daemon.status import Model
 from daemon.worker import Desk, Worker
 
 if TYPE_CHECKING:
@@ -47,7 +46,12 @@ if TYPE_CHECKING:
 
 _STOP_S = 8.0  # of the ten that a stop may take; the rest is for closing the books
 _SWEEP_S = 5.0
-_LOAD_EXTENSION_S = 60
+# Asked for again and again while the model loads, from slow disks too; what takes longer hangs. As long as this,
+# because libraries that load for the first time hold Python's lock, and with it the loop that asks.
+_LOAD_EXTENSION_S = 300.0
+_MAX_LOAD_S = 1800.0
+# Signs of life between two scans that lie far apart.
+_PULSE_S = 10.0
 # A scan may take a twentieth of the time: with a hundred thousand files waiting it takes 0.3 s.
 _SCAN_SHARE = 20
 _MIN_SCAN_GAP_S = 0.1
@@ -99,8 +103,11 @@ class Service:
         self._refused: dict[str, Fingerprint] = {}  # what `unsupported: ignore` leaves where it is
         self._loading: threading.Thread | None = None
         self._load_error: ScribedError | None = None
+        self._load_ends_s = 0.0
+        self._is_ready_told = False
         self._next_sweep_s = 0.0
         self._scan = Scan()
+        self._pulse_s = min(_PULSE_S, notifier.watchdog_interval_s or _PULSE_S)
 
     # Called by signal handlers: flags only
 
@@ -171,7 +178,7 @@ class Service:
                 FrontEnd(self.config.folders.cache),
             )
             self._retention = Retention(self._places, self._journal)
-            self._board = Board(self._journal, self._faults, self._notifier, self._monotonic)
+            self._board = Board(self._journal, self._faults, self._notifier, self._desk.tally, self._monotonic)
             self._worker = Worker(self._desk, self.config, self._wake.set, self._monotonic)
             find_unfinished(self._places, self._journal, self._desk.delivery)
             self._worker.set_aside_killers(self._journal.recover_in_flight())
@@ -190,36 +197,32 @@ class Service:
         except ScribedError as error:
             self._load_error = error
         else:
-            identity = engine.identity
-            self._board.model = Model(identity.name, identity.device, now())
+            self._board.show_model(engine.identity.name, engine.identity.device)
             self._worker.engine = engine
         self._wake.set()
 
     def _tell_loading(self, line: str) -> None:
-        self._notifier.extend_timeout(_LOAD_EXTENSION_S)
-        self._notifier.status(line)
+        self._board.show_step(line)
         log.info("engine.loading", step=line)
 
     def _loop(self, rounds: _Round | None) -> ExitCode:
-        is_ready_told = False
         next_scan_s = self._monotonic()
         while not self._is_stopping.is_set():
             self._raise_lost()
-            if not is_ready_told and self._worker.engine is not None:
-                self._notifier.ready("ready")
-                is_ready_told = True
+            if not self._is_ready_told and self._worker.engine is not None:
+                self._notifier.ready()
+                self._is_ready_told = True
             if self._is_reload_wanted.is_set():
                 self._reload()
             begun_s = self._monotonic()
             self._try_tick(rounds)
             if self._loading is None and (rounds is None or not rounds.is_over()):
                 self._loading = threading.Thread(target=self._load, name="engine-loading", daemon=True)
+                self._load_ends_s = begun_s + _MAX_LOAD_S
                 self._loading.start()
             took_s = self._monotonic() - begun_s
             if rounds is not None and rounds.is_over():
                 return rounds.exit_code()
-            if self._worker.engine is None or self._worker.engine.is_alive():
-                self._notifier.watchdog()
             next_scan_s = begun_s + max(self.config.watch.scan_s, _SCAN_SHARE * took_s)
             self._wait(begun_s, took_s, next_scan_s)
         return ExitCode.INTERRUPTED if rounds is not None else ExitCode.OK
@@ -230,21 +233,37 @@ class Service:
         if self._settling:
             soonest_s = min(soonest_s, self.config.watch.settle_s / 4)
         next_scan_s = min(next_scan_s, begun_s + max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s))
-        self._wake.wait(max(0.0, next_scan_s - self._monotonic()))
+        self._pulse()
+        while not self._wake.wait(max(0.0, min(next_scan_s - self._monotonic(), self._pulse_s))):
+            if self._monotonic() >= next_scan_s:
+                break
+            self._pulse()
         # A burst of events is worth one scan, not one for each.
         gap_s = max(_MIN_SCAN_GAP_S, took_s)
         if self._wake.is_set() and not self._is_stopping.is_set():
             self._is_stopping.wait(max(0.0, begun_s + gap_s - self._monotonic()))
         self._wake.clear()
 
-    def _raise_lost(self) -> None:
-        if self._load_error is not None:
-            raise self._load_error
-        if self._worker.lost is not None:
-            raise self._worker.lost
+    def _pulse(self) -> None:
+        """Tell systemd that all parts live: this loop, which watches, the engine and the workers."""
         engine = self._worker.engine
-        if engine is not None and not engine.is_alive() and self._worker.is_idle():
-            raise EngineUnavailableError("The model does not answer any more.", "The service starts anew by itself.")
+        if engine is None:  # the first WATCHDOG=1 would arm the watchdog, whose limit is none for a load
+            if self._monotonic() < self._load_ends_s:
+                self._notifier.extend_timeout(_LOAD_EXTENSION_S)
+        elif engine.is_alive() and self._worker.is_alive():
+            self._notifier.watchdog()
+
+    def _raise_lost(self) -> None:
+        has_load_ended = self._loading is not None and not self._loading.is_alive()
+        engine = self._worker.engine
+        lost = self._load_error or self._worker.lost
+        if lost is None and engine is None and has_load_ended:  # by an error that nobody expected
+            lost = EngineUnavailableError("The model's loading came to a sudden end.", "The log says where.")
+        if lost is None and engine is not None and not engine.is_alive() and self._worker.is_idle():
+            lost = EngineUnavailableError("The model does not answer any more.", "The service starts anew by itself.")
+        if lost is not None:
+            self._faults.note("engine", lost.what, lost.remedy)  # in STATUS.txt, for those who see no journal
+            raise lost
 
     def _try_tick(self, rounds: _Round | None) -> None:
         """Do one turn; a disk or share that fails meanwhile is told, waited for, and never ends the daemon."""
@@ -382,7 +401,8 @@ class Service:
 
     def _reload(self) -> None:
         self._is_reload_wanted.clear()
-        self._notifier.reloading()
+        if self._is_ready_told:  # else READY=1 below would end the start
+            self._notifier.reloading()
         try:
             merged, refused = configuration.reload(self.config, self._config_path)
         except ConfigError as error:
@@ -401,7 +421,8 @@ class Service:
             if refused:
                 what = f"Changed settings wait for a restart: {', '.join(refused)}."
                 self._faults.note("config", what, "Restart the service.")
-        self._notifier.ready("ready")
+        if self._is_ready_told:
+            self._notifier.ready()
 
     def _show(self, state: str) -> None:
         settling = (settling.job.path for settling in self._settling.values())

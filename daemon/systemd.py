@@ -1,6 +1,7 @@
-"""Telling systemd how the service fares: the sd_notify protocol, without libsystemd.
+"""What systemd is told: how the service fares, and log entries with fields. Without libsystemd.
 
 https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
+https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 _MAX_STATUS_CHARS = 500
 # For its queue to have room again; a service that hangs here would fail its watchdog.
 _SEND_TIMEOUT_S = 1.0
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 
 class Notifier:
@@ -45,9 +47,9 @@ class Notifier:
         has_watchdog = is_ours and limit_us.isdecimal() and int(limit_us) > 0
         return cls(environ.get("NOTIFY_SOCKET", ""), int(limit_us) / 2e6 if has_watchdog else None)
 
-    def ready(self, status: str) -> None:
+    def ready(self) -> None:
         """Say that the start, or a reload, is done."""
-        self._send("READY=1", _status_line(status))
+        self._send("READY=1")
 
     def status(self, text: str) -> None:
         """Set the line that `systemctl status` shows."""
@@ -79,6 +81,43 @@ class Notifier:
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT_S)
             sender.sendto(message, self._address)
+
+
+class JournalSocket:
+    """Sends entries to journald that can be selected by their fields; never raises.
+
+    Args:
+        address: path of journald's socket.
+    """
+
+    def __init__(self, address: str = JOURNAL_SOCKET) -> None:
+        self._address = address
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(_SEND_TIMEOUT_S)
+
+    def send(self, fields: Mapping[str, str]) -> bool:
+        """Send one entry; False where nobody listens or it is too long.
+
+        Args:
+            fields: values by names that journald allows: capitals, digits and underscores.
+        """
+        try:
+            self._socket.sendto(b"".join(_field(name, value) for name, value in fields.items()), self._address)
+        except OSError:
+            return False
+        return True
+
+    def close(self) -> None:
+        """Give the socket up."""
+        self._socket.close()
+
+
+def _field(name: str, value: str) -> bytes:
+    """Return a field as journald reads it; a value of several lines has its length before it."""
+    text = value.encode()
+    if b"\n" in text:
+        return b"%s\n%s%s\n" % (name.encode(), len(text).to_bytes(8, "little"), text)
+    return b"%s=%s\n" % (name.encode(), text)
 
 
 def _status_line(text: str) -> str:

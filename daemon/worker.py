@@ -13,6 +13,7 @@ import structlog
 from daemon.config import RecordingSettings, read_folder_settings
 from daemon.documents import render
 from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.metrics import Tally
 from daemon.pipeline import Progress, Recording, Watcher, transcribe
 from daemon.spool import conclude
 from daemon.status import Running
@@ -44,7 +45,7 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What the worker works with: where things lie, who moves and prepares them, where faults are noted."""
+    """What the worker works with: where things lie, who moves and prepares them, where it is noted and counted."""
 
     places: Places
     journal: Journal
@@ -53,6 +54,7 @@ class Desk:
     failures: Failures
     faults: Faults
     front_end: FrontEnd
+    tally: Tally = field(default_factory=Tally)
 
 
 @dataclass(slots=True)
@@ -118,6 +120,11 @@ class Worker:
         """Whether nothing is in work."""
         with self._lock:
             return not self._works
+
+    def is_alive(self) -> bool:
+        """Whether the thread of each recording in work lives."""
+        with self._lock:
+            return all(work.thread is not None and work.thread.is_alive() for work in self._works.values())
 
     def is_due(self, job: Job) -> bool:
         """Whether a job's back-off, if it has one, is over."""
@@ -240,6 +247,7 @@ class Worker:
         )
         self._forget_troubles(job)
         self.n_delivered += 1
+        desk.tally.add_delivered(transcript)
         _log_delivery(job, transcript, work.n_chunks)
 
     def _transcribe(self, work: _Work, settings: RecordingSettings) -> Transcript:
@@ -313,6 +321,7 @@ class Worker:
             self._desk.failures.set_aside(job, reason, remedy)
             self._forget_troubles(job)
             self.n_failed += 1
+            self._desk.tally.add_failed()
             log.warning("job.failed", job_id=job.job_id, path=job.path, reason=reason)
 
     def _cancel(self, job: Job) -> None:

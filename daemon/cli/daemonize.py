@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import signal
 from typing import TYPE_CHECKING
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 from daemon import engine, logs
 from daemon.cli import settings
 from daemon.errors import ExitCode
-from daemon.privileges import become_owner, leave_no_core
+from daemon.privileges import become_owner, hide_memory, leave_no_core
 from daemon.service import Service
 from daemon.systemd import Notifier
 
@@ -23,6 +24,8 @@ def run(option: Path | None, *, once: bool) -> int:
     config, path = settings.read(option)
     become_owner(config.folders.state)
     leave_no_core()
+    hide_memory()
+    faulthandler.enable()  # where it hung or crashed, by file and line: the watchdog ends it with SIGABRT
     logs.configure(config.logging)
     service = Service(
         config,

@@ -199,7 +199,9 @@ def _run() -> int:
     except SystemExit as ended:  # how typer ends, with its own words where the usage is wrong
         return int(ended.code or 0)
     except ScribedError as error:
-        typer.echo(f"scribed: {error}", err=True)
+        from daemon import logs
+
+        logs.write_error(f"scribed: {error}")
         return int(error.exit_code)
     except KeyboardInterrupt:
         return int(ExitCode.INTERRUPTED)

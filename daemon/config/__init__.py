@@ -3,7 +3,7 @@
 Nothing else in the project reads YAML. A module is given its own section, never the whole.
 """
 
-from daemon.config.reading import find, load, reload
+from daemon.config.reading import SYSTEM_PATH, find, load, reload
 from daemon.config.recording import FOLDER_SETTINGS_NAME, RecordingSettings, read_folder_settings
 from daemon.config.schema import (
     LANGUAGES,
@@ -26,6 +26,7 @@ from daemon.config.schema import (
 __all__ = [
     "FOLDER_SETTINGS_NAME",
     "LANGUAGES",
+    "SYSTEM_PATH",
     "Config",
     "Folders",
     "Hooks",

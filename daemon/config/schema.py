@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 LATER = frozenset(
     {
         "hooks.delivered",
-        "metrics.textfile",
         "model.aligner",
         "output.formats: html",
         "output.formats: md",
@@ -102,6 +101,14 @@ def _to_model_path(value: object, info: ValidationInfo) -> Path:
     return DEMO_MODEL if value in ("demo", DEMO_MODEL) else _to_path(value, info)
 
 
+def _to_metrics_path(value: object, info: ValidationInfo) -> Path:
+    """Return an absolute path of a file that the collector looks at."""
+    path = _to_path(value, info)
+    if path.suffix != ".prom":
+        raise ValueError("a path that ends in .prom: the collector passes over all others")
+    return path
+
+
 def _to_language(value: object) -> str:
     """Return "auto" or the model's name of a language, from its name or code in any case."""
     names = {"auto": "auto", **LANGUAGES} | {name.casefold(): name for name in LANGUAGES.values()}
@@ -150,6 +157,7 @@ _MODE = r"0?6[0246]{2}"
 
 FullPath = Annotated[Path, BeforeValidator(_to_path), _PATH_SCHEMA]
 ModelPath = Annotated[Path, BeforeValidator(_to_model_path), _PATH_SCHEMA]
+MetricsPath = Annotated[Path, BeforeValidator(_to_metrics_path), _PATH_SCHEMA]
 Language = Annotated[
     str, BeforeValidator(_to_language), WithJsonSchema({"enum": ["auto", *LANGUAGES.values(), *LANGUAGES]})
 ]
@@ -307,7 +315,7 @@ class Logging(Section):
 class Metrics(Section):
     """Figures for a monitoring system."""
 
-    textfile: FullPath | None = Field(default=None, description="(later) file for Prometheus' textfile collector")
+    textfile: MetricsPath | None = Field(default=None, description="file (.prom) for Prometheus' textfile collector")
 
 
 class Hooks(Section):

@@ -133,6 +133,8 @@ class Places:
                 raise TransientError(f"{folder} is not a folder.", f"Make it one, or change folders.{name}.")
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 remedy = f"Give the service's user read and write permission on {folder}."
+                if os.statvfs(folder).f_flag & os.ST_RDONLY:  # so the unit shows what it does not name
+                    remedy = f"It is mounted read-only here. A unit must name it: ReadWritePaths={folder} in a drop-in."
                 raise NoPermissionError(f"The {name} folder {folder} may not be read and written.", remedy)
         self.make_claims()
 

@@ -320,7 +320,6 @@ speed: fast
         ("output: {formats: [txt, md]}", "output.formats"),
         ("output: {formats: [html]}", "output.formats"),
         ("output: {listening_copy: true}", "output.listening_copy"),
-        ("metrics: {textfile: /run/x.prom}", "metrics.textfile"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
     ],
 )

@@ -15,7 +15,7 @@ FLOORS = (
     {"errors", "display", "files", "mounts", "systemd", "transcript", "privileges"},
     {"config", "job", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
-    {"spool", "segment", "listening", "status"},
+    {"spool", "segment", "listening", "status", "metrics"},
     {"engine", "board", "frontend"},
     {"pipeline"},
     {"worker"},

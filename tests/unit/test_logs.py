@@ -6,6 +6,7 @@ import logging
 import os
 import pty
 import re
+import socket
 import stat
 import sys
 import threading
@@ -234,14 +235,44 @@ def test_bound_context_is_in_each_line() -> None:
     assert read_json(stream)[0]["job_id"] == "j1"
 
 
-def test_in_the_journal_each_line_has_its_priority_and_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_in_the_journal_each_event_has_fields_to_select_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = str(tmp_path / "socket")
+    with (tmp_path / "journal").open("w+") as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
+        journald.bind(address)
+        found = os.fstat(stream.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        logs.configure(Logging(), stream=stream, journal=address)
+        log.warning("job.failed", job_id="j1", path=HOSTILE, n_tries=2, gap=None, formats=["txt"])
+        entry = journald.recv(10_000).decode().splitlines()
+        logging.getLogger("some.library").error("look")
+        library = journald.recv(10_000).decode().splitlines()
+        logs.close()
+        assert stream.tell() == 0
+    shown = display.escape(HOSTILE)
+    assert entry[0].startswith("MESSAGE=warning job.failed job_id=j1 path=")
+    assert entry[1:] == [
+        "PRIORITY=4",
+        "SYSLOG_IDENTIFIER=scribed",
+        "SCRIBED_EVENT=job.failed",
+        "SCRIBED_JOB_ID=j1",
+        f"SCRIBED_PATH={shown}",
+        "SCRIBED_N_TRIES=2",
+        'SCRIBED_FORMATS=["txt"]',
+    ]
+    assert library[:2] == ["MESSAGE=error library.warned library=some.library message=look", "PRIORITY=3"]
+
+
+def test_where_journald_does_not_answer_each_line_has_its_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nobody = str(tmp_path / "nobody")
     with (tmp_path / "journal").open("w+") as journal:
         found = os.fstat(journal.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        logs.configure(Logging(level="debug"), stream=journal)
+        logs.configure(Logging(level="debug"), stream=journal, journal=nobody)
         log.info("job.claimed", name="<0>forged.wav")
         fail_with(ValueError("bad"))
-        logs.configure(Logging(format="json"), stream=journal)
+        logs.configure(Logging(format="json"), stream=journal, journal=nobody)
         log.warning("queue.grown", n=5)
         journal.seek(0)
         claimed, failed, *traceback, grown = journal.read().splitlines()
@@ -250,6 +281,20 @@ def test_in_the_journal_each_line_has_its_priority_and_no_time(tmp_path: Path, m
     assert traceback
     assert all(line.startswith("<3>    ") for line in traceback)
     assert grown.startswith('<4>{"timestamp"')
+
+
+def test_an_error_that_ends_a_command_can_be_selected_by_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.write_error("scribed: one\n  two")
+    assert capsys.readouterr().err == "scribed: one\n  two\n"
+    with (tmp_path / "journal").open("w+") as journal:
+        found = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+        monkeypatch.setattr(sys, "stderr", journal)
+        logs.write_error("scribed: one\n  two")
+        journal.seek(0)
+        assert journal.read() == "<3>scribed: one\n<3>  two\n"
 
 
 def test_a_stream_that_was_led_away_from_the_journal_has_no_priorities(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.systemd import Notifier
+from daemon.systemd import JournalSocket, Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,8 +33,8 @@ def test_each_message_arrives_as_systemd_reads_it(listener: tuple[socket.socket,
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": address})
     notifier.extend_timeout(90.5)
     assert receive(server) == ["EXTEND_TIMEOUT_USEC=90500000"]
-    notifier.ready("listening")
-    assert receive(server) == ["READY=1", "STATUS=listening"]
+    notifier.ready()
+    assert receive(server) == ["READY=1"]
     notifier.watchdog()
     assert receive(server) == ["WATCHDOG=1"]
     notifier.status("3 waiting")
@@ -74,7 +74,7 @@ def test_a_long_status_still_fits_into_a_message(listener: tuple[socket.socket, 
 )
 def test_without_a_listener_nothing_happens(address: str) -> None:
     notifier = Notifier.from_environment({"NOTIFY_SOCKET": address} if address else {})
-    notifier.ready("listening")
+    notifier.ready()
     notifier.watchdog()
     assert notifier.watchdog_interval_s is None
 
@@ -96,3 +96,21 @@ def test_the_watchdog_is_fed_twice_as_often_as_it_asks() -> None:
 )
 def test_a_watchdog_of_another_process_or_of_nonsense_is_none(environ: dict[str, str]) -> None:
     assert Notifier.from_environment(environ).watchdog_interval_s is None
+
+
+def test_an_entry_arrives_as_journald_reads_it(listener: tuple[socket.socket, str]) -> None:
+    server, address = listener
+    journal = JournalSocket(address.replace("@", "\0"))
+    assert journal.send({"MESSAGE": "one\ntwo", "PRIORITY": "6", "SCRIBED_NAME": "Müller"})
+    journal.close()
+    length = (7).to_bytes(8, "little")
+    assert server.recv(4096) == b"MESSAGE\n" + length + b"one\ntwo\nPRIORITY=6\nSCRIBED_NAME=M\xc3\xbcller\n"
+
+
+def test_an_entry_that_does_not_arrive_is_told(listener: tuple[socket.socket, str]) -> None:
+    journal = JournalSocket(listener[1].replace("@", "\0"))
+    assert not journal.send({"MESSAGE": "x" * 10_000_000})
+    journal.close()
+    nobody = JournalSocket("/nowhere/at/all")
+    assert not nobody.send({"MESSAGE": "x"})
+    nobody.close()

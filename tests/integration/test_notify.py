@@ -1,0 +1,86 @@
+"""What systemd hears from a real daemon, from its start to its end."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.integration.instance import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.integration.test_daemon import MakeInstance
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Stand in systemd's place; every line it is told, in order."""
+    lines: list[str] = []
+    address = str(tmp_path / "notify")
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    server.bind(address)
+
+    def listen() -> None:
+        while message := server.recv(4096):
+            lines.extend(message.decode().split("\n"))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    yield lines
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+        ending.sendto(b"", address)
+    listener.join()
+    server.close()
+
+
+def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard: list[str], tmp_path: Path) -> None:
+    figures = tmp_path / "scribed.prom"
+    instance = make_instance(watch={"scan_s": 0.2}, logging={"names": "hashed"}, metrics={"textfile": str(figures)})
+    instance.start()
+    assert "scribed_up 1" in figures.read_text()
+    wait_until(lambda: "READY=1" in heard, "the start is told")
+    loading = heard[: heard.index("READY=1")]
+    assert "EXTEND_TIMEOUT_USEC=300000000" in loading
+    assert any(line.startswith("STATUS=Loading demo") for line in loading)
+    assert "STATUS=Trying the model with a test inference." in loading
+    assert "WATCHDOG=1" not in loading
+    wait_until(lambda: "WATCHDOG=1" in heard, "the watchdog is fed")
+
+    instance.drop(SAMPLES / "meeting.flac")
+    wait_until(lambda: "meeting.flac" in instance.names("processed"), "the recording is delivered")
+    wait_until(lambda: "STATUS=idle, 0 waiting, 1 done today" in heard, "the delivery is told")
+    assert not any("meeting" in line for line in heard)  # names are hashed here too
+
+    assert instance.process is not None
+    heard.clear()
+    instance.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "READY=1" in heard, "the reload is told")
+    told = [line for line in heard if line != "WATCHDOG=1"]
+    assert told[0] == "RELOADING=1"
+    assert told[1].startswith("MONOTONIC_USEC=")
+    assert told[2] == "READY=1"
+
+    assert instance.stop() == 0
+    wait_until(lambda: "STOPPING=1" in heard, "the stop is told")
+    assert "scribed_up 0" in figures.read_text()
+    assert "scribed_recording_audio_seconds_count 1" in figures.read_text()
+
+
+def test_a_model_that_is_not_there_is_never_ready_and_said_in_the_outbox(
+    make_instance: MakeInstance, heard: list[str], tmp_path: Path
+) -> None:
+    instance = make_instance(model={"path": str(tmp_path / "nowhere")})
+    assert instance.run("run").returncode == 69
+    assert "READY=1" not in heard
+    status = (instance.folder("outbox") / "STATUS.txt").read_text()
+    assert "NEEDS ATTENTION" in status
+    assert "There is no model at" in status
+    assert "fetch-model" in status

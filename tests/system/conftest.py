@@ -1,0 +1,47 @@
+"""The box with scribed installed in it, booted once for all tests; without what it takes, they are skipped."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.box import Box, missing
+from tests.system.unit import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="session")
+def box() -> Iterator[Box]:
+    """Boot systemd, install scribed as an administrator does, and make the people of an office."""
+    if reason := missing():
+        pytest.skip(f"no systemd can be booted here: {reason}")
+    booted = Box.boot()
+    try:
+        booted.install()
+        for name, groups in (("dora", "scribed"), ("rita", "scribed"), ("stranger", "")):
+            booted.do("useradd", "--create-home", "--groups", groups, name)
+        yield booted
+    finally:
+        booted.close()
+
+
+@pytest.fixture
+def unit(box: Box) -> Iterator[Unit]:
+    """Return the installed service, as a fresh installation has it but for the demo model; not started."""
+    service = Unit(box)
+    service.reset()
+    yield service
+    service.stop()
+
+
+@pytest.fixture
+def running(box: Box) -> Unit:
+    """Return the installed service, running; whoever came before may have used it."""
+    service = Unit(box)
+    if not service.is_pristine():
+        service.reset()
+        service.start()
+    return service

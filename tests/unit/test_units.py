@@ -1,0 +1,82 @@
+"""The units as files: what systemd thinks of them. tests/system has them at work."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from daemon.metrics import Standing, Tally, render
+
+UNITS = Path(__file__).parents[2] / "systemd"
+SERVICE = UNITS / "scribed.service"
+TEMPLATE = UNITS / "scribed@.service"
+DROP_INS = sorted((UNITS / "examples").glob("*.conf"))
+MAX_EXPOSURE = 0.5
+
+needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+
+
+def analyze(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "SYSTEMD_UNIT_PATH": f"{folder}:", "LC_ALL": "C.UTF-8"}
+    return subprocess.run(["systemd-analyze", *words], capture_output=True, text=True, check=False, env=environment)
+
+
+def place(unit: Path, folder: Path, name: str, drop_in: Path | None = None) -> Path:
+    """Put a unit into a folder of its own, with a program that exists here."""
+    target = folder / name
+    target.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE))
+    if drop_in is not None:
+        (folder / f"{name}.d").mkdir()
+        shutil.copy(drop_in, folder / f"{name}.d")
+    return target
+
+
+def test_an_instance_differs_from_the_service_in_its_places_only() -> None:
+    """Two files, because an instance must not reach into the folders of another."""
+    single = SERVICE.read_text().splitlines()
+    template = TEMPLATE.read_text().splitlines()
+    assert len(single) == len(template)
+    for line, other in zip(single, template, strict=True):
+        assert other.replace("-%i", "").replace("/%i.yaml", "/config.yaml").replace(" (%i)", "") == line
+    assert {other for line, other in zip(single, template, strict=True) if line == other and "scribed" in line} == {
+        "Documentation=file:/opt/scribed/share/README.md file:/opt/scribed/share/operations.md",
+        "User=scribed",
+        "Group=scribed",
+    }
+
+
+@needs_systemd
+@pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "none")
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
+def test_systemd_finds_nothing_to_complain_of(unit: Path, drop_in: Path | None, tmp_path: Path) -> None:
+    placed = place(unit, tmp_path, unit.name.replace("@", "@court"), drop_in)
+    done = analyze("verify", "--man=no", "--recursive-errors=no", placed, folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
+def test_the_exposure_is_bounded(unit: Path, tmp_path: Path) -> None:
+    placed = place(unit, tmp_path, unit.name.replace("@", "@court"))
+    limit = f"--threshold={round(10 * MAX_EXPOSURE)}"
+    done = analyze("security", "--offline=true", "--no-pager", limit, placed, folder=tmp_path)
+    found = re.search(r"exposure level for .*: ([0-9.]+)", done.stdout)
+    assert found is not None, done.stderr
+    assert float(found[1]) <= MAX_EXPOSURE
+    assert done.returncode == 0
+
+
+def test_alerts_ask_for_figures_that_there_are() -> None:
+    rules = yaml.safe_load((UNITS / "examples" / "alerts.yaml").read_text())["groups"][0]["rules"]
+    figures = render(Standing("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Tally())
+    known = {line.split()[2] for line in figures.splitlines() if line.startswith("# TYPE")}
+    for rule in rules:
+        asked = set(re.findall(r"scribed_[a-z_]+", rule["expr"]))
+        assert asked <= known, rule["alert"]
+    assert len(rules) >= 5
