@@ -6,7 +6,7 @@
 Each contender works on the same generated files (44.1 kHz stereo speech over noise) in a process
 of its own that is pinned to one core; contenders take turns, and the median of the repeats counts.
 Times are CPU seconds of the work itself (without starting Python), so that a busy machine
-disturbs them least; ratios within one run are what to look at. The peak is resident memory. Neither
+disturbs them least; ratios within one run are what to look at. The peak is our resident memory. Neither
 ffmpeg (one pass) nor pydub (whose high-pass is a loop in Python) does all of the work: ffmpeg does not
 normalise, pydub does not filter.
 
@@ -120,9 +120,9 @@ def compare(path: Path, audio_s: float, repeats: int) -> None:
     for name, found in runs.items():
         times = [run["cpu_s"] for run in found]
         spread = 100 * (max(times) - min(times)) / cpu_s[name]
-        peak_mb = max(run["peak_mb"] for run in found)
+        peak = f"{max(run['peak_mb'] for run in found):.0f}" if name not in RIVALS else ""
         ratios = "".join(f"{cpu_s[rival] / cpu_s[name]:>9.2f}" for rival in RIVALS)
-        print(f"  {name:<18}{audio_s / cpu_s[name]:>10.0f}{ratios}{spread:>8.0f}%{peak_mb:>9.0f}")
+        print(f"  {name:<18}{audio_s / cpu_s[name]:>10.0f}{ratios}{spread:>8.0f}%{peak:>9}")
 
 
 def measure_decoders(path: Path, audio_s: float, repeats: int) -> None:
@@ -243,7 +243,7 @@ def run_rival(path: Path, command: tuple[str, ...]) -> dict[str, float]:
     if told:  # it measured itself
         measured: dict[str, float] = json.loads(told)
         return measured
-    return {"cpu_s": usage.ru_utime + usage.ru_stime, "peak_mb": usage.ru_maxrss / 1024}
+    return {"cpu_s": usage.ru_utime + usage.ru_stime}
 
 
 def work_with_pydub(path: Path) -> None:
@@ -253,9 +253,8 @@ def work_with_pydub(path: Path) -> None:
     before_s = used_s(resource.RUSAGE_SELF)
     sound = AudioSegment.from_file(path).set_channels(1).set_frame_rate(16_000)
     effects.normalize(sound, 3.0).export(path.with_name("rival.wav"), "wav").close()
-    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     cpu_s = used_s(resource.RUSAGE_SELF) - before_s + used_s(resource.RUSAGE_CHILDREN)
-    print(json.dumps({"cpu_s": cpu_s, "peak_mb": max(found.ru_maxrss for found in usage) / 1024}))
+    print(json.dumps({"cpu_s": cpu_s}))
 
 
 def used_s(who: int) -> float:
