@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import onnxruntime
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform
 from daemon.segment.cutting import Span
-
-# Without this, onnxruntime 1.31 keeps a database of its use in the home folder, to be sent to Microsoft. It looks
-# when it is loaded: "ORT_DISABLE_TELEMETRY" in onnxruntime/core/platform/posix/telemetry_1ds.cc.
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"
-import onnxruntime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
