@@ -309,3 +309,18 @@ def test_a_packager_gets_files_below_destdir_and_nothing_else(box: Box) -> None:
         "opt/scribed/share/config.example.yaml",
         "opt/scribed/share/examples/folders.conf",
     }
+
+
+def test_a_decoder_that_is_killed_does_not_end_the_service(running: Unit) -> None:
+    """As the kernel does it to the greediest process when memory is short; OOMPolicy=stop would end them all."""
+    box, pid = running.box, running.show("MainPID")
+    running.drop(SAMPLES / "memo.wav", "before-the-kill.wav")
+    running.wait_for("before-the-kill.wav")
+    processes = box.do("cat", f"/sys/fs/cgroup{running.show('ControlGroup')}/cgroup.procs").split()
+    decoders = [process for process in processes if process != pid]
+    assert decoders
+    box.do("kill", "-KILL", *decoders)
+    running.drop(SAMPLES / "memo.wav", "after-the-kill.wav")
+    assert running.wait_for("after-the-kill.wav")["complete"] is True
+    assert running.show("MainPID") == pid
+    assert running.show("OOMPolicy") == "continue"
