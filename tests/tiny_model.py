@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+import transformers
 from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from transformers import (
     GenerationConfig,
@@ -76,6 +77,7 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32, **text_siz
         eos_token_id=[0, 2],
         tie_word_embeddings=False,
     )
+    transformers.utils.logging.disable_progress_bar()  # its thread would be left behind
     torch.set_num_threads(1)  # with sums this small, threads do nothing but wait for one another
     torch.manual_seed(5)  # some answers of this one end, others do not
     model = Qwen3ASRForConditionalGeneration(config)

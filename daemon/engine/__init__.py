@@ -32,6 +32,10 @@ def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) ->
     os.environ["HF_HUB_OFFLINE"] = "1"
     # The driver compiles for cards newer than its torch; a service has no home folder to keep that in.
     os.environ.setdefault("CUDA_CACHE_PATH", str(cache / "cuda"))
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
+    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    # One function of some kernels is compiled: a pool of processes for that would outlive it by hours.
+    os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     # torch takes seconds to import, so it waits until the configuration is known to be valid.
     from daemon.engine.loading import load_engine  # noqa: PLC0415  # see the line above
 

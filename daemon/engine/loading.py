@@ -16,9 +16,9 @@ from safetensors import SafetensorError
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint, logs
-from daemon.engine.batch import SLOT_S, BatchedEngine
-from daemon.engine.model import ResidentModel
+from daemon.engine.model import ResidentModel, count_slot_tokens
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
+from daemon.engine.scheduler import SLOT_S, ContinuousEngine
 from daemon.errors import EngineUnavailableError, ScribedError
 from daemon.transcript import ModelIdentity
 
@@ -30,11 +30,15 @@ if TYPE_CHECKING:
 
 _LOG = structlog.get_logger(__name__)
 
-_MAX_SLOTS: Final = 64
-# Four rows decode in hardly more time than one; more only makes a short piece wait on two cores.
-_CPU_SLOTS: Final = 4
-# Left free for kernels, their workspaces and fragments (performance.md: "free - 0.8 GB").
-_RESERVE_BYTES: Final = 800_000_000
+# Beyond this many rows a step takes longer and no more pieces come out of it (roofline, performance.md).
+_MAX_SLOTS: Final = 256
+_CPU_SLOTS: Final = 8
+# Left free beside the slots for kernels, the widest layers of a prefill, and fragments.
+_RESERVE_BYTES: Final = 450_000_000
+# Seconds of sound that are convolved at once: 6 MB each in the real model in bfloat16.
+_CONV_S: Final = 128
+_CONV_S_SMALL: Final = 60
+_SMALL_BYTES: Final = 10_000_000_000
 
 # What transformers and safetensors raise for folders that hold something else than they say.
 _LOAD_ERRORS: Final = (
@@ -49,7 +53,7 @@ _LOAD_ERRORS: Final = (
 )
 
 
-def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> BatchedEngine:
+def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> ContinuousEngine:
     """Load the model that the settings name, try it, and return its engine; see `daemon.engine.load`."""
     started_at = time.monotonic()
     transformers.utils.logging.set_verbosity_error()
@@ -63,13 +67,14 @@ def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> Batch
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
         digest = hasher.submit(checkpoint.compute_digest, found.weights)
         model = _load_model(found, device, dtype)
-        report("Trying the model with a test inference.")
-        _try_out(model, found)
+        n_slots = choose_slots(model) if settings.slots == "auto" else settings.slots
         identity = ModelIdentity(name, digest.result(), dtype_name, str(device))
-    n_slots = choose_slots(model) if settings.slots == "auto" else settings.slots
+    report("Trying the model with a test inference.")
+    engine = ContinuousEngine(model, identity, n_slots)
+    _try_out(engine, found)
     load_s = round(time.monotonic() - started_at, 1)
     _LOG.info("engine.loaded", model=name, device=str(device), dtype=dtype_name, n_slots=n_slots, load_s=load_s)
-    return BatchedEngine(model, identity, n_slots)
+    return engine
 
 
 def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
@@ -118,12 +123,15 @@ def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
 
 
 def choose_slots(model: ResidentModel) -> int:
-    """Return how many pieces of 30 s go through the model together, by the memory that is free now."""
-    if model.device.type == "cpu":
-        return _CPU_SLOTS
-    torch.cuda.empty_cache()
-    free_bytes, _ = torch.cuda.mem_get_info(model.device)
-    n_slots = (free_bytes - _RESERVE_BYTES) // model.count_slot_bytes(SLOT_S)
+    """Return how many pieces of 30 s can be in work together, by the memory that is free now."""
+    free_bytes = model.count_free_bytes()
+    return _CPU_SLOTS if free_bytes is None else count_slots(free_bytes, model)
+
+
+def count_slots(free_bytes: int, model: ResidentModel) -> int:
+    """Return how many slots fit into so much memory, beside what the work itself takes."""
+    slot_bytes = count_slot_tokens(SLOT_S) * model.cache_sizes.token_bytes
+    n_slots = (free_bytes - _RESERVE_BYTES - model.convolution_bytes) // slot_bytes
     return max(1, min(_MAX_SLOTS, n_slots))
 
 
@@ -147,7 +155,7 @@ def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
                 f"The weights in {folder} do not fit its config.json: {len(lacking)} lack, such as {lacking[0]}.",
                 _anew(found),
             )
-        return ResidentModel(model.to(device).eval(), processor)
+        return ResidentModel(model.to(device).eval(), processor, _choose_conv_s(device))
     except torch.OutOfMemoryError as error:
         raise EngineUnavailableError(
             f"The model ({found.n_bytes / 1e9:.1f} GB) does not fit into the free memory of {_describe(device)}.",
@@ -159,12 +167,18 @@ def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
         ) from error
 
 
-def _try_out(model: ResidentModel, found: Checkpoint) -> None:
+def _choose_conv_s(device: torch.device) -> int:
+    is_small = device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < _SMALL_BYTES
+    return _CONV_S_SMALL if is_small else _CONV_S
+
+
+def _try_out(engine: ContinuousEngine, found: Checkpoint) -> None:
     """Transcribe a second of quiet noise: a model that is ready has shown that it works here."""
     noise = np.random.default_rng(0).normal(0, 1e-3, SAMPLE_RATE_HZ).astype(np.float32)
     try:
-        model.transcribe([Piece(noise, language=None, hotwords=(), job_id="test")], pulse=lambda: None)
+        engine.submit(Piece(noise, language=None, hotwords=(), job_id="test")).result()
     except (ScribedError, *_LOAD_ERRORS) as error:
+        engine.close()
         raise EngineUnavailableError(
             f"The model was loaded, but its test inference failed: {_tell(error)}.",
             f"Run `scribed check`. If it finds nothing: {_anew(found)}",

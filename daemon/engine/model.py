@@ -1,41 +1,54 @@
-"""The resident model itself: a batch of pieces in, their texts out. Only one thread may call it."""
+"""The way of one piece through the model, from top to bottom. Only one thread may call it.
+
+prepare   samples and settings become a prompt whose length is known
+begin     sound to mel frames, to audio states, into the prompt; prompts side by side into free slots
+advance   every slot in work writes some tokens; the device decides which, and where an answer ends
+finish    the tokens of an ended answer become its text
+"""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
-from threading import Lock
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from daemon.engine.answer import parse_answer
-from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece, PieceText
-from daemon.errors import EngineLostError, JobError, TransientError
+from daemon.engine.decoder import Decoder, Prompts
+from daemon.engine.encoder import WindowedEncoder
+from daemon.engine.graphs import CapturedSteps, Compiler, GraphCapture
+from daemon.engine.prompt import MAX_FRAME_TOKENS, MAX_HOTWORD_TOKENS, PromptWriter
+from daemon.engine.protocol import PieceText
+from daemon.engine.slots import Slots, SlotShape
+from daemon.engine.sound import LogMel, to_device
+from daemon.engine.steps import EagerSteps
+from daemon.errors import JobError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
+    import numpy.typing as npt
     from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-# Shorter sounds come back blank; the original library pads them to half a second too, some versions
-# of transformers do not (qwen_asr/inference/utils.py, MIN_ASR_INPUT_SECONDS).
-_MIN_SAMPLES: Final = SAMPLE_RATE_HZ // 2
+    from daemon.engine.prompt import PromptFrame
+    from daemon.engine.protocol import Piece
+    from daemon.engine.slots import CacheSizes
+    from daemon.engine.steps import Steps
 
 # Fast speech is about 8 syllables a second; the languages that cost most (Thai, Hindi, Greek in a
 # byte-level vocabulary) take about 2 tokens for each. The constant is for the language's name, the
 # end token, and numbers written out in very short pieces.
 _MAX_TOKENS_PER_S: Final = 16
 _MAX_TOKENS_EXTRA: Final = 24
-
-# Beyond some sixty names a list helps no word and is echoed more often; the figure also keeps room
-# for the sound and the answer in one slot.
-MAX_HOTWORD_TOKENS: Final = 256
-# System, user and assistant turns around the sound: 18 in the real vocabulary.
-_N_FRAME_TOKENS: Final = 32
 _AUDIO_TOKENS_PER_S: Final = 13
+
+# Shapes repeat when lengths are rounded up, and compiled kernels like multiples of eight.
+_TOKENS_MULTIPLE: Final = 32
+# Prompts that are read side by side, padding counted: nine of 30 s. It bounds the memory of a prefill.
+_MAX_PREFILL_TOKENS: Final = 4096
 
 
 def count_answer_tokens(duration_s: float) -> int:
@@ -45,213 +58,215 @@ def count_answer_tokens(duration_s: float) -> int:
 
 def count_slot_tokens(duration_s: float) -> int:
     """Return the most tokens that prompt and answer of a piece of this length take in the cache."""
-    n_audio_tokens = round(_AUDIO_TOKENS_PER_S * duration_s) + 1
-    return _N_FRAME_TOKENS + MAX_HOTWORD_TOKENS + n_audio_tokens + count_answer_tokens(duration_s)
+    n_audio_tokens = round(_AUDIO_TOKENS_PER_S * max(duration_s, 0.5)) + 1
+    n_tokens = MAX_FRAME_TOKENS + MAX_HOTWORD_TOKENS + n_audio_tokens + count_answer_tokens(duration_s)
+    return round_up(n_tokens, _TOKENS_MULTIPLE)
+
+
+def round_up(n: int, multiple: int) -> int:
+    """Return the next multiple."""
+    return -(-n // multiple) * multiple
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Inputs:
-    """A batch as the model takes it; prompts are padded on the left, features on the right.
+class PreparedPiece:
+    """A piece whose way is known.
 
     Attributes:
-        input_ids: int64, shape (n_pieces, n_tokens).
-        attention_mask: int64, the same shape.
-        input_features: log-mel, shape (n_pieces, n_mels, n_frames).
-        input_features_mask: shape (n_pieces, n_frames).
+        samples: as in the piece.
+        frame: the prompt around the sound.
+        n_audio_tokens: how many tokens stand for the sound.
+        budget: the most tokens its answer may have.
+        language: the language it was told to write, or None.
     """
 
-    input_ids: torch.Tensor
-    attention_mask: torch.Tensor
-    input_features: torch.Tensor
-    input_features_mask: torch.Tensor
+    samples: npt.NDArray[np.float32]
+    frame: PromptFrame
+    n_audio_tokens: int
+    budget: int
+    language: str | None
+
+    @property
+    def n_prompt_tokens(self) -> int:
+        """Tokens before the answer."""
+        return len(self.frame) + self.n_audio_tokens
+
+    @property
+    def n_slot_tokens(self) -> int:
+        """Tokens it needs of a slot; a padded prompt must fit too."""
+        n_prompt_tokens = round_up(self.n_prompt_tokens, _TOKENS_MULTIPLE)
+        return max(n_prompt_tokens, round_up(self.n_prompt_tokens + self.budget, _TOKENS_MULTIPLE))
 
 
 class ResidentModel:
-    """Qwen3-ASR on its device, with its processor."""
+    """Qwen3-ASR on its device: how pieces get into slots, how slots go on, how texts come out."""
 
-    def __init__(self, model: Qwen3ASRForConditionalGeneration, processor: Qwen3ASRProcessor) -> None:
-        self._model = model
-        self._processor = processor
-        # The engine's thread uses the tokenizer, and any thread through fit_hotwords; it is not safe for two.
-        self._tokenizing = Lock()
-        self._marks = tuple(token for token in processor.tokenizer.get_added_vocab() if token.startswith("<"))
-        self._eos_ids = _end_tokens(model, processor)
-        # The checkpoint's own settings may sample or penalise; ours are plain greedy decoding.
-        model.generation_config = GenerationConfig(
-            do_sample=False, num_beams=1, eos_token_id=self._eos_ids, pad_token_id=self._eos_ids[0]
-        )
-        self._pulse: Callable[[], None] = _no_pulse
-        for layer in (*model.model.audio_tower.layers, *model.model.language_model.layers):
-            layer.register_forward_pre_hook(self._before_layer)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights lie."""
-        device: torch.device = self._model.device
-        return device
-
-    def count_slot_bytes(self, duration_s: float) -> int:
-        """Return the memory that a piece of this length takes in a batch, besides the weights.
-
-        Its peak is either the encoder's first convolution, over all seconds at once with its output
-        and the activation of it; or, later, the cache, twice, because it grows by copying.
-        """
-        audio, text = self._model.config.audio_config, self._model.config.text_config
-        n_bytes = self._model.dtype.itemsize
-        n_frames_per_s = 100
-        n_map_values = audio.downsample_hidden_size * (audio.num_mel_bins // 2) * (n_frames_per_s // 2)
-        encoder_bytes = 2 * n_bytes * n_map_values * duration_s
-        n_cache_values = 2 * text.num_hidden_layers * text.num_key_value_heads * text.head_dim
-        cache_bytes = 2 * n_bytes * n_cache_values * count_slot_tokens(duration_s)
-        return int(max(encoder_bytes, cache_bytes))
-
-    def fit_hotwords(self, hotwords: Sequence[str]) -> tuple[tuple[str, ...], int]:
-        """Return the leading hotwords that fit MAX_HOTWORD_TOKENS, and how many were cut.
-
-        Also cut is a hotword which the prompt would read as one of its own marks, such as "<|im_end|>".
-        """
-        kept: list[str] = []
-        for hotword in hotwords:
-            word = " ".join(hotword.split())
-            if not word or any(mark in word for mark in self._marks):
-                continue
-            with self._tokenizing:
-                n_tokens = len(self._processor.tokenizer.encode(_to_prompt([*kept, word]), add_special_tokens=False))
-            if n_tokens > MAX_HOTWORD_TOKENS:
-                break
-            kept.append(word)
-        return tuple(kept), len(hotwords) - len(kept)
-
-    def transcribe(self, pieces: Sequence[Piece], pulse: Callable[[], None]) -> list[PieceText]:
-        """Return the text of each piece, in their order.
-
-        A piece's text does not depend on what else is in the batch: padding is masked, each answer is
-        judged by its own token budget, and features are computed for each alone. (Given a batch, the
-        processor lets the padding into the last frames of shorter sounds: 4 % of the audio states'
-        range, measured.)
+    def __init__(
+        self,
+        model: Qwen3ASRForConditionalGeneration,
+        processor: Qwen3ASRProcessor,
+        conv_s: int = 128,
+        count_budget: Callable[[float], int] = count_answer_tokens,
+        *,
+        is_captured: bool | None = None,
+    ) -> None:
+        """Take over a model that lies on its device.
 
         Args:
-            pieces: at least one.
-            pulse: called at every layer and token, many times a second; what it raises ends the work.
+            model: in evaluation mode.
+            processor: its tokenizer, template and mel filters.
+            conv_s: seconds of sound that are convolved at once.
+            count_budget: returns the most tokens of an answer to a piece of so many seconds.
+            is_captured: whether layers are compiled and steps captured; None where that is of use, on a GPU.
+        """
+        self.device: torch.device = model.device
+        self._end_tokens = frozenset(_end_tokens(model, processor))
+        self._prompts = PromptWriter(processor)
+        if is_captured is None:
+            is_captured = self.device.type == "cuda"
+        compiled = Compiler() if is_captured else _as_it_is
+        self._encoder = WindowedEncoder(model, conv_s, compiled)
+        self._decoder = Decoder(model, sorted(self._end_tokens), compiled)
+        self._mel = LogMel(processor.feature_extractor, self.device, self._encoder.block_frames)
+        self._steps: Steps = EagerSteps(self._decoder)
+        if is_captured:
+            self._steps = CapturedSteps(self._decoder, GraphCapture)
+        self._count_budget = count_budget
+
+    @property
+    def cache_sizes(self) -> CacheSizes:
+        """What a token takes in the cache."""
+        return self._decoder.cache_sizes
+
+    @property
+    def convolution_bytes(self) -> int:
+        """Memory that the widest convolution takes for a while."""
+        return self._encoder.convolution_bytes
+
+    @property
+    def steps_per_read(self) -> int:
+        """Steps that are worth taking before the host looks at what the device has decided."""
+        return self._steps.per_read
+
+    def fit_hotwords(self, hotwords: Sequence[str]) -> tuple[tuple[str, ...], int]:
+        """Return the leading hotwords that fit the model's context, and how many were cut. Any thread may call it."""
+        return self._prompts.fit_hotwords(hotwords)
+
+    def make_slots(self, shape: SlotShape) -> Slots:
+        """Allocate slots, empty, and make the decode step ready for them."""
+        slots = Slots(shape, self.cache_sizes)
+        self._steps.adopt(slots)
+        return slots
+
+    def release_memory(self) -> None:
+        """Give back to the device what no tensor uses any more."""
+        self._steps.drop()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def count_free_bytes(self) -> int | None:
+        """Return the memory of the device that could be had; None where nobody knows."""
+        if self.device.type != "cuda":
+            return None
+        free_bytes, _ = torch.cuda.mem_get_info(self.device)
+        return free_bytes + torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+
+    def on_device(self) -> AbstractContextManager[object]:
+        """Return what the thread that calls the model has to be within."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
+
+    # The way of a piece
+
+    def prepare(self, piece: Piece) -> PreparedPiece:
+        """Reckon up what a piece needs. Work of the host alone.
 
         Raises:
-            TransientError: memory is short; a smaller batch may fit.
-            EngineLostError: the device cannot go on in this process.
-            JobError: the model computed no numbers for one of the pieces.
+            ValueError: the model knows no such language.
         """
-        self._pulse = pulse
-        try:
-            with torch.inference_mode():
-                return self._transcribe(pieces)
-        except (RuntimeError, MemoryError) as error:
-            failure = _explain(error, len(pieces))
-            if failure is None:
-                raise
-        finally:
-            self._pulse = _no_pulse
-        # Out here, for the other error's traceback holds the batch's memory, and would go along with this one.
-        if isinstance(failure, TransientError) and self.device.type == "cuda":
-            torch.cuda.empty_cache()
-        raise failure
+        frame = self._prompts.frame(piece.language, piece.hotwords)
+        n_audio_tokens = self._encoder.count_states(self._mel.count_frames(len(piece.samples)))
+        budget = self._count_budget(piece.duration_s)
+        return PreparedPiece(piece.samples, frame, n_audio_tokens, budget, piece.language)
 
-    def _transcribe(self, pieces: Sequence[Piece]) -> list[PieceText]:
-        inputs = self._collate([self._prepare(piece) for piece in pieces])
-        budgets = [count_answer_tokens(piece.duration_s) for piece in pieces]
-        n_prompt_tokens = inputs.input_ids.shape[1]
-        watch = _NumberWatch()
-        output = self._model.generate(
-            input_ids=inputs.input_ids,
-            attention_mask=inputs.attention_mask,
-            input_features=inputs.input_features,
-            input_features_mask=inputs.input_features_mask,
-            max_new_tokens=max(budgets),
-            logits_processor=LogitsProcessorList([watch]),
-            stopping_criteria=StoppingCriteriaList([_Budgets(budgets, n_prompt_tokens, self.device)]),
-        )
-        if watch.has_failed():
+    def begin(
+        self, slots: Slots, pieces: Sequence[PreparedPiece], rows: Sequence[int], pulse: Callable[[], None]
+    ) -> None:
+        """Read pieces into free rows, and write the first token of each answer.
+
+        Args:
+            slots: with rows long enough for the pieces.
+            pieces: at least one.
+            rows: a free row for each.
+            pulse: called at every layer; what it raises ends the work.
+        """
+        for group in _side_by_side(pieces):
+            self._begin_group(slots, [pieces[index] for index in group], [rows[index] for index in group], pulse)
+
+    def advance(self, slots: Slots, n_rows: int, n_columns: int) -> None:
+        """Write one more token into each row that is live; nothing here waits for the device.
+
+        Args:
+            slots: the rows.
+            n_rows: no row from here on is live.
+            n_columns: every live row's position lies below it.
+        """
+        self._steps.run(slots, n_rows, n_columns)
+
+    def finish(self, tokens: Sequence[int], piece: PreparedPiece, *, has_failed: bool) -> PieceText:
+        """Return the text that the tokens of an ended answer spell.
+
+        Raises:
+            JobError: the model computed no numbers for this piece.
+        """
+        if has_failed:
             raise JobError(
                 "The model computed no numbers for this sound.",
-                "If model.dtype is float16, set it to auto: that type overflows.",
+                "If model.dtype is float16, set it to float32: that type overflows.",
             )
-        answers = output[:, n_prompt_tokens:].tolist()
-        return [self._read(*row) for row in zip(answers, budgets, pieces, strict=True)]
-
-    def _prepare(self, piece: Piece) -> dict[str, torch.Tensor]:
-        """Return tokens and log-mel features of one piece, each with a first axis of 1."""
-        samples = piece.samples
-        if len(samples) < _MIN_SAMPLES:
-            samples = np.pad(samples, (0, _MIN_SAMPLES - len(samples)))
-        hotwords, _ = self.fit_hotwords(piece.hotwords)
-        with self._tokenizing:
-            inputs: dict[str, torch.Tensor] = self._processor.apply_transcription_request(
-                [samples], language=piece.language, prompt=_to_prompt(hotwords) or None
-            )
-        return inputs
-
-    def _collate(self, rows: Sequence[dict[str, torch.Tensor]]) -> _Inputs:
-        device, dtype = self._model.device, self._model.dtype
-        pad_id = self._eos_ids[0]
-
-        def pad(name: str, value: int, side: str) -> torch.Tensor:
-            """Stack what the rows hold under this name, which varies in its last axis."""
-            varying_first = [row[name][0].movedim(-1, 0) for row in rows]
-            stacked = pad_sequence(varying_first, batch_first=True, padding_value=value, padding_side=side)
-            return stacked.movedim(1, -1).contiguous().to(device)
-
-        return _Inputs(
-            input_ids=pad("input_ids", pad_id, "left"),
-            attention_mask=pad("attention_mask", 0, "left"),
-            input_features=pad("input_features", 0, "right").to(dtype),
-            input_features_mask=pad("input_features_mask", 0, "right"),
-        )
-
-    def _read(self, tokens: list[int], budget: int, piece: Piece) -> PieceText:
-        # Behind a row's budget stands padding, and the padding token is an end token.
-        tokens = tokens[:budget]
-        ends = [at for at, token in enumerate(tokens) if token in self._eos_ids]
-        with self._tokenizing:
-            raw = self._processor.tokenizer.decode(tokens[: ends[0]] if ends else tokens, skip_special_tokens=False)
+        is_finished = tokens[-1] in self._end_tokens
+        raw = self._prompts.read(tokens[:-1] if is_finished else tokens)
         text, language = parse_answer(raw, piece.language)
-        return PieceText(text, language, is_finished=bool(ends))
+        return PieceText(text, language, is_finished)
 
-    def _before_layer(self, *_: object) -> None:
-        self._pulse()
+    # Its parts
 
+    def _begin_group(
+        self, slots: Slots, pieces: Sequence[PreparedPiece], rows: Sequence[int], pulse: Callable[[], None]
+    ) -> None:
+        pulse()
+        mel = self._mel.compute([piece.samples for piece in pieces])
+        states = self._encoder.encode(mel, pulse)
+        self._decoder.prefill(slots, self._embed(pieces, states, rows), pulse)
 
-class _Budgets(StoppingCriteria):  # type: ignore[misc]  # transformers ships no types
-    """Ends each row at its own token budget, so that a long one keeps no short one going."""
-
-    def __init__(self, budgets: Sequence[int], n_prompt_tokens: int, device: torch.device) -> None:
-        self._budgets = torch.tensor(budgets, device=device)
-        self._n_prompt_tokens = n_prompt_tokens
-
-    def __call__(self, input_ids: torch.Tensor, *_: object, **__: object) -> torch.Tensor:
-        return self._budgets <= input_ids.shape[1] - self._n_prompt_tokens
-
-
-class _NumberWatch(LogitsProcessor):  # type: ignore[misc]  # transformers ships no types
-    """Notes, without a wait for the device, whether a score is not a number: greedy choice would hide it."""
-
-    def __init__(self) -> None:
-        self._failed: torch.Tensor | None = None
-
-    def __call__(self, _: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        failed = torch.isnan(scores).any()
-        self._failed = failed if self._failed is None else self._failed | failed
-        return scores
-
-    def has_failed(self) -> bool:
-        """Whether any score was not a number."""
-        return self._failed is not None and bool(self._failed)
+    def _embed(self, pieces: Sequence[PreparedPiece], states: torch.Tensor, rows: Sequence[int]) -> Prompts:
+        """Put the audio states where the prompts have their places for them."""
+        n_tokens = [piece.n_prompt_tokens for piece in pieces]
+        ids = np.zeros((len(pieces), round_up(max(n_tokens), _TOKENS_MULTIPLE)), np.int64)
+        for row, piece in zip(ids, pieces, strict=True):
+            row[: piece.n_prompt_tokens] = piece.frame.around(self._prompts.audio_token, piece.n_audio_tokens)
+        embedded = self._decoder.embed(to_device(ids, self.device))
+        is_audio = np.flatnonzero(ids == self._prompts.audio_token)
+        embedded.view(-1, embedded.shape[-1])[to_device(is_audio, self.device)] = states
+        lengths, places, budgets = (
+            to_device(np.array(numbers), self.device)
+            for numbers in (n_tokens, list(rows), [piece.budget for piece in pieces])
+        )
+        return Prompts(embedded, lengths, places, budgets)
 
 
-def _to_prompt(hotwords: Sequence[str]) -> str:
-    """Return hotwords as the context which the model reads before the sound."""
-    return ", ".join(hotwords)
+def _side_by_side(pieces: Sequence[PreparedPiece]) -> list[list[int]]:
+    """Group pieces of like length, so that little is padded and no group exceeds its memory."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(pieces)), key=lambda index: -pieces[index].n_prompt_tokens):
+        longest = pieces[groups[-1][0]].n_prompt_tokens if groups else 0
+        if not groups or (len(groups[-1]) + 1) * round_up(longest, _TOKENS_MULTIPLE) > _MAX_PREFILL_TOKENS:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
 
 
-def _no_pulse() -> None:
-    """Do nothing: no batch is running."""
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
 
 def _end_tokens(model: Qwen3ASRForConditionalGeneration, processor: Qwen3ASRProcessor) -> list[int]:
@@ -261,26 +276,3 @@ def _end_tokens(model: Qwen3ASRForConditionalGeneration, processor: Qwen3ASRProc
         if ids is not None:
             return [ids] if isinstance(ids, int) else list(ids)
     raise ValueError("neither generation_config.json nor config.json nor the tokenizer names an end token")
-
-
-def _explain(error: Exception, n_pieces: int) -> TransientError | EngineLostError | None:
-    """Say what an error of torch means for the engine; None where it means nothing for it."""
-    message = str(error)
-    # A plain RuntimeError tells of short memory on the CPU (DefaultCPUAllocator) and in cuBLAS.
-    is_memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
-        sign in message for sign in ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
-    )
-    if is_memory:
-        return TransientError(
-            f"The memory of the device is too short for {n_pieces} pieces at once.",
-            "Free memory on the GPU, or set a smaller segment.max_chunk_s.",
-        )
-    is_device = isinstance(error, torch.AcceleratorError) or any(
-        sign in message for sign in ("CUDA error", "CUDA driver error", "CUBLAS_STATUS", "CUDNN_STATUS")
-    )
-    if is_device:
-        return EngineLostError(
-            f"The GPU stopped answering: {message.splitlines()[0]}",
-            "The daemon ends and systemd starts it again; if this repeats, look into `journalctl -k` for Xid errors.",
-        )
-    return None

@@ -14,8 +14,8 @@ from transformers import Qwen3ASRForConditionalGeneration
 from daemon import checkpoint
 from daemon.config import ModelSettings
 from daemon.engine import load
-from daemon.engine.batch import BatchedEngine
 from daemon.engine.loading import choose_device, choose_dtype
+from daemon.engine.scheduler import ContinuousEngine
 from daemon.errors import EngineUnavailableError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_piece, save_tiny_model
@@ -31,10 +31,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def load_tiny(path: Path, tmp_path: Path, **settings: Any) -> BatchedEngine:  # noqa: ANN401  # fields of ModelSettings
+def load_tiny(path: Path, tmp_path: Path, **settings: Any) -> ContinuousEngine:  # noqa: ANN401  # fields of ModelSettings
     chosen = ModelSettings(path=path, **({"device": "cpu"} | settings))
     engine = load(chosen, tmp_path / "cache", lambda _: None)
-    assert isinstance(engine, BatchedEngine)
+    assert isinstance(engine, ContinuousEngine)
     return engine
 
 
@@ -44,7 +44,7 @@ def test_a_loaded_engine_says_what_it_is(folder: Path, tmp_path: Path) -> None:
     try:
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         assert engine.identity == ModelIdentity("tiny", digest, "float32", "cpu")
-        assert engine.max_pieces == 4
+        assert engine.max_pieces == 8
         assert engine.is_alive()
         assert len(steps) == 2
         assert "the CPU as float32" in steps[0]
