@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from daemon import files
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.engine import Piece
+from daemon.engine import Piece, Verdict, is_echo, judge, settle_echo
 from daemon.journal import ChunkText, now
 from daemon.segment import cut, split
 from daemon.transcript import Coverage, Gap, Processing, Segment, Source, Transcript, merge_overlap
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from daemon.segment import Chunk, Span
     from daemon.transcript import Receipt
 
-# How often a chunk the model came to no end with is cut smaller: 30 s, 15 s, 7.5 s.
+# How often a chunk whose text cannot be trusted is cut smaller: 30 s, 15 s, 7.5 s.
 _MAX_SPLITS = 2
 _CHECK_S = 0.25
-_UNFINISHED = "the model came to no end here, even on smaller pieces"
+_NO_TRUSTED_TEXT = "the model came to no end here that can be trusted, even on smaller pieces"
 
 
 class ChunkMemory(Protocol):
@@ -127,9 +127,9 @@ def transcribe(
         update={"highpass_hz": settings.highpass_hz, "normalize": settings.normalize}
     )
     prepared = front_end.prepare(recording.audio, preprocess, config.segment.vad, watcher.check)
-    receipt, speech = prepared.receipt, prepared.speech
+    receipt, speech = prepared.receipt, _Speech(prepared.speech, is_sure=config.segment.vad == "silero")
     with prepared.waveform as waveform:
-        chunks = cut(speech, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
+        chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
         hotwords, n_left_out = engine.fit_hotwords(settings.hotwords)
         plan = _plan(source, config, settings, engine)
         ask = _Asking(recording, waveform, speech, hotwords, engine, watcher, plan)
@@ -191,20 +191,35 @@ def _plan(source: Source, config: Config, settings: RecordingSettings, engine: E
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class _Speech:
+    """Where there is speech: `is_sure` where a model has found it, not mere loudness or nobody."""
+
+    spans: Sequence[Span]
+    is_sure: bool
+
+    def count_s(self, start: int, stop: int) -> float:
+        """Return the seconds of speech between two samples."""
+        first = bisect_left(self.spans, start, key=lambda span: span.stop)
+        last = bisect_left(self.spans, stop, key=lambda span: span.start)
+        n_samples = sum(min(span.stop, stop) - max(span.start, start) for span in self.spans[first:last])
+        return n_samples / SAMPLE_RATE_HZ
+
+
 @dataclass(slots=True)
 class _Asking:
     """Asks the engine for the text of every chunk of one recording, a bounded number ahead."""
 
     recording: Recording
     waveform: Waveform
-    speech: Sequence[Span]
+    speech: _Speech
     hotwords: tuple[str, ...]
     engine: Engine
     watcher: Watcher
     plan: str
 
     def all(self, chunks: Sequence[Chunk]) -> list[_Answer]:
-        """Return the answers in the order of the sound; what came to no end was cut smaller."""
+        """Return the answers in the order of the sound; what cannot be what was said was cut smaller."""
         remembered = self.watcher.memory.recall(self.plan)
         waiting = deque((chunk, 0) for chunk in chunks)
         in_flight: deque[tuple[Chunk, int, Future[PieceText] | ChunkText]] = deque()
@@ -214,11 +229,14 @@ class _Asking:
                 while waiting and len(in_flight) < 2 * self.engine.max_pieces:
                     chunk, n_splits = waiting.popleft()
                     known = remembered.get((chunk.start, chunk.stop))
-                    in_flight.append((chunk, n_splits, known or self._submit(chunk)))
+                    in_flight.append((chunk, n_splits, known or self._submit(chunk, self.hotwords)))
                 chunk, n_splits, pending = in_flight.popleft()
-                said = pending if isinstance(pending, ChunkText) else self._receive(chunk, pending)
-                parts = () if said.is_finished or n_splits == _MAX_SPLITS else split(chunk, self.speech)
-                if parts:
+                parts = () if n_splits == _MAX_SPLITS else split(chunk, self.speech.spans)
+                if isinstance(pending, ChunkText):
+                    said = pending
+                else:
+                    said = self._receive(chunk, pending, can_split=bool(parts))
+                if parts and not said.is_finished:
                     waiting.extendleft((part, n_splits + 1) for part in reversed(parts))
                 else:
                     answers.append(_Answer(chunk, said, n_splits))
@@ -229,26 +247,30 @@ class _Asking:
                     pending.cancel()
         return sorted(answers, key=lambda answer: answer.chunk.start)
 
-    def _submit(self, chunk: Chunk) -> Future[PieceText]:
+    def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[PieceText]:
         self.watcher.check()
         samples = self.waveform.read(chunk.start, chunk.stop)
-        return self.engine.submit(
-            Piece(samples, self.recording.settings.language, self.hotwords, self.recording.job_id)
-        )
+        return self.engine.submit(Piece(samples, self.recording.settings.language, hotwords, self.recording.job_id))
 
-    def _receive(self, chunk: Chunk, pending: Future[PieceText]) -> ChunkText:
+    def _receive(self, chunk: Chunk, pending: Future[PieceText], *, can_split: bool) -> ChunkText:
+        """Return what was said, as far as that can be trusted."""
+        answer = self._wait(pending)
+        if answer.is_finished and is_echo(answer.text, self.hotwords):
+            answer = settle_echo(answer, self._wait(self._submit(chunk, ())))
+        verdict = judge(answer, self.speech.count_s(chunk.start, chunk.stop), is_speech_sure=self.speech.is_sure)
+        is_trusted = verdict is Verdict.GOOD or (verdict is Verdict.DOUBTFUL and not can_split)
+        said = ChunkText(answer.text if is_trusted else "", answer.language, is_trusted)
+        self.watcher.memory.remember(self.plan, (chunk.start, chunk.stop), said)
+        return said
+
+    def _wait(self, pending: Future[PieceText]) -> PieceText:
         while True:
             self.watcher.check()
             try:
-                piece = pending.result(timeout=_CHECK_S)
+                return pending.result(timeout=_CHECK_S)
             except TimeoutError:
                 if pending.done():  # it was the engine's own, not ours
                     raise
-                continue
-            break
-        said = ChunkText(piece.text if piece.is_finished else "", piece.language, piece.is_finished)
-        self.watcher.memory.remember(self.plan, (chunk.start, chunk.stop), said)
-        return said
 
 
 def assemble(answers: Sequence[_Answer]) -> tuple[Segment, ...]:
@@ -283,26 +305,19 @@ def _flags(answer: _Answer) -> tuple[str, ...]:
     return tuple(name for name, is_set in flags if is_set)
 
 
-def _cover(receipt: Receipt, speech: Sequence[Span], answers: Sequence[_Answer]) -> Coverage:
-    starts = [span.start for span in speech]
-    stops = [span.stop for span in speech]
-
-    def heard_s(chunk: Chunk) -> float:
-        """Seconds of speech in the chunk's own part."""
-        first = bisect_left(stops, chunk.own_start)
-        last = bisect_left(starts, chunk.own_stop)
-        spans = zip(starts[first:last], stops[first:last], strict=True)
-        n_samples = sum(min(stop, chunk.own_stop) - max(start, chunk.own_start) for start, stop in spans)
-        return n_samples / SAMPLE_RATE_HZ
-
+def _cover(receipt: Receipt, speech: _Speech, answers: Sequence[_Answer]) -> Coverage:
     gaps = tuple(
-        Gap(answer.chunk.own_start / SAMPLE_RATE_HZ, answer.chunk.own_stop / SAMPLE_RATE_HZ, _UNFINISHED)
+        Gap(answer.chunk.own_start / SAMPLE_RATE_HZ, answer.chunk.own_stop / SAMPLE_RATE_HZ, _NO_TRUSTED_TEXT)
         for answer in answers
         if not answer.said.is_finished
     )
     return Coverage(
         audio_s=receipt.duration_s,
-        speech_s=sum(span.stop - span.start for span in speech) / SAMPLE_RATE_HZ,
-        transcribed_s=sum(heard_s(answer.chunk) for answer in answers if answer.said.is_finished),
+        speech_s=sum(span.stop - span.start for span in speech.spans) / SAMPLE_RATE_HZ,
+        transcribed_s=sum(
+            speech.count_s(answer.chunk.own_start, answer.chunk.own_stop)
+            for answer in answers
+            if answer.said.is_finished
+        ),
         gaps=gaps,
     )

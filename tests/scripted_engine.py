@@ -5,10 +5,14 @@ from __future__ import annotations
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from daemon.engine import Piece, PieceText
 from daemon.errors import StoppedError
 from daemon.transcript import ModelIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 @dataclass(slots=True)
@@ -19,12 +23,14 @@ class ScriptedEngine:
         longest_s: it comes to no end with longer pieces.
         error: what every piece ends with instead, but for the first `n_good`.
         is_held: whether answers wait until `release`.
+        write: what it writes for a piece instead of its number.
     """
 
     longest_s: float = 1000.0
     error: Exception | None = None
     n_good: int = 0
     is_held: bool = False
+    write: Callable[[Piece], str] | None = None
     pieces: list[Piece] = field(default_factory=list)
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
     max_pieces: int = 2
@@ -36,7 +42,8 @@ class ScriptedEngine:
         future: Future[PieceText] = Future()
         with self.lock:
             self.pieces.append(piece)
-            text = PieceText(f"piece{len(self.pieces)}", "English", is_finished=piece.duration_s <= self.longest_s)
+            words = self.write(piece) if self.write else f"piece{len(self.pieces)}"
+            text = PieceText(words, "English", is_finished=piece.duration_s <= self.longest_s)
             if self.error is not None and len(self.pieces) > self.n_good:
                 future.set_exception(self.error)
             elif self.is_held:

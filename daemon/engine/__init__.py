@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Engine, Piece, PieceText
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from daemon.config import ModelSettings
 
-__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "load"]
+__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "Verdict", "is_echo", "judge", "load", "settle_echo"]
 
 
 def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:

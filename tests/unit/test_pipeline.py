@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from daemon.engine import Piece
     from daemon.frontend import FrontEnd
     from daemon.journal import ChunkText
 
@@ -102,6 +103,49 @@ def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: C
     assert gaps[0].start_s == 0.0
     assert gaps[-1].end_s == pytest.approx(9.0, abs=0.01)
     assert transcript.coverage.transcribed_s == 0.0
+
+
+def test_a_loop_is_cut_smaller_and_a_stubborn_one_is_a_gap(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
+    shy = ScriptedEngine()
+    shy.write = lambda piece: "and the " * 200 if piece.duration_s > 7 else f"part{len(shy.pieces)}"
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, shy, watcher(Memory())[0])
+    assert transcript.is_complete
+    assert transcript.text == "part2 part3"
+    stubborn = ScriptedEngine(write=lambda _: "and the " * 200)
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, stubborn, watcher(Memory())[0])
+    assert transcript.text == ""
+    assert len(transcript.coverage.gaps) == 4
+    assert "no end here that can be trusted" in transcript.coverage.gaps[0].reason
+    assert len(stubborn.pieces) == 1 + 2 + 4
+
+
+def test_honest_repetition_survives(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
+    def write(piece: Piece) -> str:
+        return "no " * round(3 * piece.duration_s)
+
+    transcript = transcribe(
+        recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(write=write), watcher(Memory())[0]
+    )
+    assert transcript.is_complete
+    assert transcript.text.split().count("no") >= 27
+
+
+def test_hotwords_echoed_without_speech_are_dropped(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
+    def write(piece: Piece) -> str:
+        return ", ".join(piece.hotwords)
+
+    engine = ScriptedEngine(write=write)
+    quiet = recording(tmp_path, 3.0, config, hotwords=("Ulm", "Dr. Meyer"))
+    transcript = transcribe(quiet, config, front_end, engine, watcher(Memory())[0])
+    assert transcript.segments == ()
+    assert transcript.is_complete
+    assert [piece.hotwords for piece in engine.pieces] == [("Ulm", "Dr. Meyer"), ()]
+
+
+def test_a_hotword_that_was_said_stays(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
+    engine = ScriptedEngine(write=lambda piece: "Ulm" if piece.hotwords else "Olm")
+    short = recording(tmp_path, 3.0, config, hotwords=("Ulm",))
+    assert transcribe(short, config, front_end, engine, watcher(Memory())[0]).text == "Ulm"
 
 
 def test_finished_chunks_are_not_asked_for_again(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
