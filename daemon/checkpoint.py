@@ -30,10 +30,16 @@ _MAX_HEADER_BYTES: Final = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A folder whose files are all there and as long as they say; `weights` are sorted by name."""
+    """A folder whose files are all there and as long as they say.
+
+    Attributes:
+        weights: files, sorted by name.
+        is_original: the layout is that of the model's authors (`thinker.*`), not that of transformers.
+    """
 
     folder: Path
     weights: tuple[Path, ...]
+    is_original: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -62,18 +68,20 @@ def inspect(folder: Path) -> Checkpoint:
                 f"There is no model at {folder}.",
                 "Fetch it with `sudo scribed fetch-model`, or set model.path to the folder that holds one.",
             )
-        _check_config(folder / "config.json")
+        is_original = _check_config(folder / "config.json")
         weights = _find_weights(folder)
         tensors = {name for path in weights for name in _read_tensor_names(path)}
-        if any(name.startswith("thinker.") for name in tensors):
-            raise _original_layout(folder)
+        if is_original != any(name.startswith("thinker.") for name in tensors):
+            raise EngineUnavailableError(
+                f"{folder} mixes two layouts: config.json and the weights do not belong together.", _FETCH
+            )
         if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
             raise EngineUnavailableError(f"{folder} has no tokenizer.json, so the model could not write.", _FETCH)
         if not (folder / "processor_config.json").is_file() and not (folder / "preprocessor_config.json").is_file():
             raise EngineUnavailableError(f"{folder} has no processor_config.json, so the model could not hear.", _FETCH)
     except OSError as error:
         raise _unreadable(folder, error) from error
-    return Checkpoint(folder, weights)
+    return Checkpoint(folder, weights, is_original)
 
 
 def compute_digest(weights: Iterable[Path]) -> str:
@@ -105,25 +113,18 @@ def _unreadable(path: Path, error: OSError) -> EngineUnavailableError:
     )
 
 
-def _check_config(path: Path) -> None:
+def _check_config(path: Path) -> bool:
+    """Look whether it describes the right kind of model; return whether in the original layout."""
     if not path.is_file():
         raise EngineUnavailableError(f"{path.parent} has no config.json, so it holds no model.", _FETCH)
     config = _read_json(path)
-    if "thinker_config" in config:
-        raise _original_layout(path.parent)
     kind = config.get("model_type")
     if kind != MODEL_TYPE:
         raise EngineUnavailableError(
             f"{path} describes a model of type {kind!r}; scribed runs Qwen3-ASR ({MODEL_TYPE!r}).",
             "Fetch the right one with `sudo scribed fetch-model`.",
         )
-
-
-def _original_layout(folder: Path) -> EngineUnavailableError:
-    return EngineUnavailableError(
-        f"{folder} holds Qwen3-ASR in its original layout (thinker.*), which cannot be loaded yet.",
-        "Use the same model in the native layout, whose name ends in -hf: `sudo scribed fetch-model`.",
-    )
+    return "thinker_config" in config
 
 
 def _find_weights(folder: Path) -> tuple[Path, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors import SafetensorError
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint, logs
+from daemon.engine import original
 from daemon.engine.model import ResidentModel, count_slot_tokens
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
 from daemon.engine.scheduler import SLOT_S, ContinuousEngine
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from daemon.checkpoint import Checkpoint
     from daemon.config import ModelSettings
+    from daemon.engine.slots import CacheSizes
 
 _LOG = structlog.get_logger(__name__)
 
@@ -39,6 +42,13 @@ _RESERVE_BYTES: Final = 450_000_000
 _CONV_S: Final = 128
 _CONV_S_SMALL: Final = 60
 _SMALL_BYTES: Final = 10_000_000_000
+
+# Compute capabilities: Ampere has tensor cores for bfloat16, Volta and Turing for float16.
+_HAS_BFLOAT16: Final = (8, 0)
+_HAS_FAST_FLOAT16: Final = (7, 0)
+# Another type means other texts after the comma: it has to be clearly faster, not by chance.
+_CLEARLY: Final = 1.3
+_MIN_PRODUCT: Final = 1_000_000
 
 # What transformers and safetensors raise for folders that hold something else than they say.
 _LOAD_ERRORS: Final = (
@@ -61,7 +71,7 @@ def load_engine(settings: ModelSettings, report: Callable[[str], None]) -> Conti
     logs.adopt_library("transformers")
     found = checkpoint.inspect(checkpoint.find_folder(settings.path))
     device = choose_device(settings.device)
-    dtype = choose_dtype(settings.dtype, device)
+    dtype = choose_dtype(settings.dtype, device, _measure_for(found))
     name, dtype_name = Path(settings.path).name, str(dtype).removeprefix("torch.")
     report(f"Loading {name} ({found.n_bytes / 1e6:,.0f} MB) onto {_describe(device)} as {dtype_name}.")
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
@@ -109,17 +119,63 @@ def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
     return device
 
 
-def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
+def choose_dtype(
+    setting: str, device: torch.device, measure: Callable[[torch.dtype], float] | None = None
+) -> torch.dtype:
     """Return the type of the weights that `model.dtype` means on this device.
 
-    "auto" is the model's own bfloat16 where the GPU computes with it (compute capability 8.0 on), and
-    float32 elsewhere: slower, but its numbers cannot overflow as those of float16 do.
+    "auto" is the model's own bfloat16 where the GPU computes with it (compute capability 8.0 on), float16 on
+    the cards before (7.0 on: Volta, Turing), whose sums the decoder then keeps in float32, and float32 on older
+    ones. On a CPU it is what is faster here.
+
+    Args:
+        setting: "auto" or a type's name.
+        device: where the model is to run.
+        measure: returns the seconds that a share of the model's work takes in a type; None stands for too
+            small a model to tell.
     """
     if setting != "auto":
         dtype: torch.dtype = getattr(torch, setting)
         return dtype
-    has_bfloat16 = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    if device.type == "cpu":
+        is_faster = measure is not None and measure(torch.bfloat16) * _CLEARLY < measure(torch.float32)
+        return torch.bfloat16 if is_faster else torch.float32
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _HAS_BFLOAT16:
+        return torch.bfloat16
+    return torch.float16 if capability >= _HAS_FAST_FLOAT16 else torch.float32
+
+
+def measure_products(n_in: int, n_out: int) -> Callable[[torch.dtype], float] | None:
+    """Return what times the products of one layer for one chunk: read side by side, then written in eight slots.
+
+    Returns:
+        a function from a type to seconds; None for layers so small that not the products take the time.
+    """
+    if n_in * n_out < _MIN_PRODUCT:
+        return None
+
+    def measure(dtype: torch.dtype) -> float:
+        weight = torch.ones(n_out, n_in, dtype=dtype)
+        return sum(n_times * _time_product(weight, n_rows) for n_rows, n_times in ((420, 1), (_CPU_SLOTS, 15)))
+
+    return measure
+
+
+def _time_product(weight: torch.Tensor, n_rows: int) -> float:
+    rows = torch.ones(n_rows, weight.shape[1], dtype=weight.dtype)
+    times_s = []
+    for _ in range(4):
+        begun_s = time.perf_counter()
+        torch.nn.functional.linear(rows, weight)
+        times_s.append(time.perf_counter() - begun_s)
+    return min(times_s)
+
+
+def _measure_for(found: Checkpoint) -> Callable[[torch.dtype], float] | None:
+    config = json.loads((found.folder / "config.json").read_bytes())
+    text = config.get("thinker_config", config).get("text_config", {})
+    return measure_products(int(text.get("hidden_size", 0)), int(text.get("intermediate_size", 0)))
 
 
 def choose_slots(model: ResidentModel) -> int:
@@ -130,16 +186,25 @@ def choose_slots(model: ResidentModel) -> int:
 
 def count_slots(free_bytes: int, model: ResidentModel) -> int:
     """Return how many slots fit into so much memory, beside what the work itself takes."""
-    slot_bytes = count_slot_tokens(SLOT_S) * model.cache_sizes.token_bytes
-    n_slots = (free_bytes - _RESERVE_BYTES - model.convolution_bytes) // slot_bytes
-    return max(1, min(_MAX_SLOTS, n_slots))
+    return fit_slots(free_bytes, model.cache_sizes, model.convolution_bytes)
+
+
+def fit_slots(free_bytes: int, sizes: CacheSizes, convolution_bytes: int) -> int:
+    """Return how many slots fit; see `count_slots`."""
+    slot_bytes = count_slot_tokens(SLOT_S) * sizes.token_bytes
+    return max(1, min(_MAX_SLOTS, (free_bytes - _RESERVE_BYTES - convolution_bytes) // slot_bytes))
 
 
 def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> ResidentModel:
     """Load processor and weights. The weights are mapped, not read, so that memory holds them on the device alone."""
     folder = str(found.folder)
     try:
-        processor = Qwen3ASRProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        options: dict[str, object] = {}
+        if found.is_original:
+            processor = original.read_processor(found.folder)
+            options = {"config": original.read_config(found.folder), "key_mapping": original.KEY_MAPPING}
+        else:
+            processor = Qwen3ASRProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model, told = Qwen3ASRForConditionalGeneration.from_pretrained(
             folder,
             dtype=dtype,
@@ -147,6 +212,7 @@ def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
             trust_remote_code=False,
             use_safetensors=True,
             output_loading_info=True,
+            **options,
         )
         # Weights that are missing would be drawn at random, without a word.
         lacking = sorted(map(str, (*told["missing_keys"], *told["mismatched_keys"])))

@@ -106,7 +106,7 @@ class ResidentModel:
         model: Qwen3ASRForConditionalGeneration,
         processor: Qwen3ASRProcessor,
         conv_s: int = 128,
-        count_budget: Callable[[float], int] = count_answer_tokens,
+        count_budget: Callable[[Piece], int] = lambda piece: count_answer_tokens(piece.duration_s),
         *,
         is_captured: bool | None = None,
     ) -> None:
@@ -116,7 +116,7 @@ class ResidentModel:
             model: in evaluation mode.
             processor: its tokenizer, template and mel filters.
             conv_s: seconds of sound that are convolved at once.
-            count_budget: returns the most tokens of an answer to a piece of so many seconds.
+            count_budget: returns the most tokens of the answer to a piece.
             is_captured: whether layers are compiled and steps captured; None where that is of use, on a GPU.
         """
         self.device: torch.device = model.device
@@ -185,8 +185,7 @@ class ResidentModel:
         """
         frame = self._prompts.frame(piece.language, piece.hotwords)
         n_audio_tokens = self._encoder.count_states(self._mel.count_frames(len(piece.samples)))
-        budget = self._count_budget(piece.duration_s)
-        return PreparedPiece(piece.samples, frame, n_audio_tokens, budget, piece.language)
+        return PreparedPiece(piece.samples, frame, n_audio_tokens, self._count_budget(piece), piece.language)
 
     def begin(
         self, slots: Slots, pieces: Sequence[PreparedPiece], rows: Sequence[int], pulse: Callable[[], None]

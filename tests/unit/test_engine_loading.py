@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import Qwen3ASRForConditionalGeneration
 
 from daemon import checkpoint
 from daemon.config import ModelSettings
-from daemon.engine import load
-from daemon.engine.loading import choose_device, choose_dtype
+from daemon.engine import load, original
+from daemon.engine.loading import choose_device, choose_dtype, fit_slots, measure_products
 from daemon.engine.scheduler import ContinuousEngine
+from daemon.engine.slots import CacheSizes
 from daemon.errors import EngineUnavailableError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_piece, save_tiny_model
@@ -102,8 +104,8 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
     "config is no JSON": (lambda f: cut(f / "config.json", 40), "config.json is broken"),
     "another model": (lambda f: edit_json(f / "config.json", model_type="whisper"), "type 'whisper'"),
-    "original layout": (lambda f: edit_json(f / "config.json", thinker_config={}), "original layout.*-hf"),
-    "original tensors": (lambda f: rename_tensors(f, "thinker."), "original layout.*-hf"),
+    "original config": (lambda f: edit_json(f / "config.json", thinker_config={}), "mixes two layouts"),
+    "original tensors": (lambda f: rename_tensors(f, "thinker."), "mixes two layouts"),
     "other tensors": (lambda f: rename_tensors(f, "other."), "lack, such as"),
     "pickled weights": (
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
@@ -179,10 +181,98 @@ def test_a_gpu_that_is_present_must_work(sign: str, tmp_path: Path) -> None:
     assert choose_device("cpu", tmp_path) == torch.device("cpu")
 
 
-def test_the_cpu_computes_in_float32_unless_told_otherwise() -> None:
+def test_the_cpu_computes_in_what_is_clearly_faster() -> None:
     cpu = torch.device("cpu")
     assert choose_dtype("auto", cpu) == torch.float32
     assert choose_dtype("bfloat16", cpu) == torch.bfloat16
+    took_s = {torch.float32: 1.0, torch.bfloat16: 0.5}
+    assert choose_dtype("auto", cpu, took_s.__getitem__) == torch.bfloat16
+    took_s[torch.bfloat16] = 0.9
+    assert choose_dtype("auto", cpu, took_s.__getitem__) == torch.float32
+
+
+def test_the_time_of_products_is_measured_for_large_layers_only() -> None:
+    assert measure_products(128, 384) is None
+    measure = measure_products(512, 2048)
+    assert measure is not None
+    assert measure(torch.float32) > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((9, 0), torch.bfloat16), ((8, 6), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_each_card_computes_in_what_it_has_units_for(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype("auto", torch.device("cuda", 0)) == expected
+
+
+# --- sizes of the real models: layers, cache and the memory of a small card
+
+REAL_TEXT = {
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+}
+
+
+@pytest.mark.parametrize("size", REAL_TEXT)
+def test_a_card_of_6_gb_has_room_for_a_chunk_of_30_s(size: str) -> None:
+    text = REAL_TEXT[size]
+    sizes = CacheSizes(text["num_hidden_layers"], 8, 128, torch.bfloat16, torch.device("cpu"))
+    assert sizes.token_bytes == 112 * 1024
+    convolution_bytes = 2 * 2 * 480 * 64 * 50 * 60
+    # Of 6.44e9 bytes the driver keeps some 0.4e9 and the weights of the larger model 4.08e9.
+    assert fit_slots(1_900_000_000, sizes, convolution_bytes) >= 4
+    assert fit_slots(500_000_000, sizes, convolution_bytes) == 1
+    assert fit_slots(130_000_000_000, sizes, convolution_bytes) == 256
+
+
+# --- the layout of the model's authors
+
+
+def to_original(native: Path, folder: Path) -> Path:
+    """Write a checkpoint again under the names that the model's authors gave it."""
+    folder.mkdir()
+    config = json.loads((native / "config.json").read_text())
+    text, rope = config["text_config"], config["text_config"].pop("rope_parameters")
+    text |= {"rope_theta": rope["rope_theta"], "rope_scaling": {"mrope_section": [24, 20, 20], "type": "default"}}
+    thinker = {"audio_config": config["audio_config"], "text_config": text, "audio_token_id": config["audio_token_id"]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_asr", "thinker_config": thinker}))
+    names = {
+        "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
+        "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
+        "model.audio_tower.": "thinker.audio_tower.",
+        "model.language_model.": "thinker.model.",
+        "lm_head.": "thinker.lm_head.",
+    }
+    weights = load_file(native / "model.safetensors")
+    renamed = {
+        next(new + name.removeprefix(old) for old, new in names.items() if name.startswith(old)): weight
+        for name, weight in weights.items()
+    }
+    save_file(renamed, folder / "model.safetensors")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (folder / name).write_bytes((native / name).read_bytes())
+    (folder / "generation_config.json").write_bytes((native / "generation_config.json").read_bytes())
+    (folder / "preprocessor_config.json").write_text('{"feature_extractor_type": "WhisperFeatureExtractor"}')
+    return folder
+
+
+def test_both_layouts_write_the_same(tmp_path: Path) -> None:
+    native = save_tiny_model(tmp_path / "native")
+    authors = to_original(native, tmp_path / "original")
+    # The prompts of the tiny model have words of their own; the real ones are the same in both layouts.
+    (native / "chat_template.jinja").write_text(original._CHAT_TEMPLATE)
+    pieces = [make_piece(2, seed=1), make_piece(1, "English", seed=2), make_piece(3, None, ("word1",), seed=3)]
+    texts = []
+    for folder in (native, authors):
+        engine = load_tiny(folder, tmp_path)
+        texts.append([engine.submit(piece).result(TIMEOUT_S) for piece in pieces])
+        engine.close()
+    assert texts[0] == texts[1]
+    assert len({text.text for text in texts[0]}) == 3
 
 
 def test_the_interface_needs_no_torch() -> None:
