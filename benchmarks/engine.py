@@ -36,6 +36,7 @@ from daemon.engine.model import ResidentModel, count_slot_tokens
 from daemon.engine.protocol import Piece, PieceText
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import SlotShape
+from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
 from daemon.transcript import ModelIdentity
 
@@ -367,14 +368,16 @@ def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Res
     with tempfile.TemporaryDirectory() as folder:
         recording, config = make_recording(Path(folder), audio_s)
         watcher = Watcher(lambda: None, lambda _: None, Forgetful())
+        front_end = FrontEnd(config.folders.cache, n_decoders=1)
         try:
             for repeat in range(options.repeats + 1):
                 cpu_s = time.process_time()
-                transcript = transcribe(recording, config, engine, watcher)
+                transcript = transcribe(recording, config, front_end, engine, watcher)
                 if repeat:
                     result.rtfx.append(transcript.processing.rtfx)
                     result.host_cpu_s.append(time.process_time() - cpu_s)
         finally:
+            front_end.close()
             engine.close()
     return result
 
