@@ -127,7 +127,7 @@ def transcribe(
         update={"highpass_hz": settings.highpass_hz, "normalize": settings.normalize}
     )
     prepared = front_end.prepare(recording.audio, preprocess, config.segment.vad, watcher.check)
-    receipt, speech = prepared.receipt, _Speech(prepared.speech, config.segment.vad == "silero")
+    receipt, speech = prepared.receipt, _Speech(prepared.speech, is_sure=config.segment.vad == "silero")
     with prepared.waveform as waveform:
         chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
         hotwords, n_left_out = engine.fit_hotwords(settings.hotwords)
