@@ -44,18 +44,27 @@ class _Killer:
     name: str
     after: int = 1
     n_steps: int = 0
-    is_armed: bool = False  # what an earlier life left in flight has been settled
+    n_logged: int = -1  # what the log held before this life
 
     def decide(self, step: Step, _: int) -> Answer:
+        if self.n_logged < 0:
+            self.n_logged = len(self._log())
         if self.n_steps:
             self.n_steps += 1
-        elif step.path.name.startswith("journal"):
-            is_in_flight = self._is_in_flight()
-            self.is_armed = self.is_armed or is_in_flight is False
-            self.n_steps = int(self.is_armed and is_in_flight is True)
+        elif (
+            step.verb == "write"
+            and step.path.name.endswith("-wal")
+            and b"engine.loaded" in self._log()[self.n_logged :]
+        ):
+            self.n_steps = int(self._is_in_flight())
         return Answer.DIE if self.n_steps >= self.after else Answer.GO_ON
 
-    def _is_in_flight(self) -> bool | None:
+    def _log(self) -> bytes:
+        path = self.root / "log"
+        return path.read_bytes() if path.exists() else b""
+
+    def _is_in_flight(self) -> bool:
+        """Look into the journal; not while it is opened or folded in, when SQLite would wait for the process."""
         path = self.root / "state" / "journal.sqlite3"
         try:
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)
@@ -63,8 +72,8 @@ class _Killer:
                 rows = db.execute("SELECT path FROM jobs WHERE is_in_flight = 1").fetchall()
             finally:
                 db.close()
-        except sqlite3.Error:  # it is being made, or written just now
-            return None
+        except sqlite3.OperationalError:  # it is locked just now
+            return False
         return any(os.fsdecode(row[0]).startswith(self.name) for row in rows)
 
 

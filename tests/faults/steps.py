@@ -151,40 +151,46 @@ def _be_child(program: Callable[[], int], to_parent: socket.socket) -> None:
 def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], end_s: float) -> End:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
-    is_hung = False
+    is_hung = is_dead = False
     while True:
         events = poll.poll(max(0.0, end_s - time.monotonic()) * 1000)
         if not events:
-            is_hung = True
+            is_hung = is_dead = True
             os.kill(child, signal.SIGKILL)
             end_s = time.monotonic() + 10.0
         elif events[0][1] & select.POLLIN:
-            _answer(child, listener, decide)
+            # What it has started outlives it by a moment, and must not wait for us.
+            is_dead = _answer(child, listener, decide if not is_dead else _let_go) or is_dead
         else:  # the last thread is gone
             return End(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), is_hung)
 
 
-def _answer(child: int, listener: int, decide: Callable[[Step, int], Answer | int]) -> None:
+def _let_go(_: Step, __: int) -> Answer:
+    return Answer.GO_ON
+
+
+def _answer(child: int, listener: int, decide: Callable[[Step, int], Answer | int]) -> bool:
+    """Answer one question of the kernel; whether the answer was to die."""
     notice = bytearray(_NOTICE.size)
     try:
         fcntl.ioctl(listener, _RECEIVE, notice)
     except OSError as error:
         if error.errno in {errno.ENOENT, errno.EINTR}:  # it died meanwhile
-            return
+            return False
         raise
     notice_id, thread, _, number, _, _, *arguments = _NOTICE.unpack(notice)
     step = _step(thread, number, arguments)
     answer = decide(step, child) if step is not None else Answer.GO_ON
     if answer is Answer.DIE:
         os.kill(child, signal.SIGKILL)
-        return
-    code = answer if isinstance(answer, int) else 0
+    code = answer if isinstance(answer, int) else errno.EINTR if answer is Answer.DIE else 0
     reply = _REPLY.pack(notice_id, 0, -code, _CONTINUE if answer is Answer.GO_ON else 0)
     try:
         fcntl.ioctl(listener, _ANSWER, bytearray(reply))
     except OSError as error:
         if error.errno != errno.ENOENT:
             raise
+    return answer is Answer.DIE
 
 
 def _step(thread: int, number: int, arguments: list[int]) -> Step | None:

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import signal
 import sqlite3
-import subprocess
-import sys
 from typing import TYPE_CHECKING
 
-import pytest
-
 from tests.conftest import SAMPLES
-from tests.faults.steps import why_not
 from tests.integration.instance import wait_until
 from tests.integration.test_daemon import make_long
 
@@ -62,13 +57,3 @@ def test_recordings_that_were_in_flight_together_are_not_blamed(make_instance: M
     texts = {instance.document(name.partition(".")[0])["text"] for name in names}
     assert len(texts) == 1  # the same sound, the same words
     assert "meeting" in texts.pop()
-
-
-@pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be")
-def test_poison_is_found_out_among_good_ones_and_outside_kills_blame_nobody() -> None:
-    """Three among twenty, and ten kills of ten."""
-    words = [sys.executable, "-m", "tests.faults.poison"]
-    ended = subprocess.run(words, capture_output=True, text=True, timeout=280, check=False)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert "poison: 20 delivered, 3 set aside with 3 reasons" in ended.stdout
-    assert "outside kills: 10 delivered" in ended.stdout

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-_N_RUNS = 30
+_N_RUNS = 16
 _SEED = 5
 _UNSTEERED = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be")
 
