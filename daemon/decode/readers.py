@@ -275,6 +275,10 @@ class _ContainerReader:
             yield from self._container.demux(self._stream)
         except MemoryError:
             raise
+        except IndexError:
+            # At the very end, after our stream: PyAV up to 18.1 looks up streams that began in the middle of the file
+            # in a table made at its beginning, beyond its end, and whether it finds one there is chance.
+            pass
         except (av.error.FFmpegError, OSError, ValueError):
             self.is_damaged = True
 

@@ -5,6 +5,6 @@ and no GPU; one that crashes, hangs or takes memory without end is ended, and it
 aside with the reason. Sound comes back through an unlinked file, everything else as small messages.
 """
 
-from daemon.frontend.pool import FrontEnd, Prepared
+from daemon.frontend.pool import DecoderError, FrontEnd, Prepared
 
-__all__ = ["FrontEnd", "Prepared"]
+__all__ = ["DecoderError", "FrontEnd", "Prepared"]

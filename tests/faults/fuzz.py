@@ -18,7 +18,7 @@ import numpy as np
 
 from daemon.config import Preprocess
 from daemon.errors import JobError
-from daemon.frontend import FrontEnd
+from daemon.frontend import DecoderError, FrontEnd
 from tests import media
 
 if TYPE_CHECKING:
@@ -97,8 +97,7 @@ def fuzz(front_end: FrontEnd, good: Sequence[Path], folder: Path, seeds: range) 
     """Let the front end prepare mutants; return how often each outcome came up.
 
     Raises:
-        DecoderError: our own code broke; the mutant is left in the folder.
-        AssertionError: what came out is no sound.
+        AssertionError: our own code broke, or what came out is no sound.
     """
     settings = Preprocess(max_duration_h=_MAX_DURATION_H)
     contents = [path.read_bytes() for path in good]
@@ -112,6 +111,8 @@ def fuzz(front_end: FrontEnd, good: Sequence[Path], folder: Path, seeds: range) 
             prepared = front_end.prepare(mutant, settings, "energy")
         except JobError as error:
             outcomes[error.what[:_PLAIN_WORDS]] += 1
+        except DecoderError as error:
+            raise AssertionError(f"our own code broke on the mutation of seed {seed}") from error
         else:
             with prepared.waveform as waveform:
                 assert prepared.receipt.duration_s <= _MAX_DURATION_H * 3600
