@@ -96,6 +96,11 @@ def configure(settings: Logging, *, stream: TextIO | None = None, journal: str =
     )
 
 
+def configure_command(settings: Logging) -> None:
+    """Set up logging for a command that somebody waits for: warnings alone, to stderr, not into the service's file."""
+    configure(settings.model_copy(update={"level": "warning", "file": None}))
+
+
 def close() -> None:
     """Undo `configure`: close the log file and give up the stream."""
     _replace_handlers([])

@@ -203,10 +203,11 @@ def _check_model(config: Config) -> Iterator[Finding]:
 def _try_model(config: Config) -> Iterator[Finding]:
     """Load the model and let it transcribe the beginning of a sample recording."""
     # torch loads after the configuration is known to be valid, and only for --deep
-    from daemon import engine
+    from daemon import engine, logs
     from daemon.decode import SAMPLE_RATE_HZ
     from daemon.frontend import FrontEnd
 
+    logs.configure_command(config.logging)
     speech = resources.files("daemon") / "demo" / "recordings" / "memo.wav"
     front_end = FrontEnd(config.folders.cache, n_decoders=1)
     try:

@@ -40,7 +40,7 @@ def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: s
     """Transcribe files one after the other; text goes to stdout where no folder is named."""
     wanted = _choose_formats(formats, has_folder=outbox is not None)
     config = _with_usable_cache(settings.read(option)[0])
-    logs.configure(config.logging.model_copy(update={"level": "warning"}))
+    logs.configure_command(config.logging)
     for recording in recordings:
         if not recording.exists():
             raise UsageError(f"There is no file {recording}.")
@@ -78,6 +78,7 @@ def prepare(recording: Path, output: Path, option: Path | None, *, is_json: bool
         raise UsageError(f"There is no file {recording}.")
     listening.check_target(output)
     config = _with_usable_cache(settings.read(option)[0])
+    logs.configure_command(config.logging)
     front_end = FrontEnd(config.folders.cache, n_decoders=1)
     try:
         prepared = front_end.prepare(recording, config.preprocess, "off", _stop_on_signals())

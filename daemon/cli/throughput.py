@@ -52,7 +52,7 @@ class Figure:
 def bench(option: Path | None, *, is_json: bool) -> int:
     """Measure one chunk alone and as many as keep the engine busy; print a table or JSON."""
     config = settings.read(option)[0]
-    logs.configure(config.logging.model_copy(update={"level": "warning"}))
+    logs.configure_command(config.logging)
     console = Console(stderr=True, highlight=False)
     with console.status("Loading the model") as status:
         model = engine.load(config.model, config.folders.cache, status.update)
