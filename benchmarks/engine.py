@@ -69,20 +69,20 @@ REAL: dict[str, dict[str, int]] = {
 }
 SMALL: dict[str, dict[str, int]] = {
     "text": {
-        "hidden_size": 256,
-        "intermediate_size": 768,
-        "num_hidden_layers": 6,
-        "num_attention_heads": 8,
-        "num_key_value_heads": 4,
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
         "head_dim": 32,
-        "vocab_size": 8192,
+        "vocab_size": 4096,
     },
     "audio": {
-        "d_model": 128,
-        "encoder_ffn_dim": 512,
-        "encoder_layers": 4,
+        "d_model": 64,
+        "encoder_ffn_dim": 256,
+        "encoder_layers": 3,
         "encoder_attention_heads": 4,
-        "downsample_hidden_size": 24,
+        "downsample_hidden_size": 16,
     },
 }
 # What an H200 was measured to do (performance.md): for the comparison with the roofline of the real model.

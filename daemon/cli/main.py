@@ -166,6 +166,14 @@ def demo(
     raise typer.Exit(demonstration.demo(into, config))
 
 
+@app.command()
+def bench(json_: JsonFlag = False, config: ConfigOption = None) -> None:
+    """Measure the throughput of this machine with this model."""
+    from daemon.cli import throughput
+
+    raise typer.Exit(throughput.bench(config, is_json=json_))
+
+
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         typer.echo(f"scribed {__version__}")
