@@ -134,10 +134,12 @@ class TimedModel(ResidentModel):
         self.n_steps += 1
 
     def finish(self, tokens: Sequence[int], piece: PreparedPiece, *, has_failed: bool) -> PieceText:
-        """Return the tokens as words, so that answers can be compared."""
+        """Return the tokens as words, so that answers can be compared; numbered, so that no guard sees a loop."""
         if has_failed:
             return super().finish(tokens, piece, has_failed=has_failed)
-        return PieceText(" ".join(f"w{token}" for token in tokens), "English", is_finished=True)
+        return PieceText(
+            " ".join(f"w{place}t{token}" for place, token in enumerate(tokens)), "English", is_finished=True
+        )
 
 
 @dataclass(slots=True)
