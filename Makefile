@@ -75,6 +75,7 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.frontend
 	$(BIN)/python -m benchmarks.daemon
+	$(BIN)/python -m benchmarks.engine
 
 # Maintainers: both need espeak-ng
 model: $(STAMP)
