@@ -73,9 +73,9 @@ format: $(STAMP)
 	$(BIN)/ruff format
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.frontend
-	$(BIN)/python -m benchmarks.daemon
-	$(BIN)/python -m benchmarks.engine
+	$(BIN)/python benchmarks/frontend.py
+	$(BIN)/python benchmarks/daemon.py
+	$(BIN)/python benchmarks/engine.py
 
 # Maintainers: both need espeak-ng
 model: $(STAMP)

@@ -1,8 +1,6 @@
 """What the daemon costs beside its work: start of commands, an idle inbox, a full one, a long recording.
 
-    python -m benchmarks.daemon [--short]
-
-It is run as a module: as a script its folder would come first on the path, and it bears the package's name.
+    python benchmarks/daemon.py [--short]
 
 Machines are shared: figures of one run belong together, and each stands beside a rival measured in the
 same run. Nothing here passes or fails.
@@ -30,6 +28,8 @@ from statistics import median
 import numpy as np
 import soundfile
 import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from daemon.config import Folders, Watch
 from daemon.inbox import Arrival, Inbox, fingerprint_of

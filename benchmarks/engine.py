@@ -17,6 +17,7 @@ import platform
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
@@ -29,6 +30,8 @@ import soundfile
 import torch
 import transformers
 from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from daemon import checkpoint
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings

@@ -1,7 +1,7 @@
 """How fast and how small the audio front end is, against sox, ffmpeg and pydub, in one run.
 
-    python -m benchmarks.frontend --minutes 10
-    python -m benchmarks.frontend --long
+    python benchmarks/frontend.py --minutes 10
+    python benchmarks/frontend.py --long
 
 Each contender works on the same generated files (44.1 kHz stereo speech over noise) in a process
 of its own that is pinned to one core; contenders take turns, and the median of the repeats counts.
@@ -30,6 +30,8 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from daemon.config import Preprocess, SegmentSettings
 
