@@ -1,6 +1,6 @@
 """Train the demo model from espeak-ng speech, print how well it hears, and write it out.
 
-    python tools/train_demo_model.py --out daemon/demo/model --minutes 75
+    python tools/train_demo_model.py --out daemon/demo/model --minutes 206
     python tools/train_demo_model.py --evaluate daemon/demo/model
 
 Each process trains on one core with speech that it makes itself, and gradients are averaged after each step: on a
@@ -230,7 +230,7 @@ def main() -> None:
     """Read the command line; train, evaluate, or both."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, help="folder for the trained model")
-    parser.add_argument("--minutes", type=float, default=75.0, help="time to train")
+    parser.add_argument("--minutes", type=float, default=206.0, help="time to train")
     parser.add_argument("--work", type=Path, default=Path("build/demo-train"), help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="one for each core")

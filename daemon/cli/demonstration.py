@@ -72,7 +72,6 @@ def _prepare(root: Path, option: Path | None) -> Path:
     values = {
         "folders": {name: str(root / name) for name in _FOLDERS},
         "watch": {"settle_s": 1, "scan_s": 1},
-        "segment": {"max_chunk_s": 15},  # on longer ones the demo model loses its way more often
         "model": model,
         "output": {"formats": ["txt", "json", "srt"]},
     }

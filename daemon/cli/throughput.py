@@ -20,6 +20,7 @@ from daemon import engine, logs
 from daemon.cli import settings
 from daemon.engine import SAMPLE_RATE_HZ, Piece
 from daemon.errors import ExitCode
+from daemon.privileges import become_owner
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -52,6 +53,7 @@ class Figure:
 def bench(option: Path | None, *, is_json: bool) -> int:
     """Measure one chunk alone and as many as keep the engine busy; print a table or JSON."""
     config = settings.read(option)[0]
+    become_owner(config.folders.state)  # kernels compiled here are kept where the daemon finds them
     logs.configure_command(config.logging)
     console = Console(stderr=True, highlight=False)
     with console.status("Loading the model") as status:

@@ -33,6 +33,7 @@ COMMANDS = (
     "check",
     "fetch-model",
     "demo",
+    "bench",
 )
 
 _SLOW_WRITER = """
@@ -211,6 +212,16 @@ def test_check_is_a_doctor(make_instance: MakeInstance) -> None:
     assert "processed" in ended.stdout
     schema = json.loads(instance.run("check", "--schema").stdout)
     assert "folders" in schema["properties"]
+
+
+def test_bench_gives_figures_of_this_machine(make_instance: MakeInstance) -> None:
+    ended = make_instance(model={"path": "demo", "device": "cpu", "slots": 1}).run("bench", "--json")
+    assert ended.returncode == 0, ended.stderr
+    report = json.loads(ended.stdout)
+    assert report["model"]["device"] == "cpu"
+    assert [figure["n_chunks"] for figure in report["figures"]] == [1, 2]
+    assert all(figure["rtfx_low"] <= figure["rtfx"] <= figure["rtfx_high"] for figure in report["figures"])
+    assert all(figure["rtfx_low"] > 0 for figure in report["figures"])
 
 
 def test_a_model_is_fetched_from_a_folder(make_instance: MakeInstance, tmp_path: Path) -> None:
