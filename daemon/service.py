@@ -212,6 +212,7 @@ class Service:
             if not self._is_ready_told and self._worker.engine is not None:
                 self._notifier.ready()
                 self._is_ready_told = True
+                self._worker.let_others_go_first()
             if self._is_reload_wanted.is_set():
                 self._reload()
             begun_s = self._monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from contextlib import contextmanager
@@ -105,6 +106,7 @@ class Worker:
         self.n_failed = 0
         self.n_delivered = 0
         self._changed: list[Job] = []
+        self._charged: list[Job] = []
         self._unrested: set[str] = set()  # the journal still takes them for being in flight
 
     def reconfigure(self, config: Config) -> None:
@@ -344,7 +346,14 @@ class Worker:
             if job.attempts >= self._config.retry.max_attempts:
                 self._set_aside(job, _KILLED, _KILLED_REMEDY)
             elif job.attempts:
-                self._delay(job, job.attempts)
+                self._charged.append(job)
+                self._not_before_s[job.job_id] = math.inf
+
+    def let_others_go_first(self) -> None:
+        """Begin the back-off of who was charged at the start; called when the model is ready, for a load takes long."""
+        for job in self._charged:
+            self._delay(job, job.attempts)
+        self._charged.clear()
 
     def _charge(self, job: Job, reason: str, remedy: str) -> None:
         with self._trying_again(job):

@@ -1,6 +1,6 @@
 """Who is blamed when the process dies: poison among good recordings, and kills from outside.
 
-    python -m tests.faults.poison
+    python -m tests.faults.poison [poison] [kills]
 
 Each life of the process is a fork of this one, which has imported everything ahead.
 """
@@ -87,7 +87,8 @@ def main() -> int:
         base = Path(folder)
         undisturbed(World(base, make_drops(base), {}), base / "modules")
         import_all((base / "modules").read_text().splitlines())
-        complaints = [*_poison(base / "poison"), *_kills(base / "kills")]
+        ways = {"poison": _poison, "kills": _kills}
+        complaints = [line for name in sys.argv[1:] or ways for line in ways[name](base / name)]
     for complaint in complaints:
         sys.stdout.write(f"{complaint}\n")
     return int(bool(complaints))
@@ -96,7 +97,7 @@ def main() -> int:
 def _poison(root: Path) -> list[str]:
     """Three recordings end the process whenever they are worked on; the twenty others are delivered."""
     names = [*(f"good-{n:02}.wav" for n in range(N_GOOD)), *(f"poison-{n}.wav" for n in range(N_POISON))]
-    drops = _drop(root, names)
+    drops = _drop(root, names, backoff_s=1)
     n_lives = _live(root, lambda _: _Killer(root, "poison"))
     failed = {path.name for path in (root / "failed").glob("*.wav")}
     reasons = [path.read_text() for path in (root / "failed").glob("*.error.txt")]
@@ -113,7 +114,7 @@ def _poison(root: Path) -> list[str]:
 def _kills(root: Path) -> list[str]:
     """Ten recordings are in flight, now these, now those, when the process is killed from outside ten times."""
     names = [f"innocent-{n}.wav" for n in range(N_INNOCENT)]
-    drops = _drop(root, names)
+    drops = _drop(root, names, backoff_s=30)  # the default: who was killed alone gives way to others meanwhile
     chance = random.Random(_SEED)  # noqa: S311 - it picks, and keeps no secret
 
     def kill(n_life: int) -> _Killer | None:
@@ -124,7 +125,7 @@ def _kills(root: Path) -> list[str]:
     return _complaints(root, drops, set(names))
 
 
-def _drop(root: Path, names: list[str]) -> list[Drop]:
+def _drop(root: Path, names: list[str], backoff_s: float) -> list[Drop]:
     """Drop clips that differ in their level, so that each is known by its bytes."""
     samples, rate_hz = soundfile.read(SAMPLES / "memo.wav", dtype="float32")
     clip = samples[: int(_CLIP_S * rate_hz)]
@@ -136,7 +137,7 @@ def _drop(root: Path, names: list[str]) -> list[Drop]:
     (root / "inbox" / "team").mkdir(parents=True)
     config = lay_out(root, drops)
     settings = yaml.safe_load(config.read_text())
-    settings["retry"] = {"backoff_s": 1}
+    settings["retry"] = {"backoff_s": backoff_s}
     config.write_text(yaml.safe_dump(settings))
     return drops
 
@@ -160,6 +161,8 @@ def _complaints(root: Path, drops: list[Drop], delivered: set[str]) -> list[str]
     complaints = check_instant(root, drops).complaints
     if set(texts_of(root / "outbox")) != delivered:
         complaints.append(f"delivered are {sorted(texts_of(root / 'outbox'))}")
+        complaints += [note.read_text() for note in (root / "failed").glob("*.error.txt")]
+        complaints.append((root / "log").read_text())
     return complaints
 
 
