@@ -235,10 +235,6 @@ class Journal:
             )
         return tuple(job for row in rows if (job := self.find(row["job_id"])))
 
-    def clear_suspicion(self, job_id: str) -> None:
-        """A chunk was finished: the recording is harmless so far, its count is set back."""
-        self._set(job_id, is_suspect=0, attempts=0)
-
     def cancel(self, job_id: str) -> None:
         """Ask whoever runs the job to give it back."""
         self._set(job_id, is_cancelled=1)
@@ -253,7 +249,7 @@ class Journal:
     # Finished chunks
 
     def remember_chunk(self, job_id: str, plan: str, span: tuple[int, int], said: ChunkText) -> None:
-        """Keep the text of a chunk until delivery.
+        """Keep the text of a chunk until delivery; the recording is harmless so far, its count is set back.
 
         Args:
             job_id: whose chunk.
@@ -266,6 +262,8 @@ class Journal:
                 "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job_id, plan, *span, said.text, said.language, said.is_finished),
             )
+            # With the chunk, in one step: a crash in between would leave a suspect with nothing more to show.
+            db.execute("UPDATE jobs SET is_suspect = 0, attempts = 0 WHERE job_id = ?", (job_id,))
 
     def remembered_chunks(self, job_id: str, plan: str) -> Mapping[tuple[int, int], ChunkText]:
         """Return the remembered texts of a job's chunks by (start, stop), if made by the same plan."""

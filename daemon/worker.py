@@ -286,9 +286,8 @@ class Worker:
         work.n_chunks += 1
 
     def _note_finished_chunk(self, work: _Work) -> None:
-        """A chunk was transcribed now, not remembered from before: the recording is harmless so far."""
-        if work.is_suspect or work.job.attempts:
-            self._desk.journal.clear_suspicion(work.job.job_id)
+        """A chunk was transcribed now, not remembered from before: others may run beside it again."""
+        if work.is_suspect:
             work.is_suspect = False
             self._wake()
 
@@ -345,9 +344,8 @@ class Worker:
         for job in jobs:
             if job.attempts >= self._config.retry.max_attempts:
                 self._set_aside(job, _KILLED, _KILLED_REMEDY)
-            elif job.attempts:
-                self._charged.append(job)
-                self._not_before_s[job.job_id] = math.inf
+        self._charged = [job for job in self._desk.journal.unfinished() if job.attempts]
+        self._not_before_s.update((job.job_id, math.inf) for job in self._charged)
 
     def let_others_go_first(self) -> None:
         """Begin the back-off of who was charged at the start; called when the model is ready, for a load takes long."""

@@ -181,7 +181,8 @@ def test_a_finished_chunk_sets_the_count_back(journal: Journal) -> None:
     added(journal, "1")
     journal.begin("1")
     journal.recover_in_flight()
-    journal.clear_suspicion("1")
+    assert (the(journal).attempts, the(journal).is_suspect) == (1, True)
+    journal.remember_chunk("1", "plan", (0, 16_000), ChunkText(WORD, "English", is_finished=True))
     assert (the(journal).attempts, the(journal).is_suspect) == (0, False)
 
 
