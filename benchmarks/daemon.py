@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import resource
@@ -27,6 +28,7 @@ from statistics import median
 
 import numpy as np
 import soundfile
+import structlog
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
@@ -53,6 +55,7 @@ def main() -> None:
     """Measure everything and print one table."""
     parser = argparse.ArgumentParser(description="What the daemon costs beside its work.")
     parser.add_argument("--short", action="store_true", help="only see that it runs")
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     share = _SHORT if parser.parse_args().short else 1
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
