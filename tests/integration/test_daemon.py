@@ -96,7 +96,7 @@ def test_every_format_comes_out_with_the_right_words(
 def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
     make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
 ) -> None:
-    instance = make_instance()
+    instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
     make_long(tmp_path / "long.flac", 2)
     instance.start()
     instance.drop(tmp_path / "long.flac")
@@ -121,7 +121,7 @@ def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
 
 
 def test_stopped_within_a_long_recording_goes_on_from_there(make_instance: MakeInstance, tmp_path: Path) -> None:
-    instance = make_instance()
+    instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
     make_long(tmp_path / "long.flac", 2)
     instance.start()
     instance.drop(tmp_path / "long.flac")
@@ -256,7 +256,7 @@ def test_a_second_instance_is_refused(make_instance: MakeInstance) -> None:
 def test_a_cancelled_recording_is_given_back_and_a_failed_one_can_be_retried(
     make_instance: MakeInstance, tmp_path: Path
 ) -> None:
-    instance = make_instance()
+    instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
     make_long(tmp_path / "long.flac", 3)
     instance.start()
     instance.drop(tmp_path / "long.flac")

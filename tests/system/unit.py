@@ -24,7 +24,7 @@ FOLDERS = ("inbox", "outbox", "processed", "failed")
 # Quick to settle, so that no test waits for nothing.
 SETTINGS: dict[str, Any] = {
     "watch": {"settle_s": 0.5, "scan_s": 0.3},
-    "model": {"path": "demo"},
+    "model": {"path": "demo", "slots": 1},
     "retry": {"backoff_s": 0},
 }
 
