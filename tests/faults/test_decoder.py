@@ -50,7 +50,17 @@ class Line:
         self.config = Config(folders=Folders(**folders), preprocess=Preprocess(max_duration_h=100))
         self.model = model
         self.clock = Clock()
+        self.strangers = hostile.decoders_of(os.getpid())  # of front ends that other tests share
         self.front_end = FrontEnd(self.config.folders.cache, n_decoders=1, monotonic=self.clock)
+
+    def decoders(self) -> list[int]:
+        """Return the process ids of the line's own decoders."""
+        return [pid for pid in hostile.decoders_of(os.getpid()) if pid not in self.strangers]
+
+    def decoder(self) -> int:
+        """Return the process id of the one decoder there should be."""
+        [pid] = self.decoders()
+        return pid
 
     def transcribe(self, path: Path, check: Callable[[], None] = lambda: None) -> Transcript:
         recording = Recording("job", path, path.name, RecordingSettings.of(self.config))
@@ -71,7 +81,7 @@ def shared_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     yield made
     made.front_end.close()
     model.close()
-    assert hostile.decoders_of(os.getpid()) == []
+    assert made.decoders() == []
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +93,7 @@ def said(shared_line: Line) -> str:
 def line(shared_line: Line, said: str) -> Iterator[Line]:
     """Return a line whose decoder runs, and see afterwards that model and line still do their work."""
     assert said
-    the_decoder()
+    shared_line.decoder()
     yield shared_line
     assert shared_line.model.is_alive()
     assert shared_line.transcribe(SAMPLES / "memo.wav").text == said
@@ -101,15 +111,10 @@ def when_decoding(path: Path, act: Callable[[int], None]) -> Callable[[], None]:
     return check
 
 
-def the_decoder() -> int:
-    [pid] = hostile.decoders_of(os.getpid())
-    return pid
-
-
 def test_one_decoder_serves_many_recordings(line: Line) -> None:
-    first = the_decoder()
+    first = line.decoder()
     line.transcribe(SAMPLES / "reminder.mp3")
-    assert the_decoder() == first
+    assert line.decoder() == first
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
@@ -130,7 +135,7 @@ def test_a_decoder_killed_for_want_of_memory_is_nobodys_fault(line: Line) -> Non
 def test_memory_without_end_is_refused(line: Line) -> None:
     media.ffmpeg("-i", SAMPLES / "memo.wav", "-c:a", "aac", line.folder / "plain.m4a")
     bomb = hostile.swell(line.folder / "plain.m4a", line.folder / "bomb.m4a", 1 << 30)
-    before = the_decoder()
+    before = line.decoder()
     error = line.fails(bomb)
     assert isinstance(error, JobError)
     assert error.what == "Decoding this recording takes more memory than a recording can need."
@@ -139,7 +144,7 @@ def test_memory_without_end_is_refused(line: Line) -> None:
 
 def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
     long = hostile.write_long(line.folder / "long.wav", 20)
-    stuck = the_decoder()
+    stuck = line.decoder()
 
     def hang(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
@@ -153,7 +158,7 @@ def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
 
 
 def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
-    before = the_decoder()
+    before = line.decoder()
 
     def stop(pid: int) -> None:
         assert pid == before
@@ -165,7 +170,7 @@ def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
 
 
 def test_a_decoder_that_died_idle_is_replaced(line: Line) -> None:
-    before = the_decoder()
+    before = line.decoder()
     os.kill(before, signal.SIGSEGV)
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     assert line.transcribe(SAMPLES / "memo.wav").segments

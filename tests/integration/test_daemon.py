@@ -180,8 +180,7 @@ def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes
         assert "What to do: " in note
         assert "Traceback" not in note
     assert instance.names("outbox") == ["memo.json", "memo.txt"]
-    status = instance.status()
-    assert {failed["name"] for failed in status["failed"]} == set(bad)
+    wait_until(lambda: {failed["name"] for failed in instance.status()["failed"]} == set(bad), "the status names them")
     text = (instance.folder("outbox") / "STATUS.txt").read_text()
     assert "7 failed" in text
     assert "text.mp3" in text
