@@ -82,7 +82,8 @@ def test_journalctl_selects_by_job_and_by_priority_and_never_shows_text(running:
 def test_group_members_see_the_status_of_a_running_and_of_a_stopped_service(unit: Unit) -> None:
     box = unit.box
     unit.start()
-    assert "scribed ready, model demo on cpu" in box.do("scribed", "status", user="rita")
+    ready = "scribed ready, model demo on cpu"  # written within a second
+    wait_until(lambda: ready in box.do("scribed", "status", user="rita"), "a member of the group sees that it is ready")
     assert unit.show("StatusText") == "idle, 0 waiting, 0 done today"
     unit.stop()
     assert "scribed stopped" in box.do("scribed", "status", user="rita")
