@@ -193,7 +193,7 @@ def test_full_names_are_shown() -> None:
 
 def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
     stream = make_log(format="json", level="debug")
-    library = logging.getLogger("some.library")
+    library = logging.getLogger("some.package")
     library.setLevel(logging.DEBUG)  # as some do by themselves
     library.info("nobody wants to know")
     library.warning("look at %s", "this\nthing")
@@ -203,7 +203,7 @@ def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
     first, second = read_json(stream)
     assert (first["event"], first["library"], first["message"]) == (
         "library.warned",
-        "some.library",
+        "some.package",
         r"look at this\nthing",
     )
     assert second["library"] == "py.warnings"
@@ -212,20 +212,20 @@ def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
 
 def test_a_library_below_our_level_is_silent() -> None:
     stream = make_log(level="error")
-    logging.getLogger("some.library").warning("look")
-    logging.getLogger("some.library").error("look harder")
+    logging.getLogger("some.package").warning("look")
+    logging.getLogger("some.package").error("look harder")
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["error"]
 
 
 def test_a_library_with_a_handler_of_its_own_is_adopted() -> None:
     stream, its_own = make_log(), io.StringIO()
-    library = logging.getLogger("other.library")  # set up as transformers does it
+    library = logging.getLogger("other.package")  # set up as transformers does it
     library.addHandler(logging.StreamHandler(its_own))
     library.propagate = False
-    logs.adopt_library("other.library")
+    logs.adopt_library("other.package")
     library.warning("look")
     assert its_own.getvalue() == ""
-    assert "library.warned library=other.library message=look" in stream.getvalue()
+    assert "library.warned library=other.package message=look" in stream.getvalue()
 
 
 def test_bound_context_is_in_each_line() -> None:
@@ -244,7 +244,7 @@ def test_in_the_journal_each_event_has_fields_to_select_by(tmp_path: Path, monke
         logs.configure(Logging(), stream=stream, journal=address)
         log.warning("job.failed", job_id="j1", path=HOSTILE, n_tries=2, gap=None, formats=["txt"])
         entry = journald.recv(10_000).decode().splitlines()
-        logging.getLogger("some.library").error("look")
+        logging.getLogger("some.package").error("look")
         library = journald.recv(10_000).decode().splitlines()
         logs.close()
         assert stream.tell() == 0
@@ -259,7 +259,7 @@ def test_in_the_journal_each_event_has_fields_to_select_by(tmp_path: Path, monke
         "SCRIBED_N_TRIES=2",
         'SCRIBED_FORMATS=["txt"]',
     ]
-    assert library[:2] == ["MESSAGE=error library.warned library=some.library message=look", "PRIORITY=3"]
+    assert library[:2] == ["MESSAGE=error library.warned library=some.package message=look", "PRIORITY=3"]
 
 
 def test_where_journald_does_not_answer_each_line_has_its_priority(
