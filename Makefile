@@ -44,7 +44,7 @@ demo: $(STAMP)
 test: $(STAMP)
 	@for program in espeak-ng sox ffmpeg; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
 	if [ -n "$$missing" ]; then echo "The tests need$$missing. Run: sudo apt-get install espeak-ng sox libsox-fmt-all ffmpeg"; exit 1; fi
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu

@@ -12,6 +12,7 @@ import os
 import stat
 import threading
 import time
+import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
@@ -149,6 +150,8 @@ class Inbox:
         self._is_silence_told = False
 
     def _start_events(self) -> None:
+        # A folder made while watchdog begins is added twice, by its walk and by its event, to no harm.
+        warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
         observer = None
         try:
             self._watched = self._identity()
