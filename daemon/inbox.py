@@ -54,6 +54,7 @@ _HOLES_QUIET_S = 300.0  # a file with holes is being filled by someone who reser
 _LINKED_QUIET_S = 60.0  # a second link is how some programs commit: link, then unlink
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the filesystem's own
 _OVERFLOW_LOGGER = "watchdog.observers.inotify_c"
+_EMITTER_LOGGER = "watchdog.observers.inotify"
 _STOP_WAIT_S = 5.0
 _RESTART_S = 10.0
 
@@ -167,6 +168,7 @@ class Inbox:
             self._events_fault = str(error)
             return
         logging.getLogger(_OVERFLOW_LOGGER).addFilter(self._writers.note_overflow)
+        logging.getLogger(_EMITTER_LOGGER).addFilter(_is_no_late_event)
         self._events_fault = ""
         self._observer = observer
 
@@ -306,6 +308,11 @@ def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
 
 def _is_alive(thread: threading.Thread) -> bool:
     return thread.is_alive()
+
+
+def _is_no_late_event(record: logging.LogRecord) -> bool:
+    """Drop watchdog's word that an event came while it was being stopped: it says "error", and there is none."""
+    return "thread is inactive" not in record.getMessage()
 
 
 # Opening and reading are not among them: they would wake us for every look somebody takes.

@@ -494,6 +494,14 @@ def test_an_arrival_wakes(events: Watched, tmp_path: Path) -> None:
         assert events.woken.wait(TIMEOUT_S)
 
 
+def test_an_event_that_comes_while_it_stops_is_no_error(events: Watched, caplog: pytest.LogCaptureFixture) -> None:
+    assert events.inbox._observer is not None
+    (emitter,) = events.inbox._observer.emitters
+    events.inbox.stop()
+    emitter.queue_events(0)  # watchdog's thread, one event late
+    assert not caplog.records
+
+
 def test_our_own_claims_do_not_wake(events: Watched) -> None:
     (events.root / CLAIM_FOLDER).mkdir()
     (events.root / "a.wav").write_bytes(b"sound")
