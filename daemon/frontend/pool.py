@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from daemon.transcript import Receipt
 
 _LOOK_S = 0.25
+# A look that comes later than this was held up by something else: the machine or the service was frozen.
+_MAX_LOOK_S = 30.0
 _START_LIMIT_S = 120.0
 _LOOK_LIMIT_S = 20.0
 # The longest that a decoder may take. It manages 250 times real time; a share may give 1 MB/s.
@@ -242,10 +244,11 @@ class FrontEnd:
 
     def _await(self, decoder: _Decoder, limit_s: Callable[[], float], check: Callable[[], None]) -> Answer:
         """Wait for the decoder's answer."""
-        begun_s = self._monotonic()
+        took_s, last_s = 0.0, self._monotonic()
         while (answer := decoder.channel.poll(_LOOK_S)) is None:
             check()
-            took_s = self._monotonic() - begun_s
+            now_s = self._monotonic()
+            took_s, last_s = took_s + min(now_s - last_s, _MAX_LOOK_S), now_s
             if took_s > limit_s():
                 if decoder.waits_for_disk():
                     raise errors.TransientError(

@@ -148,13 +148,26 @@ def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
 
     def hang(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
-        line.clock.now_s += 100
+        line.clock.now_s += 29
 
     error = line.fails(long, when_decoding(long, hang))
     assert isinstance(error, JobError)
     assert "came to no end within" in error.what
     assert stuck not in hostile.decoders_of(os.getpid())
     assert line.clock.now_s > 600  # half a gigabyte may well take ten minutes
+
+
+def test_time_in_which_all_was_frozen_does_not_count(line: Line) -> None:
+    long = hostile.write_long(line.folder / "long.wav", 0.3)
+    numbers = iter((signal.SIGSTOP, signal.SIGCONT))
+
+    def freeze(pid: int) -> None:
+        if (number := next(numbers, None)) is not None:
+            os.kill(pid, number)
+            line.clock.now_s += 1e6  # as of a virtual machine that was put away for days
+
+    assert line.transcribe(long, when_decoding(long, freeze)).is_complete
+    assert next(numbers, None) is None
 
 
 def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
