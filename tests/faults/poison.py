@@ -21,6 +21,7 @@ import soundfile
 import yaml
 
 from tests.conftest import SAMPLES
+from tests.faults.decoders import forked_decoders
 from tests.faults.promise import Drop, check_instant, lay_out, make_drops, run_once, texts_of
 from tests.faults.runs import FINE, LIMIT_S, World, import_all, roomy, undisturbed
 from tests.faults.steps import Answer, Step, run_steered, why_not
@@ -88,7 +89,8 @@ def main() -> int:
         undisturbed(World(base, make_drops(base), {}), base / "modules")
         import_all((base / "modules").read_text().splitlines())
         ways = {"poison": _poison, "kills": _kills}
-        complaints = [line for name in sys.argv[1:] or ways for line in ways[name](base / name)]
+        with forked_decoders(base):
+            complaints = [line for name in sys.argv[1:] or ways for line in ways[name](base / name)]
     for complaint in complaints:
         sys.stdout.write(f"{complaint}\n")
     return int(bool(complaints))

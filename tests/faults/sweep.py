@@ -2,8 +2,8 @@
 
     python -m tests.faults.sweep [--runs N --seed S] [--jobs N] [--apart FOLDER]
 
-Each run has folders of its own and is a fork of this process, which has imported everything ahead.
-It ends with a table: step, fault, runs, lost, doubled, partial; the last three have to be zero.
+Each run has folders of its own and is a fork of this process, which has imported everything ahead, and
+so are its decoders. It ends with a table: step, fault, runs, lost, doubled, partial; the last three have to be zero.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.faults.decoders import forked_decoders
 from tests.faults.promise import Verdict, check_end, check_instant, lay_out, make_drops, places_of, run_once
 from tests.faults.runs import FINE, LIMIT_S, World, import_all, is_counted, label, roomy, undisturbed, write_table
 from tests.faults.steps import Answer, End, Step, run_steered, why_not
@@ -78,7 +79,8 @@ def main() -> int:
         cases = list(_cases(steps))
         if options.runs:
             cases = random.Random(options.seed).sample(cases, min(options.runs, len(cases)))  # noqa: S311 - it picks, and keeps no secret
-        outcomes = _run_all(world, cases, options.jobs)
+        with forked_decoders(base):
+            outcomes = _run_all(world, cases, options.jobs)
     return report(outcomes)
 
 
