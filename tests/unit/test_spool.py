@@ -792,6 +792,51 @@ def test_retry_overwrites_nothing_and_keeps_hotwords_with_their_audio(world: Wor
     assert tree(world.folders.failed) == set()
 
 
+_AS_MEMBER = """
+import os, sys
+from pathlib import Path
+failed, inbox, outbox = map(Path, sys.argv[1:])
+os.setgroups([]), os.setgid(54321), os.setuid(12345)
+note = failed / "talk.wav.error.txt"
+assert "It is no sound." in note.read_text()
+os.rename(failed / "talk.wav", inbox / "talk.wav")
+os.rename(note, inbox / note.name)
+for document in outbox.iterdir():
+    with document.open("a") as stream:
+        stream.write("read and mended")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_member_of_the_group_drags_a_failed_recording_back_and_mends_transcripts() -> None:
+    root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    try:
+        root.chmod(0o755)
+        for name in ("inbox", "outbox", "processed", "failed"):
+            (root / name).mkdir()
+            os.chown(root / name, -1, 54321)
+            (root / name).chmod(0o2770)
+        (root / "inbox" / "team").mkdir()
+        (root / "inbox" / "team").chmod(0o2770)
+        world = World(root)
+        world.failures.set_aside(world.claim("team/talk.wav", hotwords=WORDS), REASON, REMEDY)
+        world.delivery = Delivery(world.places, world.journal, 0o660)  # what `output.mode` is by default
+        world.deliver(world.claim("team/memo.wav"))
+        folders = [str(root / name / "team") for name in ("failed", "inbox", "outbox")]
+        done = subprocess.run([sys.executable, "-c", _AS_MEMBER, *folders], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        again = world.folders.inbox / "team" / "talk.wav"
+        claimed = world.claims.claim(Arrival("team/talk.wav", fingerprint_of(again.lstat())))
+        assert claimed is not None
+        assert claimed[1]
+        assert world.deliver(claimed[0]) == "talk"
+        world.failures.sweep()
+        assert tree(world.folders.failed) == {"team/talk.hotwords.txt"}
+        world.close()
+    finally:
+        shutil.rmtree(root)
+
+
 def test_only_our_own_notes_are_ours(tmp_path: Path) -> None:
     ours, theirs, link, pipe = (tmp_path / f"{name}.error.txt" for name in "abcd")
     ours.write_text('scribed could not transcribe "x".\n')
