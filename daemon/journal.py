@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 JOURNAL_NAME = "journal.sqlite3"
 _UNSEEN = Looks()
+_UNFINISHED = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
 
 
 def now() -> str:
@@ -90,9 +91,8 @@ class Journal:
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return the jobs that are neither done nor failed, oldest claim first."""
-        rows = self._select(
-            "SELECT * FROM jobs WHERE state NOT IN (?, ?) ORDER BY claimed_at, job_id", JobState.DONE, JobState.FAILED
-        )
+        # By the states they are in, not by those they are not in: only so the index is used.
+        rows = self._select("SELECT * FROM jobs WHERE state IN (?, ?, ?) ORDER BY claimed_at, job_id", *_UNFINISHED)
         return tuple(_job(row) for row in rows)
 
     def forget_claim(self, job_id: str) -> None:

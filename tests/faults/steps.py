@@ -66,6 +66,7 @@ _MAX_PATH_BYTES = 4096
 _PAGE_BYTES = 4096
 _AT_FDCWD = 0xFFFFFF9C
 _CRASHED = 70
+_SLICE_S, _DEATH_S = 1.0, 10.0
 _KERNEL = (5, 19)
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -133,7 +134,7 @@ def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer
     _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
     ours.close()
     try:
-        return _steer(child, listener, decide, time.monotonic() + limit_s)
+        return _steer(child, listener, decide, limit_s)
     finally:
         os.close(listener)
 
@@ -154,16 +155,22 @@ def _be_child(program: Callable[[], int], to_parent: socket.socket) -> None:
         os._exit(code)
 
 
-def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], end_s: float) -> End:
+def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], limit_s: float) -> End:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     is_hung = is_dead = False
     while True:
-        events = poll.poll(max(0.0, end_s - time.monotonic()) * 1000)
-        if not events:
+        # In slices: the time in which all of us are stopped, for something else to be measured, is no sign of a hang.
+        slice_s = min(limit_s, _SLICE_S)
+        begun_s = time.monotonic()
+        events = poll.poll(slice_s * 1000)
+        limit_s -= min(time.monotonic() - begun_s, slice_s)
+        if not events and limit_s <= 0:
             is_hung = is_dead = True
             os.kill(child, signal.SIGKILL)
-            end_s = time.monotonic() + 10.0
+            limit_s = _DEATH_S
+        elif not events:
+            continue
         elif events[0][1] & select.POLLIN:
             # What it has started outlives it by a moment, and must not wait for us.
             is_dead = _answer(child, listener, decide if not is_dead else _let_go) or is_dead
