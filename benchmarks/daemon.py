@@ -1,6 +1,6 @@
 """What the daemon costs beside its work: start of commands, an idle inbox, a full one, a long recording.
 
-    python benchmarks/daemon.py [--short]
+    python benchmarks/daemon.py [--short] [commands | scan | own | journal | daemon ...]
 
 Machines are shared: figures of one run belong together, and each stands beside a rival measured in the
 same run. Nothing here passes or fails.
@@ -55,18 +55,23 @@ def main() -> None:
     """Measure everything and print one table."""
     parser = argparse.ArgumentParser(description="What the daemon costs beside its work.")
     parser.add_argument("--short", action="store_true", help="only see that it runs")
+    parser.add_argument("parts", nargs="*", help="commands, scan, own, journal, daemon; without one, all")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    share = _SHORT if parser.parse_args().short else 1
+    options = parser.parse_args()
+    share = _SHORT if options.short else 1
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         config = make_instance(root)
-        rows = [
-            *measure_commands(config),
-            *measure_scan(root, _N_FILES // share),
-            *measure_own_time(root / "own", _N_JOBS // share),
-            *measure_journal(root / "past", _N_PAST // share),
-            *measure_daemon(root, config, share),
-        ]
+        parts = {
+            "commands": lambda: measure_commands(config),
+            "scan": lambda: measure_scan(root, _N_FILES // share),
+            "own": lambda: measure_own_time(root / "own", _N_JOBS // share),
+            "journal": lambda: measure_journal(root / "past", _N_PAST // share),
+            "daemon": lambda: measure_daemon(root, config, share),
+        }
+        if unknown := set(options.parts) - parts.keys():
+            parser.error(f"there is no part {', '.join(sorted(unknown))}")
+        rows = [row for name in options.parts or parts for row in parts[name]()]
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     for what, figure, rival in rows:
         print(f"{what:<52}{figure:>16}   {rival}")
@@ -110,7 +115,11 @@ def measure_scan(root: Path, n_files: int) -> list[tuple[str, str, str]]:
     folder.mkdir()
     for number in range(n_files):
         (folder / f"{number:05}.wav").write_bytes(b"x")
-    inbox = Inbox(folder, Watch(mode="poll"))
+    inbox = Inbox(folder, Watch(mode="poll", settle_s=_SETTLE_S))
+    inbox.scan()
+    threading.Event().wait(_SETTLE_S)
+    if len(inbox.scan().settled) != n_files:
+        sys.exit("not all files have settled")
     times_s, rival_s = [], []
     for _ in range(_REPEATS):
         begun_s = time.perf_counter()
@@ -121,7 +130,7 @@ def measure_scan(root: Path, n_files: int) -> list[tuple[str, str, str]]:
         rival_s.append(time.perf_counter() - begun_s)
     shutil.rmtree(folder)
     ratio = median(times_s) / median(rival_s)
-    return [(f"scan of {n_files:,} files", f"{median(times_s) * 1000:.0f} ms", f"{ratio:.1f}x `find -printf`")]
+    return [(f"scan of {n_files:,} waiting files", f"{median(times_s) * 1000:.0f} ms", f"{ratio:.1f}x `find -printf`")]
 
 
 def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:

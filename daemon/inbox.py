@@ -15,6 +15,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -45,11 +46,13 @@ ERROR_SUFFIX = ".error.txt"
 FOLDER_SETTINGS_NAME = "scribed.yaml"
 # What editors, browsers, transfer and sync programs call a file that is not whole, and what
 # desktops strew about. Compared without case.
-_TEMPORARY_NAMES = (
-    ".*", "~*", "*~", "*.part", "*.partial", "*.filepart", "*.crdownload", "*.download", "*.tmp", "*.temp", "*.!sync",
-    "*.octransferid*", "thumbs.db", "desktop.ini",
+# A scan asks for each of a hundred thousand names: so they are compared in a twentieth of fnmatch's time.
+_TEMPORARY_STARTS = (".", "~")
+_TEMPORARY_ENDS = (
+    "~", ".part", ".partial", ".filepart", ".crdownload", ".download", ".tmp", ".temp", ".!sync",
 )  # fmt: skip
-_FOREIGN_FOLDERS = frozenset({"@eadir", "__macosx"})  # dot folders are temporary names already
+_TEMPORARY_PART = ".octransferid"
+_FOREIGN_NAMES = frozenset({"thumbs.db", "desktop.ini", "@eadir", "__macosx"})
 _HOLES_QUIET_S = 300.0  # a file with holes is being filled by someone who reserved its size
 _LINKED_QUIET_S = 60.0  # a second link is how some programs commit: link, then unlink
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the filesystem's own
@@ -97,17 +100,24 @@ class Scan:
 
 @dataclass(slots=True)
 class _Sighting:
-    """One file as it was at the last scan."""
+    """One file as it was at the last scan; what follows from that is kept, for a queue is looked at often."""
 
     facts: tuple[int, ...]
     first_seen: int
     quiet_since_s: float
+    arrival: Arrival | None = None
+    readable_at_ns: int = -1  # the time of the last change of rights at which it could be read
 
 
 def is_temporary(name: str) -> bool:
     """Whether a file or folder of this name is never taken."""
     folded = name.casefold()
-    return folded in _FOREIGN_FOLDERS or any(fnmatchcase(folded, pattern) for pattern in _TEMPORARY_NAMES)
+    return (
+        folded.startswith(_TEMPORARY_STARTS)
+        or folded.endswith(_TEMPORARY_ENDS)
+        or folded in _FOREIGN_NAMES
+        or _TEMPORARY_PART in folded
+    )
 
 
 def is_companion(name: str) -> bool:
@@ -224,66 +234,69 @@ class Inbox:
             if self._wants_events():
                 self._start_events()
         seen: dict[str, _Sighting] = {}
-        settled: list[tuple[int, Arrival]] = []
+        settled: list[_Sighting] = []
         arriving: list[Arriving] = []
         unreadable: list[str] = []
         notes: list[str] = []
+        written, created = self._writers.snapshot()
+        settle_s, root = self.settings.settle_s, os.fspath(self.root)
         for path, facts in self._recordings(notes, unreadable):
-            sighting = self._look(path, facts, now_s)
+            sight = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_blocks)
+            sighting = self._sightings.get(path)
+            if sighting is None or sighting.facts != sight:
+                sighting = self._see(sight, sighting, now_s)
             seen[path] = sighting
-            reason, left_s = self._why_not_whole(path, facts, now_s - sighting.quiet_since_s)
+            reason, left_s = "", 0.0
+            if path in written:
+                reason, left_s = "still being written", math.inf
+            elif facts.st_size == 0 and path in created:
+                reason, left_s = "still empty", math.inf
+            elif sighting.arrival is None:
+                reason, left_s = _why_not_quiet(facts, now_s - sighting.quiet_since_s, settle_s)
             if reason:
                 arriving.append(Arriving(path, facts.st_size, reason, left_s))
-            elif not os.access(self.root / path, os.R_OK):
+            elif sighting.readable_at_ns != facts.st_ctime_ns and not os.access(f"{root}/{path}", os.R_OK):
                 unreadable.append(path)
             else:
-                settled.append((sighting.first_seen, Arrival(path, fingerprint_of(facts))))
+                sighting.readable_at_ns = facts.st_ctime_ns
+                sighting.arrival = sighting.arrival or Arrival(path, fingerprint_of(facts))
+                settled.append(sighting)
         self._sightings = seen
         self._writers.keep_only(seen)
-        settled.sort(key=lambda pair: pair[0])
-        return Scan(tuple(arrival for _, arrival in settled), tuple(arriving), tuple(unreadable), tuple(notes))
+        settled.sort(key=attrgetter("first_seen"))
+        arrivals = tuple(sighting.arrival for sighting in settled if sighting.arrival is not None)
+        return Scan(arrivals, tuple(arriving), tuple(unreadable), tuple(notes))
 
-    def _look(self, path: str, facts: os.stat_result, now_s: float) -> _Sighting:
-        sight = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_blocks)
-        known = self._sightings.get(path)
-        if known is None:
-            self._n_seen += 1
-            return _Sighting(sight, self._n_seen, now_s)
-        if known.facts != sight:
+    def _see(self, sight: tuple[int, ...], known: _Sighting | None, now_s: float) -> _Sighting:
+        if known is not None:
             return _Sighting(sight, known.first_seen, now_s)
-        return known
-
-    def _why_not_whole(self, path: str, facts: os.stat_result, quiet_s: float) -> tuple[str, float]:
-        """Return ("", 0) for a file that is whole, else why not and for how many seconds yet."""
-        if self._writers.is_open(path):
-            return "still being written", math.inf
-        if facts.st_size == 0 and self._writers.has_created(path):
-            return "still empty", math.inf
-        needed_s, reason = self.settings.settle_s, "arrived a moment ago"
-        if facts.st_blocks * _BLOCK_BYTES < facts.st_size:
-            needed_s, reason = max(needed_s, _HOLES_QUIET_S), "has room reserved that is not filled yet"
-        elif facts.st_nlink > 1:
-            needed_s, reason = max(needed_s, _LINKED_QUIET_S), "has a second name"
-        return ("", 0.0) if quiet_s >= needed_s else (reason, needed_s - quiet_s)
+        self._n_seen += 1
+        return _Sighting(sight, self._n_seen, now_s)
 
     def _recordings(self, notes: list[str], unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
         """Yield path within the inbox and facts of every file that may be a recording."""
-        folders = [""]
+        folders, ignore = [""], self.settings.ignore
         while folders:
-            for path, entry in self._entries(folders.pop(), unreadable):
-                facts = _facts(entry)
-                if facts is None:
+            folder = folders.pop()
+            for entry in self._entries(folder, unreadable):
+                name = entry.name
+                path = f"{folder}/{name}" if folder else name
+                if is_temporary(name) or (ignore and any(fnmatchcase(path, glob) for glob in ignore)):
                     continue
-                if stat.S_ISDIR(facts.st_mode):
-                    if self.settings.recursive:
-                        folders.append(path)
-                elif entry.name.endswith(ERROR_SUFFIX):
-                    notes.append(path)
-                elif stat.S_ISREG(facts.st_mode) and not is_companion(entry.name):
-                    yield path, facts
+                try:
+                    facts = entry.stat(follow_symlinks=False)
+                except OSError:  # gone since the listing
+                    continue
+                if stat.S_ISREG(facts.st_mode):
+                    if not is_companion(name):
+                        yield path, facts
+                    elif name.endswith(ERROR_SUFFIX):
+                        notes.append(path)
+                elif stat.S_ISDIR(facts.st_mode) and self.settings.recursive:
+                    folders.append(path)
 
-    def _entries(self, folder: str, unreadable: list[str]) -> Iterator[tuple[str, os.DirEntry[str]]]:
-        """Yield what lies in a folder and is not to be left alone, with its path within the inbox."""
+    def _entries(self, folder: str, unreadable: list[str]) -> list[os.DirEntry[str]]:
+        """Return what lies in a folder."""
         try:
             with os.scandir(self.root / folder if folder else self.root) as listing:
                 entries = list(listing)
@@ -293,17 +306,17 @@ class Inbox:
             entries = []
         if folder and not os.access(self.root / folder, os.R_OK | os.X_OK) and (self.root / folder).exists():
             unreadable.append(folder)
-        for entry in entries:
-            path = f"{folder}/{entry.name}" if folder else entry.name
-            if not is_temporary(entry.name) and not any(fnmatchcase(path, glob) for glob in self.settings.ignore):
-                yield path, entry
+        return entries
 
 
-def _facts(entry: os.DirEntry[str]) -> os.stat_result | None:
-    try:
-        return entry.stat(follow_symlinks=False)
-    except OSError:  # gone since the listing
-        return None
+def _why_not_quiet(facts: os.stat_result, quiet_s: float, settle_s: float) -> tuple[str, float]:
+    """Return ("", 0) for a file that has been quiet for long enough, else what it is and for how many seconds yet."""
+    needed_s, reason = settle_s, "arrived a moment ago"
+    if facts.st_blocks * _BLOCK_BYTES < facts.st_size:
+        needed_s, reason = max(needed_s, _HOLES_QUIET_S), "has room reserved that is not filled yet"
+    elif facts.st_nlink > 1:
+        needed_s, reason = max(needed_s, _LINKED_QUIET_S), "has a second name"
+    return ("", 0.0) if quiet_s >= needed_s else (reason, needed_s - quiet_s)
 
 
 def _is_alive(thread: threading.Thread) -> bool:
@@ -342,13 +355,10 @@ class _Writers(FileSystemEventHandler):
         self._fresh: set[str] = set()
         self._has_lost_events = False
 
-    def is_open(self, path: str) -> bool:
+    def snapshot(self) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the files that are being written, and those that were made here and not closed since."""
         with self._lock:
-            return path in self._written
-
-    def has_created(self, path: str) -> bool:
-        with self._lock:
-            return path in self._created
+            return frozenset(self._written), frozenset(self._created)
 
     def has_lost_events(self) -> bool:
         with self._lock:
@@ -357,9 +367,8 @@ class _Writers(FileSystemEventHandler):
     def keep_only(self, paths: dict[str, _Sighting]) -> None:
         """Drop what is gone; names that came since the scan before are kept until the next."""
         with self._lock:
-            known = paths.keys() | self._fresh
-            self._written &= known
-            self._created &= known
+            for names in (self._written, self._created):
+                names -= {name for name in names if name not in paths and name not in self._fresh}
             self._fresh.clear()
 
     def forget_all(self) -> None:

@@ -7,145 +7,28 @@ and nothing else. File names are kept as bytes, since not every name is UTF-8.
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-import structlog
-
-from daemon.errors import TransientError
-from daemon.files import explained
+from daemon.database import explained_database, open_database
 from daemon.job import Job, JobState
+from daemon.records import ChunkText, Kept, Look, Looks, Outcome, PutAway, Reservation, Result
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 JOURNAL_NAME = "journal.sqlite3"
-_SCHEMA_VERSION = 2
-_BUSY_MS = 10_000
-# Disk full, disk broken, or another process holds it too long; the other kinds are faults of ours.
-_OUTSIDE = (sqlite3.OperationalError, sqlite3.DatabaseError)
-_SCHEMA = """
-CREATE TABLE jobs (
-    job_id TEXT PRIMARY KEY,
-    path BLOB NOT NULL,                         -- within the inbox
-    claimed_at TEXT NOT NULL,
-    state TEXT NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    is_suspect INTEGER NOT NULL DEFAULT 0,
-    is_in_flight INTEGER NOT NULL DEFAULT 0,    -- written before the work: what survives a crash
-    is_cancelled INTEGER NOT NULL DEFAULT 0,
-    outbox_folder BLOB,                         -- the reservation: folder within outbox and processed,
-    stem BLOB,                                  -- stem of the documents,
-    audio_name BLOB,                            -- name of the audio in processed or failed
-    reason TEXT,                                -- why it is set aside, and what to do
-    remedy TEXT,
-    finished_at TEXT,
-    audio_s REAL,
-    wall_s REAL,
-    is_complete INTEGER
-) STRICT;
-CREATE INDEX jobs_by_state ON jobs (state, finished_at);
-CREATE TABLE chunks (
-    job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    plan TEXT NOT NULL,                         -- audio, settings and model it is true for
-    start INTEGER NOT NULL,                     -- samples at 16 kHz
-    stop INTEGER NOT NULL,
-    text TEXT NOT NULL,
-    language TEXT,
-    is_finished INTEGER NOT NULL,
-    PRIMARY KEY (job_id, start, stop)
-) STRICT;
-CREATE TABLE documents (
-    job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    name BLOB NOT NULL,
-    sha256 TEXT NOT NULL,
-    PRIMARY KEY (job_id, name)
-) STRICT;
-"""
-# Version 2 knows the put-away audio again, so that nothing else is ever deleted in its place; both are
-# NULL where there is none to delete.
-_TO_VERSION_2 = """
-ALTER TABLE jobs ADD COLUMN audio_bytes INTEGER;
-ALTER TABLE jobs ADD COLUMN audio_mtime_ns INTEGER;
-CREATE INDEX jobs_with_audio ON jobs (state, finished_at) WHERE audio_bytes IS NOT NULL;
-"""
-
-log = structlog.get_logger()
+_UNSEEN = Looks()
+_UNFINISHED = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
 
 
 def now() -> str:
     """Return the time as ISO 8601 in UTC."""
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-@dataclass(frozen=True, slots=True)
-class Reservation:
-    """The names a job has for its outcome.
-
-    Attributes:
-        folder: within outbox and processed, "" for these themselves.
-        stem: of the documents, without their ending.
-        audio_name: of the audio.
-    """
-
-    folder: str
-    stem: str
-    audio_name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What put-away audio is known by: its size, and its time stamp, which every move keeps."""
-
-    n_bytes: int
-    mtime_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class PutAway:
-    """Audio in processed or failed: the folder in there, its name, and how it looked."""
-
-    job_id: str
-    folder: str
-    name: str
-    look: Look
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What is told of a transcript in the history: its length, how long it took, whether it is whole."""
-
-    audio_s: float
-    wall_s: float
-    is_complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkText:
-    """What the model said to one chunk; `is_finished` is False where it came to no end."""
-
-    text: str
-    language: str | None
-    is_finished: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a past job ended."""
-
-    job: Job
-    finished_at: str
-    reason: str | None
-    remedy: str | None
-    audio_s: float | None
-    wall_s: float | None
-    audio_path: str | None  # within processed or failed
-    is_complete: bool | None
 
 
 class Journal:
@@ -156,16 +39,29 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self._lock = threading.RLock()
-        self._db = _open(folder / JOURNAL_NAME)
+        self._path = folder / JOURNAL_NAME
+        self._db = open_database(self._path)
+        self._identity = self._identify()
 
     def close(self) -> None:
         """Close the file; its write-ahead log is folded in."""
         with self._lock:
             self._db.close()
 
+    def is_standing(self) -> bool:
+        """Whether the file that we write to is still the one by that name: somebody may have removed it."""
+        return self._identify() == self._identity
+
+    def _identify(self) -> tuple[int, int] | None:
+        try:
+            facts = self._path.stat()
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, _explained("written"):
+        with self._lock, explained_database("written"):
             try:
                 self._db.execute("BEGIN IMMEDIATE")
                 yield self._db
@@ -175,7 +71,7 @@ class Journal:
                     self._db.execute("ROLLBACK")
 
     def _select(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with self._lock, _explained("read"):
+        with self._lock, explained_database("read"):
             return self._db.execute(query, values).fetchall()
 
     # Jobs on their way
@@ -195,9 +91,8 @@ class Journal:
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return the jobs that are neither done nor failed, oldest claim first."""
-        rows = self._select(
-            "SELECT * FROM jobs WHERE state NOT IN (?, ?) ORDER BY claimed_at, job_id", JobState.DONE, JobState.FAILED
-        )
+        # By the states they are in, not by those they are not in: only so the index is used.
+        rows = self._select("SELECT * FROM jobs WHERE state IN (?, ?, ?) ORDER BY claimed_at, job_id", *_UNFINISHED)
         return tuple(_job(row) for row in rows)
 
     def forget_claim(self, job_id: str) -> None:
@@ -281,12 +176,20 @@ class Journal:
 
     # Delivery
 
-    def reserve(self, job_id: str, reservation: Reservation, documents: Mapping[str, str], result: Result) -> None:
-        """Write down the names of the outcome and the sha256 of each document before any is written."""
+    def reserve(
+        self,
+        job_id: str,
+        reservation: Reservation,
+        documents: Mapping[str, str],
+        result: Result,
+        looks: Looks = _UNSEEN,
+    ) -> None:
+        """Write down the names of the outcome, the sha256 of each document and what will be put away, ahead of all."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, outbox_folder = ?, stem = ?, audio_name = ?,"
-                " audio_s = ?, wall_s = ?, is_complete = ? WHERE job_id = ?",
+                " audio_s = ?, wall_s = ?, is_complete = ?,"
+                " audio_bytes = ?, audio_mtime_ns = ?, hotwords_bytes = ?, hotwords_mtime_ns = ? WHERE job_id = ?",
                 (
                     JobState.DELIVERING,
                     os.fsencode(reservation.folder),
@@ -295,6 +198,8 @@ class Journal:
                     result.audio_s,
                     result.wall_s,
                     result.is_complete,
+                    *_look_columns("audio", looks.audio).values(),
+                    *_look_columns("hotwords", looks.hotwords).values(),
                     job_id,
                 ),
             )
@@ -310,6 +215,13 @@ class Journal:
         if not rows or rows[0]["stem"] is None:
             return None
         return Reservation(*(os.fsdecode(rows[0][key]) for key in ("outbox_folder", "stem", "audio_name")))
+
+    def looks(self, job_id: str) -> Looks:
+        """Return how a job's audio and hotwords looked before they were put away."""
+        rows = self._select(
+            "SELECT audio_bytes, audio_mtime_ns, hotwords_bytes, hotwords_mtime_ns FROM jobs WHERE job_id = ?", job_id
+        )
+        return Looks(_look(rows[0], "audio"), _look(rows[0], "hotwords")) if rows else Looks()
 
     def reserved_by_others(self, job_id: str) -> tuple[Reservation, ...]:
         """Return the names that other unfinished jobs have reserved."""
@@ -337,20 +249,41 @@ class Journal:
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
         self._wipe_log()
 
-    def finish(self, job_id: str, audio_name: str | None = None, look: Look | None = None) -> None:
-        """The audio is in processed, under this name where it is known, and looks so."""
-        known: dict[str, object] = {"audio_name": os.fsencode(audio_name)} if audio_name is not None else {}
+    def finish(self, job_id: str, audio: Kept | None = None, hotwords: Kept | None = None) -> None:
+        """Audio and hotwords are in processed, under these names as far as they are known."""
+        known: dict[str, object] = {"audio_name": os.fsencode(audio.name)} if audio is not None else {}
         self._set(
-            job_id, state=JobState.DONE, finished_at=now(), is_in_flight=0, is_suspect=0, **known, **_columns(look)
+            job_id,
+            state=JobState.DONE,
+            finished_at=now(),
+            is_in_flight=0,
+            is_suspect=0,
+            **known,
+            **_look_columns("audio", audio.look if audio else None),
+            **_kept_hotwords(hotwords),
         )
 
     def plan_failure(
-        self, job_id: str, reason: str, remedy: str, place: tuple[str, str], look: Look | None = None
+        self,
+        job_id: str,
+        why: tuple[str, str],
+        place: tuple[str, str],
+        look: Look | None = None,
+        hotwords: Kept | None = None,
     ) -> None:
-        """Write down why and where to a recording is about to be set aside; `place` is (folder, name)."""
+        """Write down that a recording is about to be set aside.
+
+        Args:
+            job_id: whose recording.
+            why: reason and remedy.
+            place: folder within failed, and name.
+            look: of the audio.
+            hotwords: what will lie beside it.
+        """
         folder, audio_name = map(os.fsencode, place)
-        told = {"reason": reason, "remedy": remedy}
-        self._set(job_id, **told, outbox_folder=folder, audio_name=audio_name, **_columns(look))
+        told = dict(zip(("reason", "remedy"), why, strict=True))
+        kept = {**_look_columns("audio", look), **_kept_hotwords(hotwords)}
+        self._set(job_id, **told, outbox_folder=folder, audio_name=audio_name, **kept)
 
     def planned_failure(self, job_id: str) -> tuple[str, str] | None:
         """Return (reason, remedy) of a job that was being set aside, or None."""
@@ -379,22 +312,21 @@ class Journal:
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
 
     def put_away_before(self, state: JobState, when: str, limit: int) -> tuple[PutAway, ...]:
-        """Return audio of jobs that came to this end before a time (ISO 8601, UTC), oldest first."""
+        """Return what is left of jobs that came to this end before a time (ISO 8601, UTC), oldest first."""
         rows = self._select(
-            "SELECT job_id, outbox_folder, audio_name, audio_bytes, audio_mtime_ns FROM jobs"
+            "SELECT * FROM jobs"
             " WHERE state = ? AND finished_at < ? AND audio_bytes IS NOT NULL ORDER BY finished_at LIMIT ?",
             state,
             when,
             limit,
         )
         return tuple(
-            PutAway(job_id, os.fsdecode(folder or b""), os.fsdecode(name), Look(n_bytes, mtime_ns))
-            for job_id, folder, name, n_bytes, mtime_ns in rows
+            PutAway(row["job_id"], os.fsdecode(row["outbox_folder"] or b""), tuple(_kept_files(row))) for row in rows
         )
 
     def forget_audio(self, job_id: str) -> None:
-        """There is no audio of this job any more that could be deleted."""
-        self._set(job_id, **_columns(None))
+        """There is nothing left of this job any more that could be deleted."""
+        self._set(job_id, **_look_columns("audio", None), **_kept_hotwords(None))
 
     def done_since(self, when: str) -> int:
         """Return how many jobs were done since a time (ISO 8601, UTC)."""
@@ -433,74 +365,30 @@ class Journal:
 
     def _wipe_log(self) -> None:
         """Empty the write-ahead log, which holds deleted text until then."""
-        with self._lock, _explained("written"):
+        with self._lock, explained_database("written"):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-@contextmanager
-def _explained(verb: str) -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if type(error) not in _OUTSIDE:
-            raise
-        remedy = "Look at the state folder: is its disk full, and may the service's user write there?"
-        raise TransientError(f"The journal cannot be {verb}: {error}.", remedy) from error
+def _look_columns(kind: str, look: Look | None) -> dict[str, int | None]:
+    n_bytes, mtime_ns = (look.n_bytes, look.mtime_ns) if look is not None else (None, None)
+    return {f"{kind}_bytes": n_bytes, f"{kind}_mtime_ns": mtime_ns}
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    with _explained("opened"):
-        try:
-            return _connect(path)
-        except sqlite3.OperationalError:
-            raise
-        except sqlite3.DatabaseError as error:
-            # Not a database any more, or not one of ours. The folders are the truth, so begin anew
-            # and keep the pieces.
-            aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-            path.rename(aside)
-            for ending in ("-wal", "-shm"):
-                path.with_name(path.name + ending).unlink(missing_ok=True)
-            log.warning("journal.damaged_set_aside", kept_as=str(aside), error=str(error))
-            return _connect(path)
+def _kept_hotwords(kept: Kept | None) -> dict[str, object]:
+    name = os.fsencode(kept.name) if kept is not None else None
+    return {"hotwords_name": name, **_look_columns("hotwords", kept.look if kept else None)}
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    # Names of recordings and unfinished text are for the service alone. SQLite gives the files it
-    # makes beside this one the same mode, so it has to be right before the first of them is made.
-    with suppress(FileExistsError), explained("The journal cannot be made", path.parent):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
-    try:
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        db.execute("PRAGMA secure_delete = ON")
-        db.execute("PRAGMA foreign_keys = ON")
-        _check(db)
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _look(row: sqlite3.Row, kind: str) -> Look | None:
+    n_bytes = row[f"{kind}_bytes"]
+    return None if n_bytes is None else Look(n_bytes, row[f"{kind}_mtime_ns"])
 
 
-def _check(db: sqlite3.Connection) -> None:
-    """Make the tables of a new journal; raise DatabaseError for one that cannot be used."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version < _SCHEMA_VERSION:
-        steps = f"{_SCHEMA if version == 0 else ''} {_TO_VERSION_2}"
-        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {_SCHEMA_VERSION}; COMMIT;")
-    elif version != _SCHEMA_VERSION:
-        raise sqlite3.DatabaseError(f"it is of version {version}, and this scribed knows version {_SCHEMA_VERSION}")
-    # Damage that comes to light later would stop every job at every start.
-    state = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-    if state != "ok":
-        raise sqlite3.DatabaseError(state)
-
-
-def _columns(look: Look | None) -> dict[str, int | None]:
-    known = (look.n_bytes, look.mtime_ns) if look is not None else (None, None)
-    return dict(zip(("audio_bytes", "audio_mtime_ns"), known, strict=True))
+def _kept_files(row: sqlite3.Row) -> Iterator[Kept]:
+    for kind in ("audio", "hotwords"):
+        name, look = row[f"{kind}_name"], _look(row, kind)
+        if name is not None and look is not None:
+            yield Kept(os.fsdecode(name), look)
 
 
 def _job(row: sqlite3.Row) -> Job:

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Protocol
 from daemon import files
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine import Piece, Verdict, is_echo, judge, settle_echo
-from daemon.journal import ChunkText, now
+from daemon.journal import now
+from daemon.records import ChunkText
 from daemon.segment import cut, split
 from daemon.transcript import Coverage, Gap, Processing, Segment, Source, Transcript, merge_overlap
 

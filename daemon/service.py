@@ -336,8 +336,16 @@ class Service:
         if self._monotonic() >= self._next_sweep_s:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
             self._worker.close_books()
+            self._look_at_journal()
             self._desk.failures.sweep()
             self._retention.sweep(self.config.retention)
+
+    def _look_at_journal(self) -> None:
+        if self._journal.is_standing():
+            self._faults.clear("journal")
+        else:
+            what = "The journal was removed while the service runs: its memory of the past ends with this run."
+            self._faults.note("journal", what, "Restart the service; no recording is lost by it.")
 
     def _look_at_unreadable(self) -> None:
         names = [shown_name(path, self.config.logging.names) for path in self._scan.unreadable]

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.frontend import FrontEnd
     from daemon.job import Job
-    from daemon.journal import ChunkText, Journal
+    from daemon.journal import Journal
+    from daemon.records import ChunkText
     from daemon.spool import Claims, Delivery, Failures, Places
     from daemon.transcript import Transcript
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from daemon import files
 from daemon.documents import DOCUMENT_FORMATS
 from daemon.errors import ScribedError
-from daemon.journal import Look, Reservation, Result
+from daemon.records import Kept, Look, Looks, Reservation, Result
 from daemon.spool.names import hotwords_name, numbered_stem, outcome_names
 from daemon.spool.notes import Outcome, write_note
 
@@ -84,15 +84,15 @@ class Delivery:
         with files.explained("The recording cannot be moved to processed", self._places.folders.processed):
             self._places.mirror(self._places.folders.processed, reservation.folder)
             target = self._places.processed(reservation)
+            looks = self._journal.looks(job.job_id)
             # Hotwords ahead of the audio, whose absence says that all has been moved.
-            move_to_free_name(claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target))
-            look = look_of(claimed)
-            moved = move_to_free_name(claimed, (target.with_name(name) for _, name in outcome_names(target.name)))
+            hotwords = _put_away(
+                claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target), looks.hotwords
+            )
+            names = (target.with_name(name) for _, name in outcome_names(target.name))
+            audio = _put_away(claimed, names, looks.audio)
             self._places.remove_claim(job.job_id)
-        if moved is None or look is None:  # moved before a crash, and who knows under which name
-            self._journal.finish(job.job_id)
-        else:
-            self._journal.finish(job.job_id, moved.name, look)
+        self._journal.finish(job.job_id, audio, hotwords)
 
     def confirm(self, job: Job) -> bool:
         """Commit a delivery that a crash kept from it, if it was whole; whether it was.
@@ -132,8 +132,9 @@ class Delivery:
                     break
             reservation = Reservation(folder, stem, audio_name)
             digests = {f"{stem}.{ending}": hashlib.sha256(text).hexdigest() for ending, text in documents.items()}
-            self._journal.reserve(job.job_id, reservation, digests, result)
-        write_note(self._places.claim(job.job_id), job, Outcome(reservation, digests, result))
+            looks = looks_of(self._places.audio(job))
+            self._journal.reserve(job.job_id, reservation, digests, result, looks)
+        write_note(self._places.claim(job.job_id), job, Outcome(reservation, digests, result, looks))
         return reservation
 
     def _put_down(self, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
@@ -186,13 +187,28 @@ def move_to_free_name(source: Path, targets: Iterable[Path]) -> Path | None:
     return None
 
 
-def look_of(audio: Path) -> Look | None:
-    """Return what put-away audio is known by, None where it is gone."""
+def look_of(path: Path) -> Look | None:
+    """Return what a file that is put away is known by, None where it is gone."""
     try:
-        facts = audio.lstat()
+        facts = path.lstat()
     except FileNotFoundError:
         return None
     return Look(facts.st_size, facts.st_mtime_ns)
+
+
+def looks_of(audio: Path) -> Looks:
+    """Return what a claimed recording and its hotwords are known by."""
+    return Looks(look_of(audio), look_of(audio.with_name(hotwords_name(audio.name))))
+
+
+def _put_away(source: Path, targets: Iterator[Path], planned: Look | None) -> Kept | None:
+    """Move a file to the first free path and return how it is kept; what a crash has moved is known by its look."""
+    look = look_of(source)
+    moved = move_to_free_name(source, targets)
+    if moved is None and planned is not None:
+        look = planned
+        moved = next((path for path in islice(targets, _MAX_LOOKED_AT) if planned.is_like(look_of(path))), None)
+    return None if moved is None or look is None else Kept(moved.name, look)
 
 
 def _remove_temporaries(folder: Path, names: Iterable[str]) -> None:

@@ -16,7 +16,8 @@ from daemon.errors import ScribedError, TransientError
 from daemon.inbox import ERROR_SUFFIX
 from daemon.job import JobState
 from daemon.journal import now
-from daemon.spool.delivery import hotwords_beside, look_of, move_to_free_name, take_back
+from daemon.records import Kept
+from daemon.spool.delivery import hotwords_beside, looks_of, move_to_free_name, take_back
 from daemon.spool.names import error_note_name, failure_names, hotwords_name
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Failures:
                 folder = self._places.mirror(failed, folder_name)
                 for name in failure_names(job.name):
                     if _may_take(folder / name, claimed, job):
-                        self._journal.plan_failure(job.job_id, reason, remedy, (folder_name, name), look_of(claimed))
+                        self._plan(job, (reason, remedy), (folder_name, name))
                         with suppress(FileExistsError):  # somebody took the name since: on to the next
                             self._put_away(claimed, folder / name, _error_note(job, reason, remedy))
                             break
@@ -95,6 +96,13 @@ class Failures:
                 with suppress(OSError, TransientError):  # then it is done at the next turn
                     remove_note(error_note_of(failed / outcome.audio_path), outcome.job.job_id)
                     self._journal.forget(outcome.job.job_id)
+
+    def _plan(self, job: Job, why: tuple[str, str], place: tuple[str, str]) -> None:
+        """Write down what is to be done, with all that retention has to know of what is put away."""
+        looks = looks_of(self._places.audio(job))
+        look = looks.hotwords or self._journal.looks(job.job_id).hotwords  # moved before a crash
+        hotwords = Kept(hotwords_name(place[1]), look) if look is not None else None
+        self._journal.plan_failure(job.job_id, why, place, looks.audio, hotwords)
 
     def _put_away(self, claimed: Path, target: Path, note: str) -> None:
         """Put the note down, move the hotwords, then the audio, whose absence says that all has been moved."""

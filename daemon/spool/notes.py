@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from daemon import files
 from daemon.job import Job
-from daemon.journal import Reservation, Result, now
+from daemon.journal import now
+from daemon.records import Look, Looks, Reservation, Result
 from daemon.spool.names import hotwords_name
 
 if TYPE_CHECKING:
@@ -21,11 +22,12 @@ _MODE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What was about to be delivered: its names, the sha256 of each document, the facts of the history."""
+    """What was about to be delivered: its names, the sha256 of each document, the facts of the history, the looks."""
 
     reservation: Reservation
     documents: Mapping[str, str]
     result: Result
+    looks: Looks = field(default_factory=Looks)
 
 
 def write_note(folder: Path, job: Job, outcome: Outcome | None = None) -> None:
@@ -55,4 +57,6 @@ def read_note(folder: Path) -> tuple[Job, Outcome | None] | None:
 def _outcome(note: dict[str, Any] | None) -> Outcome | None:
     if note is None:
         return None
-    return Outcome(Reservation(**note["reservation"]), note["documents"], Result(**note["result"]))
+    known = note.get("looks", {})  # an earlier version wrote none
+    looks = Looks(**{kind: Look(**look) for kind, look in known.items() if look is not None})
+    return Outcome(Reservation(**note["reservation"]), note["documents"], Result(**note["result"]), looks)

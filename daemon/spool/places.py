@@ -19,7 +19,7 @@ from daemon.inbox import CLAIM_FOLDER
 if TYPE_CHECKING:
     from daemon.config import Folders
     from daemon.job import Job
-    from daemon.journal import Reservation
+    from daemon.records import Reservation
 
 _LOCK_NAME = "lock"
 _SHARES_NAME = "shares.json"

@@ -51,7 +51,7 @@ def _enter(folder: Path, places: Places, journal: Journal, delivery: Delivery) -
     journal.forget_claim(job.job_id)  # a past outcome says nothing about audio that is here again
     journal.add(job)
     if outcome is not None:
-        journal.reserve(job.job_id, outcome.reservation, outcome.documents, outcome.result)
+        journal.reserve(job.job_id, outcome.reservation, outcome.documents, outcome.result, outcome.looks)
     elif found := delivery.find_delivered(job):
         journal.reserve(job.job_id, found.reservation, {}, found.result)
         journal.commit_delivery(job.job_id)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Retention as Settings
-    from daemon.journal import Journal, PutAway
+    from daemon.journal import Journal
+    from daemon.records import Kept
     from daemon.spool.places import Places
 
 _MAX_AT_ONCE = 100  # so that a first night of ten thousand deletions holds nothing else up
@@ -30,7 +31,7 @@ def _utc_now() -> datetime:
 
 
 class Retention:
-    """Deletes audio from processed and failed some days after the outcome that the journal has recorded.
+    """Deletes audio, with its hotwords, from processed and failed some days after the outcome the journal has recorded.
 
     What the journal does not know is never deleted, and neither is a file which no longer looks as it
     did when it was put away: it may be somebody else's.
@@ -64,25 +65,24 @@ class Retention:
 
     def _sweep(self, root: Path, state: JobState, before: datetime) -> None:
         when = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        for audio in self._journal.put_away_before(state, when, _MAX_AT_ONCE):
-            if _delete(root, audio):
-                log.info("retention.audio_deleted", job_id=audio.job_id, folder=root.name)
-            else:
-                log.info("retention.audio_not_there", job_id=audio.job_id, folder=root.name)
-            self._journal.forget_audio(audio.job_id)
+        for left in self._journal.put_away_before(state, when, _MAX_AT_ONCE):
+            for kept in left.files:
+                event = "retention.deleted" if _delete(root, left.folder, kept) else "retention.not_there"
+                log.info(event, job_id=left.job_id, folder=root.name)
+            self._journal.forget_audio(left.job_id)
 
 
-def _delete(root: Path, audio: PutAway) -> bool:
-    """Delete audio if it is the very file that was put away, without following a link."""
-    if ".." in audio.folder.split("/") or "/" in audio.name:  # no record of ours; then hands off
+def _delete(root: Path, folder: str, kept: Kept) -> bool:
+    """Delete a file if it is the very one that was put away, without following a link."""
+    if ".." in folder.split("/") or "/" in kept.name:  # no record of ours; then hands off
         return False
     try:
-        with files.reached(root, audio.folder) as folder:
-            path = folder / audio.name
-            if not stat.S_ISREG(path.lstat().st_mode) or look_of(path) != audio.look:
+        with files.reached(root, folder) as reached:
+            path = reached / kept.name
+            if not stat.S_ISREG(path.lstat().st_mode) or not kept.look.is_like(look_of(path)):
                 return False
             path.unlink()
-            files.sync_folder(folder)
+            files.sync_folder(reached)
     except (FileNotFoundError, NotADirectoryError):  # moved on, or a link stands in place of the folder
         return False
     return True

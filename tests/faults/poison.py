@@ -1,15 +1,17 @@
 """Who is blamed when the process dies: poison among good recordings, and kills from outside.
 
-    python -m tests.faults.poison [poison] [kills]
+    python -m tests.faults.poison [--short]
 
 Each life of the process is a fork of this one, which has imported everything ahead.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import os
 import random
+import signal
 import sqlite3
 import sys
 import tempfile
@@ -21,6 +23,7 @@ import soundfile
 import yaml
 
 from tests.conftest import SAMPLES
+from tests.faults.decoders import forked_decoders
 from tests.faults.promise import Drop, check_instant, lay_out, make_drops, run_once, texts_of
 from tests.faults.runs import FINE, LIMIT_S, World, import_all, roomy, undisturbed
 from tests.faults.steps import Answer, Step, run_steered, why_not
@@ -28,25 +31,38 @@ from tests.faults.steps import Answer, Step, run_steered, why_not
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-N_GOOD, N_POISON, N_INNOCENT, N_KILLS = 20, 3, 10, 10
+N_POISON = 3
 _MAX_LIVES = 60
 _MAX_STEPS = 40
 _CLIP_S = 2.5
 _SEED = 5
 _SUDDEN_END = "came to a sudden end"
+# A kill, a crash, and what systemd's watchdog sends to a process that hangs.
+_ENDS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How many recordings are good, and how many are in flight through how many kills from outside."""
+
+    n_good: int = 20
+    n_innocent: int = 10
+    n_kills: int = 10
+    backoff_s: float = 30.0  # the default: who was killed alone gives way to others meanwhile
 
 
 @dataclass(slots=True)
 class _Killer:
-    """Kills the process at the n-th step, counted from when a recording of such a name is in flight."""
+    """Ends the process at the n-th step, counted from when a recording of such a name is in flight."""
 
     root: Path
     name: str
     after: int = 1
+    number: signal.Signals = signal.SIGKILL
     n_steps: int = 0
     n_logged: int = -1  # what the log held before this life
 
-    def decide(self, step: Step, _: int) -> Answer:
+    def decide(self, step: Step, process: int) -> Answer:
         if self.n_logged < 0:
             self.n_logged = len(self._log())
         if self.n_steps:
@@ -57,7 +73,10 @@ class _Killer:
             and b"engine.loaded" in self._log()[self.n_logged :]
         ):
             self.n_steps = int(self._is_in_flight())
-        return Answer.DIE if self.n_steps >= self.after else Answer.GO_ON
+        if not self.n_steps or self.n_steps < self.after:
+            return Answer.GO_ON
+        os.kill(process, self.number)
+        return Answer.DIE if self.number is signal.SIGKILL else Answer.GO_ON
 
     def _log(self) -> bytes:
         path = self.root / "log"
@@ -79,6 +98,9 @@ class _Killer:
 
 def main() -> int:
     """Run both and say what came of them; 1 where somebody was blamed wrongly, or not at all."""
+    parser = argparse.ArgumentParser(description="See who is blamed when the process dies.")
+    parser.add_argument("--short", action="store_true", help="fewer recordings, fewer kills")
+    size = _Size(n_good=6, n_innocent=5, n_kills=3, backoff_s=4.0) if parser.parse_args().short else _Size()
     if reason := why_not():
         sys.stdout.write(f"It cannot run: {reason}.\n")
         return 1
@@ -87,38 +109,38 @@ def main() -> int:
         base = Path(folder)
         undisturbed(World(base, make_drops(base), {}), base / "modules")
         import_all((base / "modules").read_text().splitlines())
-        ways = {"poison": _poison, "kills": _kills}
-        complaints = [line for name in sys.argv[1:] or ways for line in ways[name](base / name)]
+        with forked_decoders(base):
+            complaints = [*_poison(base / "poison", size), *_kills(base / "kills", size)]
     for complaint in complaints:
         sys.stdout.write(f"{complaint}\n")
     return int(bool(complaints))
 
 
-def _poison(root: Path) -> list[str]:
-    """Three recordings end the process whenever they are worked on; the twenty others are delivered."""
-    names = [*(f"good-{n:02}.wav" for n in range(N_GOOD)), *(f"poison-{n}.wav" for n in range(N_POISON))]
-    drops = _drop(root, names, backoff_s=1)
-    n_lives = _live(root, lambda _: _Killer(root, "poison"))
+def _poison(root: Path, size: _Size) -> list[str]:
+    """Three recordings end the process whenever they are worked on; the good ones are delivered."""
+    names = [*(f"good-{n:02}.wav" for n in range(size.n_good)), *(f"poison-{n}.wav" for n in range(N_POISON))]
+    drops = _drop(root, names, 1.0)
+    n_lives = _live(root, lambda n_life: _Killer(root, "poison", number=_ENDS[n_life % len(_ENDS)]))
     failed = {path.name for path in (root / "failed").glob("*.wav")}
     reasons = [path.read_text() for path in (root / "failed").glob("*.error.txt")]
     sys.stdout.write(
         f"poison: {len(texts_of(root / 'outbox'))} delivered, {len(failed)} set aside with {len(reasons)} reasons,"
         f" in {n_lives} lives\n"
     )
-    complaints = _complaints(root, drops, set(names[:N_GOOD]))
-    if failed != set(names[N_GOOD:]) or not all(_SUDDEN_END in reason for reason in reasons):
+    complaints = _complaints(root, drops, set(names[: size.n_good]))
+    if failed != set(names[size.n_good :]) or not all(_SUDDEN_END in reason for reason in reasons):
         complaints.append(f"set aside are {sorted(failed)}: {reasons}")
     return complaints if len(reasons) == N_POISON else [*complaints, f"{len(reasons)} reasons"]
 
 
-def _kills(root: Path) -> list[str]:
-    """Ten recordings are in flight, now these, now those, when the process is killed from outside ten times."""
-    names = [f"innocent-{n}.wav" for n in range(N_INNOCENT)]
-    drops = _drop(root, names, backoff_s=30)  # the default: who was killed alone gives way to others meanwhile
+def _kills(root: Path, size: _Size) -> list[str]:
+    """Recordings are in flight, now these, now those, when the process is killed from outside."""
+    names = [f"innocent-{n}.wav" for n in range(size.n_innocent)]
+    drops = _drop(root, names, size.backoff_s)
     chance = random.Random(_SEED)  # noqa: S311 - it picks, and keeps no secret
 
     def kill(n_life: int) -> _Killer | None:
-        return _Killer(root, "innocent", chance.randint(1, _MAX_STEPS)) if n_life < N_KILLS else None
+        return _Killer(root, "innocent", chance.randint(1, _MAX_STEPS)) if n_life < size.n_kills else None
 
     n_lives = _live(root, kill)
     sys.stdout.write(f"outside kills: {len(texts_of(root / 'outbox'))} delivered in {n_lives} lives\n")

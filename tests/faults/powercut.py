@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.faults.decoders import forked_decoders
 from tests.faults.promise import Drop, Verdict, check_end, check_instant, lay_out, make_drops, places_of, run_once
 from tests.faults.runs import FINE, LIMIT_S, World, import_all, is_counted, label, roomy, undisturbed, write_table
 from tests.faults.steps import Answer, Step, run_steered, why_not
@@ -94,12 +95,13 @@ def main() -> int:
         import_all(modules.read_text().splitlines())
         rows: dict[tuple[str, str], Verdict] = defaultdict(Verdict)
         n_runs: Counter[tuple[str, str]] = Counter()
-        for cut, verdict in _try(world, every, is_control=False):
-            rows[cut.step, _CUT].join(verdict)
-            n_runs[cut.step, _CUT] += 1
-            if verdict.complaints:
-                sys.stdout.write(f"{cut.step}: {verdict.complaints}\n")
-        control = [verdict for _, verdict in _try(world, every, is_control=True)]
+        with forked_decoders(base):
+            for cut, verdict in _try(world, every, is_control=False):
+                rows[cut.step, _CUT].join(verdict)
+                n_runs[cut.step, _CUT] += 1
+                if verdict.complaints:
+                    sys.stdout.write(f"{cut.step}: {verdict.complaints}\n")
+            control = [verdict for _, verdict in _try(world, every, is_control=True)]
     write_table(rows, n_runs)
     n_seen = sum(bool(verdict.complaints) for verdict in control)
     remark = "as it has to" if n_seen else "BUT IT HAS TO: this test sees nothing"

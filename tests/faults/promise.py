@@ -181,6 +181,11 @@ def texts_of(outbox: Path) -> dict[str, str]:
     return {document["source"]["path"]: document["text"] for document in _documents(outbox)}
 
 
+def attempts_of(outbox: Path) -> list[int]:
+    """Return the attempt at which each recording was transcribed."""
+    return [document["processing"]["attempt"] for document in _documents(outbox)]
+
+
 def _files(root: Path) -> list[Path]:
     return [
         path

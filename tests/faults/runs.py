@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LIMIT_S = 600.0  # only to find out what hangs, however busy the machine
 FINE = frozenset({0, 1})  # 1: a recording was set aside, as it should be
+STOPPED = FINE | {130}  # by SIGTERM; it may have been done already
 _MIN_FREE_BYTES = 2 << 30
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a mount point, not a file that is made with a known name
 
@@ -122,10 +123,12 @@ def label(step: Step, folders: Mapping[str, Path]) -> str:
 
 
 def write_table(rows: Mapping[tuple[str, str], Verdict], n_runs: Mapping[tuple[str, str], int]) -> None:
-    """Print step, fault, runs, lost, doubled, partial, and their sums."""
+    """Print step, fault, runs, lost, doubled, partial, and their sums for each fault and for all."""
     line: Callable[..., str] = "{:<44}{:<18}{:>7}{:>7}{:>9}{:>9}\n".format
     sys.stdout.write(line("step", "fault", "runs", "lost", "doubled", "partial"))
     for (step, fault), verdict in sorted(rows.items()):
         sys.stdout.write(line(step, fault, n_runs[step, fault], verdict.lost, verdict.doubled, verdict.partial))
-    sums = [sum(getattr(verdict, kind) for verdict in rows.values()) for kind in ("lost", "doubled", "partial")]
-    sys.stdout.write(line("all", "", sum(n_runs.values()), *sums))
+    for wanted in (*sorted({fault for _, fault in rows}), ""):
+        keys = [key for key in rows if wanted in {key[1], ""}]
+        sums = [sum(getattr(rows[key], kind) for key in keys) for kind in ("lost", "doubled", "partial")]
+        sys.stdout.write(line("all" if not wanted else "every step", wanted, sum(n_runs[key] for key in keys), *sums))

@@ -1,7 +1,7 @@
 """Every step that changes a disk, seen and steered from outside the process that takes it.
 
 The kernel asks us before each such system call of the process and its threads (seccomp's user
-notification, Linux 5.5 and newer) and waits for the answer: go on, fail with this error, only say it
+notification, Linux 5.19 and newer) and waits for the answer: go on, fail with this error, only say it
 was done. So the n-th step is the n-th of the whole process, whichever thread takes it, and nothing in
 the process under test is changed. See seccomp_unotify(2).
 """
@@ -52,6 +52,8 @@ _RENAMES = frozenset({82, 264, 316})
 _SECCOMP = 317
 _SECCOMP_SET_MODE_FILTER = 1
 _NEW_LISTENER = 8
+_WAIT_KILLABLE = 32  # else a signal would end a waiting call with EINTR, which no disk answers
+_TGKILL = 234
 _PR_SET_NO_NEW_PRIVS = 38
 _RET_USER_NOTIF, _RET_ALLOW = 0x7FC00000, 0x7FFF0000
 _LOAD, _IS_EQUAL, _HAS_BITS, _RETURN = 0x20, 0x15, 0x45, 0x06
@@ -64,6 +66,8 @@ _MAX_PATH_BYTES = 4096
 _PAGE_BYTES = 4096
 _AT_FDCWD = 0xFFFFFF9C
 _CRASHED = 70
+_SLICE_S, _DEATH_S = 1.0, 10.0
+_KERNEL = (5, 19)
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -72,6 +76,7 @@ class Answer(Enum):
 
     GO_ON = "go on"
     DIE = "die"  # the process is killed before it
+    STOP = "stop"  # the process is asked to end, and the step is done
     PRETEND = "pretend"  # it is not done, and answered as if it were
 
 
@@ -106,7 +111,9 @@ def why_not() -> str:
         actions = Path("/proc/sys/kernel/seccomp/actions_avail").read_text()
     except OSError:
         actions = ""
-    return "" if "user_notif" in actions else "this kernel has no user notification of seccomp (Linux 5.5 has)"
+    version = tuple(int(number) for number in platform.release().split("-")[0].split(".")[:2])
+    is_able = "user_notif" in actions and version >= _KERNEL
+    return "" if is_able else "this kernel cannot stop and ask at each system call (Linux 5.19 can)"
 
 
 def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer | int], limit_s: float) -> End:
@@ -127,7 +134,7 @@ def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer
     _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
     ours.close()
     try:
-        return _steer(child, listener, decide, time.monotonic() + limit_s)
+        return _steer(child, listener, decide, limit_s)
     finally:
         os.close(listener)
 
@@ -148,16 +155,22 @@ def _be_child(program: Callable[[], int], to_parent: socket.socket) -> None:
         os._exit(code)
 
 
-def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], end_s: float) -> End:
+def _steer(child: int, listener: int, decide: Callable[[Step, int], Answer | int], limit_s: float) -> End:
     poll = select.poll()
     poll.register(listener, select.POLLIN)
     is_hung = is_dead = False
     while True:
-        events = poll.poll(max(0.0, end_s - time.monotonic()) * 1000)
-        if not events:
+        # In slices: the time in which all of us are stopped, for something else to be measured, is no sign of a hang.
+        slice_s = min(limit_s, _SLICE_S)
+        begun_s = time.monotonic()
+        events = poll.poll(slice_s * 1000)
+        limit_s -= min(time.monotonic() - begun_s, slice_s)
+        if not events and limit_s <= 0:
             is_hung = is_dead = True
             os.kill(child, signal.SIGKILL)
-            end_s = time.monotonic() + 10.0
+            limit_s = _DEATH_S
+        elif not events:
+            continue
         elif events[0][1] & select.POLLIN:
             # What it has started outlives it by a moment, and must not wait for us.
             is_dead = _answer(child, listener, decide if not is_dead else _let_go) or is_dead
@@ -183,8 +196,10 @@ def _answer(child: int, listener: int, decide: Callable[[Step, int], Answer | in
     answer = decide(step, child) if step is not None else Answer.GO_ON
     if answer is Answer.DIE:
         os.kill(child, signal.SIGKILL)
+    elif answer is Answer.STOP:  # through this thread, for another may not wait killably yet
+        _libc.syscall(_TGKILL, child, thread, signal.SIGTERM)
     code = answer if isinstance(answer, int) else errno.EINTR if answer is Answer.DIE else 0
-    reply = _REPLY.pack(notice_id, 0, -code, _CONTINUE if answer is Answer.GO_ON else 0)
+    reply = _REPLY.pack(notice_id, 0, -code, _CONTINUE if answer in {Answer.GO_ON, Answer.STOP} else 0)
     try:
         fcntl.ioctl(listener, _ANSWER, bytearray(reply))
     except OSError as error:
@@ -244,7 +259,9 @@ def _install_filter() -> int:
     program = ctypes.create_string_buffer(struct.pack("HP", len(lines), ctypes.addressof(buffer)))
     if _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "PR_SET_NO_NEW_PRIVS was refused")
-    listener = int(_libc.syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER, ctypes.byref(program)))
+    listener = int(
+        _libc.syscall(_SECCOMP, _SECCOMP_SET_MODE_FILTER, _NEW_LISTENER | _WAIT_KILLABLE, ctypes.byref(program))
+    )
     if listener < 0:
         raise OSError(ctypes.get_errno(), "the filter was refused")
     return listener

@@ -1,9 +1,9 @@
-"""The kill sweep: `scribed once`, broken off or failed at every step that changes a disk, then run again.
+"""The kill sweep: `scribed once`, killed, stopped or failed at every step that changes a disk, then run again.
 
-    python -m tests.faults.sweep [--runs N --seed S] [--jobs N] [--apart FOLDER]
+    python -m tests.faults.sweep [--fault NAME] [--runs N --seed S] [--jobs N] [--apart FOLDER]
 
-Each run has folders of its own and is a fork of this process, which has imported everything ahead.
-It ends with a table: step, fault, runs, lost, doubled, partial; the last three have to be zero.
+Each run has folders of its own and is a fork of this process, which has imported everything ahead, and
+so are its decoders. It ends with a table: step, fault, runs, lost, doubled, partial; the last three have to be zero.
 """
 
 from __future__ import annotations
@@ -24,8 +24,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tests.faults.promise import Verdict, check_end, check_instant, lay_out, make_drops, places_of, run_once
-from tests.faults.runs import FINE, LIMIT_S, World, import_all, is_counted, label, roomy, undisturbed, write_table
+from tests.faults.decoders import forked_decoders
+from tests.faults.promise import (
+    Verdict,
+    attempts_of,
+    check_end,
+    check_instant,
+    lay_out,
+    make_drops,
+    places_of,
+    run_once,
+)
+from tests.faults.runs import (
+    FINE,
+    LIMIT_S,
+    STOPPED,
+    World,
+    import_all,
+    is_counted,
+    label,
+    roomy,
+    undisturbed,
+    write_table,
+)
 from tests.faults.steps import Answer, End, Step, run_steered, why_not
 
 if TYPE_CHECKING:
@@ -42,7 +63,7 @@ FAULTS: dict[str, tuple[int, bool]] = {
     "ENOSPC lasting": (errno.ENOSPC, True),
     "EROFS lasting": (errno.EROFS, True),
 }
-KILL = "SIGKILL"
+KILL, STOP = "SIGKILL", "SIGTERM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +96,11 @@ def main() -> int:
         modules = base / "modules"
         world, steps = undisturbed(World(base, drops, {}, options.apart), modules)
         import_all(modules.read_text().splitlines())
-        cases = list(_cases(steps))
+        cases = [case for case in _cases(steps) if options.fault in {None, case.fault}]
         if options.runs:
             cases = random.Random(options.seed).sample(cases, min(options.runs, len(cases)))  # noqa: S311 - it picks, and keeps no secret
-        outcomes = _run_all(world, cases, options.jobs)
+        with forked_decoders(base):
+            outcomes = _run_all(world, cases, options.jobs)
     return report(outcomes)
 
 
@@ -86,6 +108,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description="Break scribed off at every step and see whether it keeps its promise."
     )
+    parser.add_argument("--fault", choices=(KILL, STOP, *FAULTS), help="only this one")
     parser.add_argument("--runs", type=int, default=0, help="only so many runs, chosen by the seed; 0 is all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
@@ -94,11 +117,12 @@ def _options() -> argparse.Namespace:
 
 
 def _cases(steps: list[Step]) -> Iterator[Case]:
-    """Yield every case: a kill before each step but plain writes, each fault at every step."""
+    """Yield every case: a kill and a stop before each step but plain writes, each fault at every step."""
     n_steps = len(steps) + _SPARE_STEPS
     n_durable = sum(step.verb != "write" for step in steps) + _SPARE_STEPS
-    for at in range(1, n_durable + 1):
-        yield Case(KILL, at)
+    for fault in (KILL, STOP):
+        for at in range(1, n_durable + 1):
+            yield Case(fault, at)
     for fault in FAULTS:
         for at in range(1, n_steps + 1):
             yield Case(fault, at)
@@ -132,11 +156,15 @@ def run_case(world: World, case: Case) -> Outcome:
         if steering.hit is not None:
             outcome.verdict.join(check_instant(root, world.drops, folders))
             _judge_end(outcome.verdict, end, root, is_killed=case.fault == KILL)
+            if case.fault == STOP and end.code not in STOPPED:
+                outcome.verdict.add("partial", f"stopped, it ends with {end.code}")
             again = run_steered(functools.partial(run_once, config, root / "log"), _go_on, LIMIT_S)
             _judge_end(outcome.verdict, again, root, is_killed=False)
             if again.code not in FINE:
                 outcome.verdict.add("lost", f"the run after the fault ends with {again.code}")
             outcome.verdict.join(check_end(root, world.drops, dict(world.texts), folders))
+            if case.fault == STOP and set(attempts_of(places_of(root, folders)["outbox"])) != {1}:
+                outcome.verdict.add("partial", "an orderly stop was charged as an attempt")
     except Exception:  # noqa: BLE001 - one case that cannot be judged is told with the others
         outcome.verdict.add("partial", traceback.format_exc())
     if not outcome.verdict.complaints:
@@ -172,13 +200,14 @@ class _Steering:
     hit: str | None = None
 
     def decide(self, step: Step, _: int) -> Answer | int:
-        if not is_counted(step, self.root, self.apart) or (self.case.fault == KILL and step.verb == "write"):
+        is_signal = self.case.fault in {KILL, STOP}
+        if not is_counted(step, self.root, self.apart) or (is_signal and step.verb == "write"):
             return Answer.GO_ON
         self.n_steps += 1
         code, is_lasting = FAULTS.get(self.case.fault, (0, False))
         if self.n_steps == self.case.at:
             self.hit = label(step, places_of(self.root, self.folders))
-            return code or Answer.DIE
+            return code or (Answer.STOP if self.case.fault == STOP else Answer.DIE)
         return code if self.hit is not None and is_lasting else Answer.GO_ON
 
 

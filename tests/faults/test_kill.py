@@ -41,6 +41,28 @@ def test_a_recording_that_ends_the_process_each_time_is_set_aside(make_instance:
     wait_until(lambda: instance.names("processed") == ["memo.wav"], "the daemon goes on")
 
 
+def test_a_journal_removed_under_the_daemon_loses_and_doubles_nothing(
+    make_instance: MakeInstance, tmp_path: Path
+) -> None:
+    instance = make_instance(model={"slots": 1})  # chunk after chunk, so that the kill meets it at work
+    make_long(tmp_path / "long.flac", 3)
+    instance.start()
+    instance.drop(SAMPLES / "memo.wav", "before.wav")
+    wait_until(lambda: instance.names("processed") == ["before.wav"], "one is delivered before")
+    instance.drop(tmp_path / "long.flac")
+    wait_until(lambda: n_in_flight(instance) == 1, "the other is in work")
+    for path in instance.folder("state").glob("journal.sqlite3*"):
+        path.unlink()
+    status_txt = instance.folder("outbox") / "STATUS.txt"
+    wait_until(lambda: "The journal was removed" in status_txt.read_text(), "it is told")
+    instance.stop(signal.SIGKILL)
+    instance.start()
+    wait_until(lambda: instance.names("processed") == ["before.wav", "long.flac"], "the other is delivered")
+    assert instance.names("failed") == []
+    assert instance.names("outbox") == ["before.json", "before.txt", "long.json", "long.txt"]
+    wait_until(lambda: "The journal was removed" not in status_txt.read_text(), "it is told no longer")
+
+
 def test_recordings_that_were_in_flight_together_are_not_blamed(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(retry={"max_attempts": 1})
     names = [f"innocent-{number}.flac" for number in range(3)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from tests.integration.instance import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.integration.instance import Instance
     from tests.integration.test_daemon import MakeInstance
@@ -65,3 +67,44 @@ def test_a_share_that_goes_is_told_and_taken_up_when_it_comes_back(instance: Ins
     wait_until(lambda: "nothing is mounted" not in status_txt.read_text(), "it is told no longer")
     unmount(instance)
     assert instance.names("inbox") == ["below-the-mount-point.wav"]  # taken by nobody
+
+
+@pytest.fixture
+def far(make_instance: MakeInstance, tmp_path: Path) -> Iterator[tuple[Instance, Path]]:
+    """Return an instance whose folders are shares of FUSE, and the server's side of them."""
+    made, server = make_instance(), tmp_path / "server"
+    names = ("inbox", "outbox", "processed", "failed")
+    if shutil.which("bindfs") is None:
+        pytest.skip("bindfs is not installed (apt-get install bindfs)")
+    try:
+        for name in names:
+            (server / name).mkdir(parents=True)
+            mounted = subprocess.run(
+                ["bindfs", server / name, made.folder(name)], capture_output=True, text=True, check=False
+            )
+            if mounted.returncode:
+                pytest.skip(f"FUSE cannot be mounted here: {mounted.stderr.strip()}")
+        yield made, server
+        if made.is_running():
+            made.stop()
+    finally:
+        for name in names:
+            subprocess.run(["umount", "--lazy", made.folder(name)], capture_output=True, check=False)
+
+
+def test_what_comes_over_a_share_unheard_is_found_and_delivered_there(far: tuple[Instance, Path]) -> None:
+    instance, server = far
+    instance.start()
+    assert "inbox.polled" in instance.log
+    (server / "inbox" / "team").mkdir()
+    for name in ("memo.wav", "team/memo.wav"):  # by another machine: our kernel is told nothing
+        shutil.copyfile(SAMPLES / "memo.wav", server / "inbox" / name)
+    (server / "inbox" / "words.mp3").write_bytes(b"these are words and no sound\n" * 50)
+    wait_until(lambda: instance.names("processed") == ["memo.wav", "team/memo.wav"], "what came is delivered")
+    wait_until(lambda: instance.names("failed") == ["words.mp3", "words.mp3.error.txt"], "the other is set aside")
+    assert sorted(str(path.relative_to(server)) for path in server.rglob("*.json")) == [
+        "outbox/memo.json",
+        "outbox/team/memo.json",
+    ]
+    assert instance.names("inbox") == []
+    assert instance.claimed() == []

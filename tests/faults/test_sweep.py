@@ -7,30 +7,48 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.faults.promise import Drop, check_end, lay_out, make_drops
+from tests.faults.runs import roomy
 from tests.faults.steps import Answer, Step, run_steered, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 _N_RUNS = 16
 _SEED = 5
 _UNSTEERED = pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be")
 
 
-@_UNSTEERED
-def test_the_promise_holds_wherever_it_is_broken_off() -> None:
-    words = ["-m", "tests.faults.sweep", "--runs", str(_N_RUNS), "--seed", str(_SEED)]
-    ended = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=280, check=False)
+def sweep(n_runs: int, *words: str) -> None:
+    command = [sys.executable, "-m", "tests.faults.sweep", "--runs", str(n_runs), "--seed", str(_SEED), *words]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     last = next(line for line in reversed(ended.stdout.splitlines()) if line.startswith("all "))
-    assert int(last.split()[1]) > _N_RUNS // 2
+    assert int(last.split()[1]) > n_runs // 2
     assert last.split()[2:] == ["0", "0", "0"]
+
+
+@_UNSTEERED
+def test_the_promise_holds_wherever_it_is_broken_off() -> None:
+    sweep(_N_RUNS)
+
+
+@_UNSTEERED
+def test_the_promise_holds_wherever_it_is_stopped() -> None:
+    sweep(_N_RUNS // 2, "--fault", "SIGTERM")
+
+
+@_UNSTEERED
+def test_the_promise_holds_between_two_disks(tmp_path: Path) -> None:
+    memory = Path(roomy() or "/")
+    if memory.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is only one file system here with room for it")
+    sweep(_N_RUNS // 2, "--apart", str(tmp_path))
 
 
 @_UNSTEERED

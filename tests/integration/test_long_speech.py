@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from daemon.engine import Engine
     from daemon.frontend import FrontEnd
-    from daemon.journal import ChunkText
+    from daemon.records import ChunkText
     from daemon.transcript import Transcript
 
 S = 16_000

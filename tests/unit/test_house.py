@@ -12,8 +12,8 @@ import pytest
 import daemon
 
 FLOORS = (
-    {"errors", "display", "files", "mounts", "systemd", "transcript", "privileges"},
-    {"config", "job", "documents", "checkpoint"},
+    {"errors", "display", "files", "job", "mounts", "systemd", "transcript", "privileges"},
+    {"config", "database", "records", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
     {"spool", "segment", "listening", "status", "metrics"},
     {"engine", "board", "frontend"},

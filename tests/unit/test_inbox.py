@@ -67,7 +67,7 @@ class Watched:
         self._n_marks += 1
         mark = self.root / f".mark{self._n_marks}"
         descriptor = os.open(mark, os.O_CREAT | os.O_WRONLY)
-        while not self.inbox._writers.has_created(mark.name):
+        while mark.name not in self.inbox._writers.snapshot()[1]:
             assert self.woken.wait(TIMEOUT_S), "no event came"
             self.woken.clear()
         mark.unlink()
@@ -477,7 +477,7 @@ def test_marks_of_files_that_are_gone_are_dropped(events: Watched) -> None:
         (events.root / "a.wav").unlink()
         for _ in range(2):
             events.scan()
-        assert not events.inbox._writers.is_open("a.wav")
+        assert "a.wav" not in events.inbox._writers.snapshot()[0]
 
 
 def test_an_arrival_wakes(events: Watched, tmp_path: Path) -> None:

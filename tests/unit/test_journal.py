@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import journal as journal_module
+from daemon import database
 from daemon.errors import TransientError
 from daemon.job import Job, JobState
-from daemon.journal import JOURNAL_NAME, ChunkText, Journal, Look, Reservation, Result, now
+from daemon.journal import JOURNAL_NAME, Journal, now
+from daemon.records import ChunkText, Kept, Look, Reservation, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -267,7 +268,7 @@ def test_no_other_user_may_read_it(tmp_path: Path) -> None:
 def test_a_failure_is_planned_then_told_until_it_is_forgotten(journal: Journal) -> None:
     added(journal, "1", "22")
     assert journal.planned_failure("1") is None
-    journal.plan_failure("1", "It is no sound.", "Record again.", ("team", "1 (2).wav"))
+    journal.plan_failure("1", ("It is no sound.", "Record again."), ("team", "1 (2).wav"))
     assert journal.planned_failure("1") == ("It is no sound.", "Record again.")
     assert journal.failures() == ()
     journal.fail("1")
@@ -323,21 +324,45 @@ def test_any_name_is_kept(tmp_path: Path, name: bytes) -> None:
     journal.close()
 
 
+@pytest.mark.parametrize("how", ["alone", "whole", "replaced"])
+def test_a_journal_that_is_removed_is_noticed_and_goes_on_until_the_end(tmp_path: Path, how: str) -> None:
+    journal = Journal(tmp_path)
+    added(journal, "1")
+    assert journal.is_standing()
+    for path in tmp_path.glob(JOURNAL_NAME if how == "alone" else f"{JOURNAL_NAME}*"):
+        path.unlink()
+    if how == "replaced":  # as by a command that makes its own
+        Journal(tmp_path).close()
+    assert not journal.is_standing()
+    added(journal, "22")
+    journal.drop_chunks("1")
+    assert [job.job_id for job in journal.unfinished()] == ["1", "22"]
+    journal.close()
+    later = Journal(tmp_path)  # whatever is left of its write-ahead log belongs to nothing any more
+    assert later.unfinished() == ()
+    added(later, "333")
+    later = reopen(later, tmp_path)
+    assert [job.job_id for job in later.unfinished()] == ["333"]
+    later.close()
+
+
 # When things go wrong
 
 
-def test_a_journal_of_the_first_version_is_taken_along(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_journal_of_an_earlier_version_is_taken_along(tmp_path: Path, version: int) -> None:
     db = sqlite3.connect(tmp_path / JOURNAL_NAME)
-    db.executescript(f"{journal_module._SCHEMA} PRAGMA user_version = 1;")
+    db.executescript(f"{' '.join(database._STEPS[:version])} PRAGMA user_version = {version};")
     db.execute("INSERT INTO jobs (job_id, path, claimed_at, state) VALUES ('1', x'61', '2026', 'claimed')")
     db.commit()
     db.close()
     journal = Journal(tmp_path)
     try:
         assert [job.path for job in journal.unfinished()] == ["a"]
-        journal.finish("1", "a", Look(1, 2))
+        kept = Kept("a.wav", Look(1, 2)), Kept("a.hotwords.txt", Look(3, 4))
+        journal.finish("1", *kept)
         (known,) = journal.put_away_before(JobState.DONE, "9999", 10)
-        assert (known.name, known.look) == ("a", Look(1, 2))
+        assert known.files == kept
         journal.forget_audio("1")
         assert journal.put_away_before(JobState.DONE, "9999", 10) == ()
     finally:
@@ -422,7 +447,8 @@ import json, resource, sys
 from pathlib import Path
 from daemon.errors import TransientError
 from daemon.job import Job
-from daemon.journal import ChunkText, Journal
+from daemon.journal import Journal
+from daemon.records import ChunkText
 
 journal = Journal(Path(sys.argv[1]))
 journal.add(Job("1", "talk.wav", "2026"))

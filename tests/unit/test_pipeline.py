@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from daemon.engine import Piece
     from daemon.frontend import FrontEnd
-    from daemon.journal import ChunkText
+    from daemon.records import ChunkText
 
 
 class Memory:

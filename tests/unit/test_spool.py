@@ -792,6 +792,51 @@ def test_retry_overwrites_nothing_and_keeps_hotwords_with_their_audio(world: Wor
     assert tree(world.folders.failed) == set()
 
 
+_AS_MEMBER = """
+import os, sys
+from pathlib import Path
+failed, inbox, outbox = map(Path, sys.argv[1:])
+os.setgroups([]), os.setgid(54321), os.setuid(12345)
+note = failed / "talk.wav.error.txt"
+assert "It is no sound." in note.read_text()
+os.rename(failed / "talk.wav", inbox / "talk.wav")
+os.rename(note, inbox / note.name)
+for document in outbox.iterdir():
+    with document.open("a") as stream:
+        stream.write("read and mended")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_member_of_the_group_drags_a_failed_recording_back_and_mends_transcripts() -> None:
+    root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
+    try:
+        root.chmod(0o755)
+        for name in ("inbox", "outbox", "processed", "failed"):
+            (root / name).mkdir()
+            os.chown(root / name, -1, 54321)
+            (root / name).chmod(0o2770)
+        (root / "inbox" / "team").mkdir()
+        (root / "inbox" / "team").chmod(0o2770)
+        world = World(root)
+        world.failures.set_aside(world.claim("team/talk.wav", hotwords=WORDS), REASON, REMEDY)
+        world.delivery = Delivery(world.places, world.journal, 0o660)  # what `output.mode` is by default
+        world.deliver(world.claim("team/memo.wav"))
+        folders = [str(root / name / "team") for name in ("failed", "inbox", "outbox")]
+        done = subprocess.run([sys.executable, "-c", _AS_MEMBER, *folders], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        again = world.folders.inbox / "team" / "talk.wav"
+        claimed = world.claims.claim(Arrival("team/talk.wav", fingerprint_of(again.lstat())))
+        assert claimed is not None
+        assert claimed[1]
+        assert world.deliver(claimed[0]) == "talk"
+        world.failures.sweep()
+        assert tree(world.folders.failed) == {"team/talk.hotwords.txt"}
+        world.close()
+    finally:
+        shutil.rmtree(root)
+
+
 def test_only_our_own_notes_are_ours(tmp_path: Path) -> None:
     ours, theirs, link, pipe = (tmp_path / f"{name}.error.txt" for name in "abcd")
     ours.write_text('scribed could not transcribe "x".\n')
@@ -834,8 +879,7 @@ def test_audio_is_deleted_so_many_days_after_its_outcome(world: World, end: str)
     expire(world, 2, 2 * (end == "failed"), 2 * (end == "processed"))  # the other folder's days
     assert audio.exists()
     expire(world)
-    assert not audio.exists()
-    assert not Path(f"{audio}.error.txt").exists()
+    assert tree(audio.parent) == set()  # hotwords and reason have gone with it
     assert tree(world.folders.outbox) == ({"team/talk.txt", "team/talk.json"} if end == "processed" else set())
 
 
@@ -895,6 +939,32 @@ def test_audio_that_got_another_name_than_was_reserved_is_known_by_it(
     assert len(tree(world.folders.processed)) == 2
     expire(world)
     assert tree(world.folders.processed) == {"talk.wav"}  # the stranger's, though it is as long and as old
+
+
+def test_hotwords_of_another_recording_stay(world: World) -> None:
+    world.deliver(world.claim("talk.wav", hotwords=WORDS))
+    world.deliver(world.claim("talk.mp3"))
+    world.deliver(world.claim("talk.flac", hotwords=b"Legendre\n"))
+    kept = {"talk.hotwords.txt", "talk.hotwords.txt (2)"}
+    assert tree(world.folders.processed) == {"talk.wav", "talk.mp3", "talk.flac", *kept}
+    with world.journal._transaction() as db:
+        db.execute("UPDATE jobs SET finished_at = '2020-01-01T00:00:00Z' WHERE path = ?", (b"talk.mp3",))
+    expire(world, 0)
+    assert tree(world.folders.processed) == {"talk.wav", "talk.flac", *kept}
+    with world.journal._transaction() as db:
+        db.execute("UPDATE jobs SET finished_at = '2020-01-01T00:00:00Z' WHERE path = ?", (b"talk.flac",))
+    expire(world, 0)
+    assert tree(world.folders.processed) == {"talk.wav", "talk.hotwords.txt"}
+
+
+@pytest.mark.parametrize("unit_ns", [100, 2_000_000_000])
+def test_a_share_that_keeps_times_coarsely_gives_its_audio_up_too(world: World, unit_ns: int) -> None:
+    audio = put_away(world, "processed")
+    for path in (audio, audio.with_name("talk.hotwords.txt")):
+        coarse_ns = path.stat().st_mtime_ns // unit_ns * unit_ns  # as SMB and FAT store it
+        os.utime(path, ns=(coarse_ns, coarse_ns))
+    expire(world)
+    assert tree(audio.parent) == set()
 
 
 def test_many_old_recordings_go_a_hundred_at_a_time(fast: Path) -> None:
@@ -1079,6 +1149,9 @@ def test_a_crash_at_any_step_loses_and_doubles_nothing(
         live(later, arrival, end("2"))
         assert everything(later) == expected, f"after a crash at step {at}"
         check_ends(later, at)
+        if journal == "kept":  # else the memory of the past is gone, and what is in no record stays
+            expire(later)
+            assert tree(later.folders.processed) | tree(later.folders.failed) <= {"team"}, f"step {at}"
         later.close()
         if not is_crashed:
             break
@@ -1193,7 +1266,7 @@ def test_a_claim_is_never_removed_with_its_audio(world: World) -> None:
 
 def test_a_planned_failure_is_carried_out_after_a_crash(world: World) -> None:
     job = world.claim()
-    world.journal.plan_failure(job.job_id, REASON, REMEDY, ("", "talk.wav"))
+    world.journal.plan_failure(job.job_id, (REASON, REMEDY), ("", "talk.wav"))
     assert world.conclude(job)
     assert tree(world.folders.failed) == {"talk.wav", "talk.wav.error.txt"}
     assert REASON in (world.folders.failed / "talk.wav.error.txt").read_text()
