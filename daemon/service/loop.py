@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daemon import config as configuration
-from daemon import files, logs
+from daemon import configfile, files, logs
 from daemon.board import Board, Faults
 from daemon.errors import ConfigError, ExitCode, NoPermissionError, TransientError
 from daemon.frontend import FrontEnd
@@ -66,6 +66,7 @@ class Service:
     ) -> None:
         self.config = config
         self._config_path = config_path
+        self._config_sha256 = _sha256_of(config_path)
         self._load_engine = load_engine
         self._notifier = notifier
         self._monotonic = monotonic
@@ -130,7 +131,7 @@ class Service:
                 self._faults.note("share", error.what, error.remedy)
                 self._notifier.extend_timeout(LOAD_EXTENSION_S)
                 self._notifier.status(str(error))
-                self._is_stopping.wait(self.config.watch.scan_s)
+                self._is_stopping.wait(min(self.config.watch.scan_s, LOAD_EXTENSION_S / 2))
             else:
                 self._faults.clear("share")
                 return True
@@ -164,6 +165,7 @@ class Service:
         )
         self._retention = Retention(self._places, self._journal)
         self._board = Board(self._journal, self._faults, self._notifier, self._desk.tally, monotonic)
+        self._board.config_sha256 = self._config_sha256
         self._worker = Worker(self._desk, config, self._wake.set, monotonic)
         self._intake = Intake(config, self._inbox, self._desk, self._worker, monotonic)
         is_supervised = self._notifier.is_heard and not once
@@ -287,6 +289,7 @@ class Service:
     def _apply(self, config: Config) -> None:
         """Use another configuration for whatever begins from now on."""
         self.config = self._intake.config = config
+        self._board.config_sha256 = _sha256_of(self._config_path)
         logs.configure(config.logging)
         self._places.is_mirrored = config.output.mirror_folders
         self._desk.delivery.mode = self._desk.failures.mode = config.output.mode_bits
@@ -318,3 +321,8 @@ class Service:
         self._intake.scan = Scan()
         self._show("stopped")
         log.info("service.stopped")
+
+
+def _sha256_of(config_path: Path | None) -> str:
+    glanced = configfile.glance(config_path)
+    return glanced[1] if glanced else ""
