@@ -66,7 +66,11 @@ class Faults:
 
 
 class Board:
-    """Shows the status: in the state folder, in STATUS.txt, and to systemd."""
+    """Shows the status: in the state folder, in STATUS.txt, and to systemd.
+
+    Attributes:
+        config_sha256: of the configuration file that holds, "" for the defaults.
+    """
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class Board:
         tally: Tally,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.config_sha256 = ""
         self._model: Model | None = None
         self._tally = tally
         self._started_at = time.time()
@@ -125,6 +130,7 @@ class Board:
                 Failed(past.job.path, past.reason or "", past.job.attempts) for past in self._journal.failures()
             ),
             faults=self._faults.standing(),
+            config_sha256=self.config_sha256,
         )
         if config.metrics.textfile is not None and (state == "stopped" or self._monotonic() >= self._next_metrics_s):
             self._next_metrics_s = self._monotonic() + _METRICS_INTERVAL_S

@@ -89,6 +89,7 @@ class Snapshot:
     recent: tuple[Done, ...] = ()
     failed: tuple[Failed, ...] = ()
     faults: tuple[Fault, ...] = field(default=())
+    config_sha256: str = ""  # of the configuration file that holds; "" for the defaults
 
 
 def as_dict(snapshot: Snapshot) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def as_dict(snapshot: Snapshot) -> dict[str, Any]:
         "failed": [_shown(failed) for failed in snapshot.failed[:_MAX_LISTED]],
         "n_failed": len(snapshot.failed),
         "faults": [_shown(fault) for fault in snapshot.faults],
+        "config_sha256": snapshot.config_sha256,
     }
 
 
@@ -142,6 +144,15 @@ def read_status(state: Path) -> dict[str, Any]:
     if not files.is_locked(state / LOCK_NAME):
         status |= {"state": "stopped", "queue": {**status["queue"], "running": []}}
     return status
+
+
+def was_read(state: Path, config_sha256: str) -> bool:
+    """Whether a daemon with this state folder has read this very configuration file, and found it right."""
+    try:
+        status = json.loads((state / SNAPSHOT_NAME).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(status, dict) and status.get("config_sha256") == config_sha256
 
 
 def _not_for_you(state: Path) -> NoPermissionError:

@@ -47,6 +47,11 @@ class Notifier:
         has_watchdog = is_ours and limit_us.isdecimal() and int(limit_us) > 0
         return cls(environ.get("NOTIFY_SOCKET", ""), int(limit_us) / 2e6 if has_watchdog else None)
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether somebody listens, who starts the service and starts it anew."""
+        return self._address.startswith(("/", "\0"))
+
     def ready(self) -> None:
         """Say that the start, or a reload, is done."""
         self._send("READY=1")
@@ -74,7 +79,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
-        if not self._address.startswith(("/", "\0")):
+        if not self.is_heard:
             return
         message = "\n".join(lines).encode()
         # ValueError: a path that no socket can have. Being unheard must not stop the work.

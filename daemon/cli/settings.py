@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daemon import config as configuration
+from daemon import configfile
+from daemon.status import was_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,5 +19,22 @@ def read(option: Path | None) -> tuple[Config, Path | None]:
     Raises:
         ConfigError: with every fault of it.
     """
-    path = configuration.find(option)
-    return configuration.load(path), path
+    from daemon.config import load
+
+    path = configfile.find(option)
+    return load(path), path
+
+
+def find_state(option: Path | None) -> Path:
+    """Return the state folder, without loading the schema where the daemon has read this very file.
+
+    Raises:
+        ConfigError: with every fault of the configuration.
+    """
+    path = configfile.find(option)
+    glanced = configfile.glance(path)
+    if glanced is not None:
+        state, sha256 = glanced
+        if path is None or was_read(state, sha256):
+            return state
+    return read(option)[0].folders.state

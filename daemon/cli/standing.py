@@ -4,106 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any
-
-from rich.console import Console, Group
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from daemon.cli import settings
 from daemon.errors import ExitCode
 from daemon.status import read_status
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
-
-    from rich.console import RenderableType
-
-_REFRESH_S = 1.0
-_N_LISTED = 10
-_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow", "stopped": "red"}
 
 
 def show(option: Path | None, *, is_json: bool, is_watched: bool) -> int:
     """Print the status once, or with `is_watched` until Ctrl-C."""
-    config, _ = settings.read(option)
-
-    def look() -> dict[str, Any]:
-        return read_status(config.folders.state)
-
+    state = settings.find_state(option)
     if is_json:
-        sys.stdout.write(json.dumps(look(), ensure_ascii=False, indent=2) + "\n")
+        sys.stdout.write(json.dumps(read_status(state), ensure_ascii=False, indent=2) + "\n")
         return ExitCode.OK
-    console = Console(highlight=False)
-    if not is_watched:
-        console.print(_render(look()))
-        return ExitCode.OK
-    never = threading.Event()
-    with suppress(KeyboardInterrupt), Live(_render(look()), console=console, auto_refresh=False) as live:
-        while not never.wait(_REFRESH_S):
-            live.update(_render(look()), refresh=True)
+    from daemon.cli import picture
+
+    picture.show(lambda: read_status(state), is_watched=is_watched)
     return ExitCode.OK
-
-
-def _render(status: dict[str, Any]) -> RenderableType:
-    queue, model = status["queue"], status["model"]
-    state = status["state"]
-    head = Text.assemble(("scribed ", "bold"), (state, _STYLES.get(state, "")))
-    if model["name"]:
-        head.append(f", model {model['name']} on {model['device']}")
-    counts = (
-        f"{queue['n_arriving']} arriving, {queue['n_waiting']} waiting, {len(queue['running'])} in work, "
-        f"{status['done_today']} done today, {status['n_failed']} failed"
-    )
-    parts: list[RenderableType] = [head, Text(counts)]
-    parts += [
-        Text(f"! {fault['what']} {fault['remedy']} (since {fault['since']})", "red") for fault in status["faults"]
-    ]
-    parts += _tables(status)
-    return Group(*parts)
-
-
-def _tables(status: dict[str, Any]) -> list[Table]:
-    queue = status["queue"]
-    running = [(r["name"], f"{r['progress']:.0%}", _length(r["audio_s"]), _speed(r["rtfx"])) for r in queue["running"]]
-    recent = [
-        (d["name"], d["finished_at"], _length(d["audio_s"]), "" if d["complete"] else "incomplete")
-        for d in status["recent"]
-    ]
-    return [
-        table
-        for table in (
-            _table("In work", ("recording", "done", "length", "speed"), running),
-            _table("Arriving", ("recording",), [(name,) for name in queue["arriving"]]),
-            _table("Waiting", ("recording",), [(name,) for name in queue["waiting"]]),
-            _table("Done last", ("recording", "finished (UTC)", "length", ""), recent),
-            _table("Failed", ("recording", "reason"), [(f["name"], f["reason"]) for f in status["failed"]]),
-        )
-        if table.row_count
-    ]
-
-
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        table.add_column(column, header_style="dim", overflow="fold")
-    for row in rows[:_N_LISTED]:
-        table.add_row(*(Text(cell) for cell in row))
-    if len(rows) > _N_LISTED:
-        table.add_row(Text(f"and {len(rows) - _N_LISTED} more", style="dim"))
-    return table
-
-
-def _length(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02}"
-
-
-def _speed(rtfx: float | None) -> str:
-    return "" if rtfx is None else f"{rtfx:g}x"

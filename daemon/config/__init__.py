@@ -1,9 +1,9 @@
 """The configuration: what can be set, reading it from YAML, and telling every fault at once.
 
-Nothing else in the project reads YAML. A module is given its own section, never the whole.
+`configfile` finds and parses the file. A module is given its own section, never the whole.
 """
 
-from daemon.config.reading import SYSTEM_PATH, find, load, reload
+from daemon.config.reading import load, reload
 from daemon.config.recording import FOLDER_SETTINGS_NAME, RecordingSettings, read_folder_settings
 from daemon.config.schema import (
     LANGUAGES,
@@ -26,7 +26,6 @@ from daemon.config.schema import (
 __all__ = [
     "FOLDER_SETTINGS_NAME",
     "LANGUAGES",
-    "SYSTEM_PATH",
     "Config",
     "Folders",
     "Hooks",
@@ -41,7 +40,6 @@ __all__ = [
     "SegmentSettings",
     "Transcribe",
     "Watch",
-    "find",
     "json_schema",
     "load",
     "read_folder_settings",

@@ -1,4 +1,4 @@
-"""Finding and reading the configuration file: all its faults at once, never a traceback."""
+"""Reading the configuration file: all its faults at once, never a traceback."""
 
 from __future__ import annotations
 
@@ -10,43 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from daemon.config.document import EMPTY, BrokenFileError, Document, Fault, KeyPath, clip, parse, read_file
 from daemon.config.schema import LATER, Config, json_schema
 from daemon.config.wording import explain
+from daemon.configfile import EMPTY, BrokenFileError, Document, Fault, KeyPath, clip, read_document
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-SYSTEM_PATH = Path("/etc/scribed/config.yaml")
-MAX_FILE_BYTES = 256 * 1024
 # What SIGHUP applies; of logging only the level.
 RELOADED = ("watch", "transcribe", "output", "retry", "retention")
-
-
-def find(explicit: Path | None) -> Path | None:
-    """Return the configuration file to use, None where there is none and the defaults hold.
-
-    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml where it belongs to root or the
-    caller (anyone can leave one in a shared folder), /etc/scribed/config.yaml.
-
-    Raises:
-        ConfigError: a file that was asked for does not exist.
-    """
-    named = os.environ.get("SCRIBED_CONFIG", "")
-    if explicit is not None or named:
-        path = Path(named) if explicit is None else explicit
-        if not os.path.lexists(path):
-            origin = "$SCRIBED_CONFIG names" if explicit is None else "--config names"
-            what = f"{origin} {clip(str(path), 300)}, which does not exist."
-            raise ConfigError(what, remedy="Name a configuration file, or none: then the usual places are looked at.")
-        return path
-    local = Path("config.yaml")
-    # Of a link, both it and what it leads to: a link to a file of root's is still another's choice.
-    owners = {_find_owner(local, is_followed=True), _find_owner(local, is_followed=False)}
-    if owners <= {0, os.geteuid()}:
-        return local
-    return SYSTEM_PATH if os.path.lexists(SYSTEM_PATH) else None
 
 
 def load(path: Path | None) -> Config:
@@ -61,7 +34,7 @@ def load(path: Path | None) -> Config:
     document, base = EMPTY, None
     if path is not None:
         try:
-            document, base = _read_document(path), path.absolute().parent
+            document, base = read_document(path), path.absolute().parent
         except BrokenFileError as error:
             raise _to_config_error(name, error.faults) from None
     checked = check(document, base)
@@ -190,21 +163,7 @@ def _compare_cuts(config: Config) -> Iterator[_Conflict]:
         yield (("segment", "overlap_s"), ("segment", "max_chunk_s")), what, "lower overlap_s"
 
 
-def _read_document(path: Path) -> Document:
-    raw = read_file(os.fspath(path), MAX_FILE_BYTES)
-    if raw is None:
-        raise BrokenFileError(Fault((), None, "does not exist", "name a configuration file that does"))
-    return parse(raw, has_aliases=True)
-
-
 def _to_config_error(name: str, faults: Iterable[Fault]) -> ConfigError:
     lines = [str(fault) for fault in sorted(faults, key=lambda fault: fault.line or 0)]
     count = "1 fault" if len(lines) == 1 else f"{len(lines)} faults"
     return ConfigError(f"{name} has {count}:", tuple(lines))
-
-
-def _find_owner(path: Path, *, is_followed: bool) -> int | None:
-    try:
-        return path.stat(follow_symlinks=is_followed).st_uid
-    except OSError:
-        return None

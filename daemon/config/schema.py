@@ -22,6 +22,8 @@ from pydantic import (
     WithJsonSchema,
 )
 
+from daemon.configfile import STATE_FOLDER
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -202,7 +204,7 @@ class Folders(Section):
         default=Path("/srv/scribed/processed"), description="the audio moves here when it is done"
     )
     failed: FullPath = Field(default=Path("/srv/scribed/failed"), description="or here, with the reason beside it")
-    state: FullPath = Field(default=Path("/var/lib/scribed"), description="the daemon's memory of its jobs")
+    state: FullPath = Field(default=STATE_FOLDER, description="the daemon's memory of its jobs")
     cache: FullPath = Field(
         default=Path("/var/cache/scribed"), description="room for the sound that is being worked on"
     )

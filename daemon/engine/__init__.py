@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from daemon import checkpoint
 from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
 from daemon.engine.protocol import SAMPLE_RATE_HZ, Engine, Piece, PieceText
 
@@ -37,7 +38,8 @@ def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) ->
     os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
     # One function of some kernels is compiled: a pool of processes for that would outlive it by hours.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
-    # torch takes seconds to import, so it waits until the configuration is known to be valid.
+    # torch takes seconds to import, so it waits until configuration and model are known to be valid.
+    checkpoint.inspect(checkpoint.find_folder(settings.path))
     from daemon.engine.loading import load_engine  # noqa: PLC0415  # see the line above
 
     return load_engine(settings, report)

@@ -42,13 +42,13 @@ class Delivery:
     Args:
         places: where everything lies.
         journal: remembers reservations and commits.
-        mode: permission bits of the documents.
+        mode: permission bits of the documents; a reload may change them.
     """
 
     def __init__(self, places: Places, journal: Journal, mode: int) -> None:
         self._places = places
         self._journal = journal
-        self._mode = mode
+        self.mode = mode
         self._reserving = threading.Lock()  # looking for a free stem and reserving it is one step
 
     def deliver(
@@ -140,7 +140,7 @@ class Delivery:
     def _put_down(self, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
         folder = self._places.folders.outbox / reservation.folder
         targets = {folder / f"{reservation.stem}.{ending}": text for ending, text in documents.items()}
-        written = [(files.write_temporary(target, text, self._mode), target) for target, text in targets.items()]
+        written = [(files.write_temporary(target, text, self.mode), target) for target, text in targets.items()]
         for temporary, target in written:
             files.publish(temporary, target)
 

@@ -39,13 +39,13 @@ class Failures:
     Args:
         places: where everything lies.
         journal: remembers reasons.
-        mode: permission bits of the error notes, those of the documents.
+        mode: permission bits of the error notes, those of the documents; a reload may change them.
     """
 
     def __init__(self, places: Places, journal: Journal, mode: int) -> None:
         self._places = places
         self._journal = journal
-        self._mode = mode
+        self.mode = mode
         self._placing = threading.Lock()  # looking for a free name and taking it is one step
         self._disk = files.disk_of(places.folders.failed)
 
@@ -106,7 +106,7 @@ class Failures:
 
     def _put_away(self, claimed: Path, target: Path, note: str) -> None:
         """Put the note down, move the hotwords, then the audio, whose absence says that all has been moved."""
-        files.replace(error_note_of(target), note.encode(), self._mode)
+        files.replace(error_note_of(target), note.encode(), self.mode)
         try:
             move_to_free_name(claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target))
             files.resume_move(claimed, target)

@@ -28,9 +28,14 @@ _PRIVATE = 0o700
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Places:
-    """The folders of one instance and the paths within them."""
+    """The folders of one instance and the paths within them.
+
+    Attributes:
+        folders: the section of the configuration.
+        is_mirrored: whether outcomes go into sub-folders as in the inbox; a reload may change it.
+    """
 
     folders: Folders
     is_mirrored: bool

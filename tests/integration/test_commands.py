@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,10 +71,24 @@ def test_what_must_answer_at_once_never_imports_torch(make_instance: MakeInstanc
     assert shown.returncode == 0, shown.stderr
 
 
+def test_status_loads_no_schema_for_a_configuration_that_the_daemon_has_read(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    assert instance.run("once").returncode == 0
+    command = [sys.executable, "-X", "importtime", *instance.command("status")[1:]]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "scribed stopped" in shown.stdout
+    assert "| daemon.cli.standing" in shown.stderr  # the list is no empty one
+    assert not re.search(r"\| +(pydantic|typer|structlog)$", shown.stderr, re.MULTILINE)
+    instance.config.write_text(instance.config.read_text() + "whatever: 1\n")
+    assert instance.run("status").returncode == 78
+
+
 def test_wrong_usage_ends_with_2(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     for words in (
+        [],
         ["dance"],
+        ["status", "--js"],  # no option is guessed: a longer one may come some day
         ["transcribe"],
         ["transcribe", str(tmp_path / "missing.wav")],
         ["transcribe", str(SAMPLES / "memo.wav"), "-f", "parchment"],

@@ -287,3 +287,19 @@ def test_reload_takes_what_it_may_and_keeps_the_old_settings_when_broken(make_in
     instance.drop(SAMPLES / "memo.wav")
     wait_until(lambda: is_done(instance, "memo.wav"), "the recording is delivered")
     assert instance.names("outbox") == ["memo.srt"]
+
+
+def test_reload_takes_the_mode_of_documents_and_where_they_go(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    instance.start()
+    instance.configure({"output": {"mode": "0640", "mirror_folders": False}})
+    assert instance.process is not None
+    instance.process.send_signal(signal.SIGHUP)
+    wait_until(lambda: "config.reloaded" in instance.log, "the configuration is read again")
+    instance.drop(SAMPLES / "memo.wav", "court/memo.wav")
+    (instance.folder("inbox") / "empty.wav").touch()
+    wait_until(lambda: is_done(instance, "memo.wav"), "the recording is delivered")
+    wait_until(lambda: instance.names("failed"), "the empty one is set aside")
+    for document in (instance.folder("outbox") / "memo.txt", instance.folder("failed") / "empty.wav.error.txt"):
+        assert document.stat().st_mode & 0o777 == 0o640
+    assert instance.status()["faults"] == []

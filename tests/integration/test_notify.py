@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import signal
 import socket
+import subprocess
 import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon.checkpoint import find_folder
 from tests.conftest import SAMPLES
 from tests.integration.instance import wait_until
 
@@ -84,3 +88,36 @@ def test_a_model_that_is_not_there_is_never_ready_and_said_in_the_outbox(
     assert "NEEDS ATTENTION" in status
     assert "There is no model at" in status
     assert "fetch-model" in status
+
+
+def test_after_failed_starts_it_waits_says_so_and_takes_the_model_when_it_comes(
+    make_instance: MakeInstance, heard: list[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    instance = make_instance(model={"path": str(model)}, watch={"scan_s": 0.2})
+    record = instance.folder("state") / "starts.json"
+
+    def start_after_many_failed_ones() -> None:
+        assert instance.run("run").returncode == 69
+        record.write_text(json.dumps(json.loads(record.read_text()) | {"n": 8}))
+        heard.clear()
+        with (instance.root / "log").open("ab") as stream:
+            instance.process = subprocess.Popen(instance.command("run"), stdout=stream, stderr=stream)
+        waiting = f"STATUS=There is no model at {model}."
+        wait_until(lambda: any(line.startswith(waiting) and "The next try is at" in line for line in heard), "it waits")
+        wait_until(lambda: instance.status().get("faults"), "the status tells of it")
+        assert instance.status()["state"] == "loading"
+        assert "The next try is at" in instance.status()["faults"][0]["remedy"]
+        assert "EXTEND_TIMEOUT_USEC=300000000" in heard
+        assert "engine.loading" not in instance.log
+
+    start_after_many_failed_ones()
+    assert instance.stop() == 0
+    assert not record.exists()
+
+    start_after_many_failed_ones()
+    shutil.copytree(find_folder("demo"), model)
+    wait_until(lambda: "READY=1" in heard, "the model is there, and it is ready")
+    wait_until(lambda: instance.status()["faults"] == [], "the fault is gone")
+    assert not record.exists()
+    assert instance.stop() == 0

@@ -12,11 +12,10 @@ import pytest
 
 from tests.conftest import SAMPLES
 from tests.system.box import PYTHON
-from tests.system.unit import TIMEOUT_S, wait_until
+from tests.system.unit import TIMEOUT_S, Unit, wait_until
 
 if TYPE_CHECKING:
     from tests.system.box import Box
-    from tests.system.unit import Unit
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
@@ -95,6 +94,7 @@ def run_inside(box: Box, program: str, changes: str = "") -> str:
     unit = "/etc/systemd/system/scribed-probe.service"
     box.write(unit, box.path("/usr/local/lib/systemd/system/scribed.service").read_text())
     once = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nStandardOutput=truncate:/run/probe\nExecStart=\n"
+    once += "UnsetEnvironment=OMP_NUM_THREADS\n"  # set for all by the box
     python = "ExecStart=/opt/scribed/venv/bin/python /opt/scribed/share/probe.py\n"
     box.write(f"{unit}.d/probe.conf", once + python + changes)
     box.write("/opt/scribed/share/probe.py", program)
@@ -110,6 +110,7 @@ def run_inside(box: Box, program: str, changes: str = "") -> str:
 @pytest.fixture(scope="module")
 def inside(box: Box) -> dict[str, Any]:
     """Return what a program sees that runs in the daemon's place."""
+    Unit(box).stop()  # it would take the program for a recording
     folders = ("/srv/scribed/inbox", "/var/lib/scribed", "/var/cache/scribed")
     for folder in folders:
         box.do("install", "-o", "scribed", "-m", "0770", "/bin/true", f"{folder}/program")
@@ -219,13 +220,3 @@ def opened(lines: list[str]) -> set[str]:
             folder = "/" if found[1] in (None, "AT_FDCWD") else str(found[2])
             paths.add(os.path.normpath(os.path.join(folder, found[3])))  # noqa: PTH118 - text, not files of this machine
     return paths
-
-
-def test_a_running_service_has_no_interface_but_its_own_loopback(running: Unit) -> None:
-    devices = running.box.path(f"/proc/{running.show('MainPID')}/net/dev").read_text().splitlines()[2:]
-    assert [line.split(":")[0].strip() for line in devices] == ["lo"]
-
-
-def test_the_folders_are_for_the_group_and_for_no_other(box: Box) -> None:
-    for folder in ("", "/inbox", "/outbox", "/processed", "/failed"):
-        assert box.do("stat", "--format=%U:%G:%a", f"/srv/scribed{folder}").strip() == "scribed:scribed:2770"

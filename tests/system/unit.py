@@ -34,6 +34,13 @@ def wait_until(is_true: Callable[[], object], what: str) -> None:
     instance.wait_until(is_true, what, _WAIT_S)
 
 
+def words_of(text: str) -> str:
+    """Return the beginning of a transcript: nothing but that recording has these words in a row."""
+    words = text.split()
+    assert len(words) >= 6, text
+    return " ".join(words[:6])
+
+
 @dataclass(slots=True)
 class Unit:
     """One service in the box: scribed.service, or an instance of the template."""
@@ -127,18 +134,23 @@ class Unit:
 
     # As people who have recordings
 
-    def drop(self, source: Path, name: str, user: str = "dora") -> None:
-        """Copy a recording into the inbox as somebody of the group, under a temporary name first."""
+    def drop(self, source: Path, name: str, user: str = "dora") -> int:
+        """Copy a recording into the inbox as somebody of the group, under a temporary name first; return its inode."""
         shutil.copyfile(source, self.box.path(f"/run/{name}"))
-        target = f"{self.folder('inbox')}/{name}"
         self.box.do("chmod", "0644", f"/run/{name}")
-        self.box.do("sh", "-c", f"umask 027; cp /run/{name} {target}.part && mv {target}.part {target}", user=user)
+        target = f"{self.folder('inbox')}/{name}"
+        copy = f"cp /run/{name} {target}.part && stat --format=%i {target}.part && mv {target}.part {target}"
+        return int(self.box.do("sh", "-c", f"umask 027; {copy}", user=user))
 
     def wait_for(self, name: str) -> dict[str, Any]:
         """Wait until a recording is delivered; return its document."""
         wait_until(lambda: self.path("processed", name).exists(), f"{name} is delivered")
         document: dict[str, Any] = json.loads(self.path("outbox", f"{name.rpartition('.')[0]}.json").read_text())
         return document
+
+    def in_work(self) -> list[str]:
+        """Return the names of recordings that are in work."""
+        return [part["name"] for part in self.status().get("queue", {}).get("running", [])]
 
     def wait_until_in_work(self, name: str, beyond: float = 0.0) -> float:
         """Wait until more of a recording has been transcribed than this share; return how much."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import re
@@ -14,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from daemon import config
+from daemon import config, configfile
 from daemon.config import Config, RecordingSettings
-from daemon.config.reading import SYSTEM_PATH
 from daemon.config.schema import LATER
+from daemon.configfile import SYSTEM_PATH
 from daemon.errors import ConfigError, ExitCode
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
@@ -518,22 +519,22 @@ def test_any_bytes_are_a_configuration_or_have_faults(tmp_path: Path, raw: bytes
 def test_the_file_is_looked_for_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("SCRIBED_CONFIG", raising=False)
-    assert config.find(None) == (SYSTEM_PATH if SYSTEM_PATH.exists() else None)
+    assert configfile.find(None) == (SYSTEM_PATH if SYSTEM_PATH.exists() else None)
     write(tmp_path, "")
-    assert config.find(None) == Path("config.yaml")
+    assert configfile.find(None) == Path("config.yaml")
     monkeypatch.setenv("SCRIBED_CONFIG", str(write(tmp_path, "", "named.yaml")))
-    assert config.find(None) == tmp_path / "named.yaml"
-    assert config.find(write(tmp_path, "", "given.yaml")) == tmp_path / "given.yaml"
+    assert configfile.find(None) == tmp_path / "named.yaml"
+    assert configfile.find(write(tmp_path, "", "given.yaml")) == tmp_path / "given.yaml"
     monkeypatch.setenv("SCRIBED_CONFIG", "")
-    assert config.find(None) == Path("config.yaml")
+    assert configfile.find(None) == Path("config.yaml")
 
 
 def test_a_file_that_was_asked_for_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"--config names .*gone.yaml, which does not exist"):
-        config.find(tmp_path / "gone.yaml")
+        configfile.find(tmp_path / "gone.yaml")
     monkeypatch.setenv("SCRIBED_CONFIG", str(tmp_path / "gone.yaml"))
     with pytest.raises(ConfigError, match=r"\$SCRIBED_CONFIG names"):
-        config.find(None)
+        configfile.find(None)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user")
@@ -542,16 +543,16 @@ def test_a_configuration_left_by_another_user_is_not_taken(tmp_path: Path, monke
     monkeypatch.delenv("SCRIBED_CONFIG", raising=False)
     path = write(tmp_path, "")
     os.chown(path, 65534, 65534)
-    assert config.find(None) != Path("config.yaml")
+    assert configfile.find(None) != Path("config.yaml")
     path.unlink()
     write(tmp_path, "", "roots.yaml")
     path.symlink_to("roots.yaml")
     os.chown(path, 65534, 65534, follow_symlinks=False)
-    assert config.find(None) != Path("config.yaml")
+    assert configfile.find(None) != Path("config.yaml")
     path.unlink()
     os.chown(tmp_path / "roots.yaml", 65534, 65534)
     path.symlink_to("roots.yaml")
-    assert config.find(None) != Path("config.yaml")
+    assert configfile.find(None) != Path("config.yaml")
 
 
 # --- SIGHUP
@@ -680,3 +681,26 @@ def test_reading_leaves_no_file_open(tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         config.load(tmp_path)
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names are enough
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        ("{}", "/var/lib/scribed"),
+        ("folders: {inbox: /in}", "/var/lib/scribed"),
+        ("folders: {state: /var/lib/scribed-court}", "/var/lib/scribed-court"),
+        ("folders: {state: state}", None),  # what it means is the schema's affair
+        ("folders: {state: 5}", None),
+        ("folders: {state: /one, state: /other}", None),
+        ("folders: [", None),
+    ],
+)
+def test_a_glance_tells_the_state_folder_as_the_schema_does(text: str, state: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    glanced = configfile.glance(path)
+    if state is None:
+        assert glanced is None
+    else:
+        assert glanced == (Path(state), hashlib.sha256(path.read_bytes()).hexdigest())
+        assert config.load(path).folders.state == Path(state)
+    assert configfile.glance(None) == (config.load(None).folders.state, "")

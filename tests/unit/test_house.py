@@ -12,7 +12,7 @@ import pytest
 import daemon
 
 FLOORS = (
-    {"errors", "display", "files", "job", "mounts", "systemd", "transcript", "privileges"},
+    {"configfile", "errors", "display", "files", "job", "mounts", "systemd", "transcript", "privileges"},
     {"config", "database", "records", "documents", "checkpoint"},
     {"logs", "decode", "journal", "inbox", "fetch"},
     {"spool", "segment", "listening", "status", "metrics"},
@@ -25,7 +25,7 @@ FLOORS = (
 # Stands on the ground: what may be raised anywhere is known everywhere.
 GROUND = "errors"
 # Libraries that one room alone may use, and the file that is excused: it writes a configuration.
-HOMES = {"torch": "engine", "transformers": "engine", "yaml": "config", "watchdog": "inbox"}
+HOMES = {"torch": "engine", "transformers": "engine", "yaml": "configfile", "watchdog": "inbox"}
 EXCUSED = {("cli/demonstration.py", "yaml")}
 
 # What reads files of strangers is loaded by decoder processes alone.

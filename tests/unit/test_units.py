@@ -72,6 +72,17 @@ def test_the_exposure_is_bounded(unit: Path, tmp_path: Path) -> None:
     assert done.returncode == 0
 
 
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_prometheus_finds_nothing_to_complain_of() -> None:
+    rules = subprocess.run(
+        ["promtool", "check", "rules", UNITS / "examples" / "alerts.yaml"], capture_output=True, text=True, check=False
+    )
+    assert rules.returncode == 0, rules.stdout
+    figures = render(Standing("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Tally())
+    lint = subprocess.run(["promtool", "check", "metrics"], input=figures, capture_output=True, text=True, check=False)
+    assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
+
+
 def test_alerts_ask_for_figures_that_there_are() -> None:
     rules = yaml.safe_load((UNITS / "examples" / "alerts.yaml").read_text())["groups"][0]["rules"]
     figures = render(Standing("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Tally())

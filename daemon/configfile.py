@@ -1,4 +1,6 @@
-"""YAML text to plain values, with the line of each key.
+"""The configuration file: where it is, and its YAML as plain values, with the line of each key.
+
+What a value means is known to `config`, whose schema takes longer to load than `scribed status` may take.
 
 The core schema of YAML 1.2 is read, not that of 1.1 which PyYAML has: `off` and `no` are texts here,
 as a reader of `normalize: off` or `language: no` expects, and 1:30 is no number of seconds.
@@ -8,13 +10,21 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 import re
 import stat
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from yaml.composer import ComposerError
+
+from daemon.errors import ConfigError
+
+SYSTEM_PATH = Path("/etc/scribed/config.yaml")
+STATE_FOLDER = Path("/var/lib/scribed")  # where none is configured
+MAX_FILE_BYTES = 256 * 1024
 
 # A configuration has 5 levels and some hundred values; these bounds stop a hostile one.
 MAX_DEPTH = 20
@@ -87,6 +97,31 @@ def clip(text: str, longest: int = 60) -> str:
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
+def find(explicit: Path | None) -> Path | None:
+    """Return the configuration file to use, None where there is none and the defaults hold.
+
+    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml where it belongs to root or the
+    caller (anyone can leave one in a shared folder), /etc/scribed/config.yaml.
+
+    Raises:
+        ConfigError: a file that was asked for does not exist.
+    """
+    named = os.environ.get("SCRIBED_CONFIG", "")
+    if explicit is not None or named:
+        path = Path(named) if explicit is None else explicit
+        if not os.path.lexists(path):
+            origin = "$SCRIBED_CONFIG names" if explicit is None else "--config names"
+            what = f"{origin} {clip(str(path), 300)}, which does not exist."
+            raise ConfigError(what, remedy="Name a configuration file, or none: then the usual places are looked at.")
+        return path
+    local = Path("config.yaml")
+    # Of a link, both it and what it leads to: a link to a file of root's is still another's choice.
+    owners = {_find_owner(local, is_followed=True), _find_owner(local, is_followed=False)}
+    if owners <= {0, os.geteuid()}:
+        return local
+    return SYSTEM_PATH if os.path.lexists(SYSTEM_PATH) else None
+
+
 def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes | None:
     """Return the content of a small regular file, None where there is none.
 
@@ -119,6 +154,41 @@ def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes |
         raise BrokenFileError(Fault((), None, what, "put a regular file there")) from None
     if len(raw) > limit_bytes:
         raise BrokenFileError(Fault((), None, f"is larger than {limit_bytes // 1024} KiB", "make it shorter"))
+    return raw
+
+
+def read_document(path: Path) -> Document:
+    """Read a configuration file.
+
+    Raises:
+        BrokenFileError: nothing of it can be used.
+    """
+    return parse(_read_raw(path), has_aliases=True)
+
+
+def glance(path: Path | None) -> tuple[Path, str] | None:
+    """Return the state folder that a configuration names and the file's sha256, "" for the defaults.
+
+    Whether the file is right as a whole is not looked at; None where it takes the schema to tell.
+    """
+    if path is None:
+        return STATE_FOLDER, ""
+    try:
+        raw = _read_raw(path)
+        document = parse(raw, has_aliases=True)
+    except BrokenFileError:
+        return None
+    folders = document.values.get("folders")
+    state = folders.get("state", str(STATE_FOLDER)) if isinstance(folders, dict) else str(STATE_FOLDER)
+    if document.faults or not isinstance(state, str) or not state.startswith("/") or not state.isprintable():
+        return None
+    return Path(state), hashlib.sha256(raw).hexdigest()
+
+
+def _read_raw(path: Path) -> bytes:
+    raw = read_file(os.fspath(path), MAX_FILE_BYTES)
+    if raw is None:
+        raise BrokenFileError(Fault((), None, "does not exist", "name a configuration file that does"))
     return raw
 
 
@@ -279,3 +349,10 @@ def _to_value(kind: str, text: str) -> object:
         case "float":
             return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
     raise ValueError(kind)
+
+
+def _find_owner(path: Path, *, is_followed: bool) -> int | None:
+    try:
+        return path.stat(follow_symlinks=is_followed).st_uid
+    except OSError:
+        return None

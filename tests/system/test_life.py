@@ -1,0 +1,203 @@
+"""How the service starts, ends, dies and comes back under a real systemd."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import SAMPLES
+from tests.system.box import PYTHON
+from tests.system.unit import TIMEOUT_S, Unit, wait_until, words_of
+
+if TYPE_CHECKING:
+    from tests.system.box import Box
+
+pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
+
+# Restarts and timeouts as short as they can be; their places in the unit are tested, not their values.
+HASTE = "[Service]\nRestartSec=100ms\nWatchdogSec=5s\nTimeoutAbortSec=1s\n"
+# A piece is done every second or two: what is told of the progress moves on.
+SMALL_CHUNKS = {"max_chunk_s": 8, "overlap_s": 1}
+# Holds a write lease on a file: whoever opens it waits until the lease is given up.
+HOLD = """
+import fcntl, os, signal, sys
+signal.signal(signal.SIGIO, signal.SIG_IGN)
+fcntl.fcntl(os.open(sys.argv[1], os.O_RDWR), fcntl.F_SETLEASE, fcntl.F_WRLCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_group_members_see_the_status_of_a_running_and_of_a_stopped_service(unit: Unit) -> None:
+    box = unit.box
+    unit.start()
+    ready = "scribed ready, model demo on cpu"  # written within a second
+    wait_until(lambda: ready in box.do("scribed", "status", user="rita"), "a member of the group sees that it is ready")
+    assert unit.show("StatusText") == "idle, 0 waiting, 0 done today"
+    unit.stop()
+    assert "scribed stopped" in box.do("scribed", "status", user="rita")
+    refused = box.run("scribed", "status", user="stranger")
+    assert refused.returncode == 77
+    assert "member of the service's group" in refused.stderr
+
+
+def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Unit) -> None:
+    unit.drop_in(HASTE)
+    # A kill before the first chunk of a start is charged to a recording that is alone; blame is not shown here.
+    unit.configure(retry={"max_attempts": 10}, segment=SMALL_CHUNKS)
+    unit.start()
+    unit.drop(SAMPLES / "meeting.flac", "long.flac")
+    pids, done = [], 0.0
+    for signal in ("SEGV", "KILL", "STOP"):  # a crash, a kill, a hang, which the watchdog ends
+        done = unit.wait_until_in_work("long.flac", beyond=done)
+        pids.append(unit.show("MainPID"))
+        unit.kill(signal)
+        wait_until(lambda: unit.show("MainPID") not in {"0", pids[-1]}, "systemd starts it anew")
+    document = unit.wait_for("long.flac")
+    assert document["complete"] is True
+    ends = [entry["UNIT_RESULT"] for entry in unit.entries("_PID=1") if "UNIT_RESULT" in entry]
+    assert ends[-3:] == ["signal", "signal", "watchdog"]
+    assert find_speech(unit, document["text"]) == []
+
+
+def find_speech(unit: Unit, text: str) -> list[str]:
+    """Return files that hold what was said, or sound, where none may be once a recording is delivered."""
+    box = unit.box
+    box.do("journalctl", "--sync")
+    phrase = words_of(text)
+    assert phrase not in box.do("journalctl", "--output=export")  # whose files are compressed
+    places = ["/tmp", "/var/tmp", "/var/log", "/run/log", "/var/lib/scribed", "/var/cache/scribed", "/dev/shm"]  # noqa: S108 - to look whether something is left there
+    found = box.run("grep", "--recursive", "--files-with-matches", "--text", "--fixed-strings", phrase, *places)
+    left = box.run("find", *places[:2], "/var/cache/scribed", "/var/lib/systemd/coredump", "-type", "f")
+    cores = box.run("find", "/", "-xdev", "-maxdepth", "3", "-type", "f", "-name", "core.*", "-newer", unit.config)
+    return [*found.stdout.split(), *left.stdout.split(), *cores.stdout.split()]
+
+
+def test_no_number_of_crashes_leaves_the_unit_dead(unit: Unit) -> None:
+    unit.drop_in(HASTE)
+    unit.box.do("systemctl", "start", "--no-block", unit.name)
+    for n_crashes in range(1, 8):  # systemd's own limit is five
+        wait_until(lambda: unit.show("MainPID") != "0" and unit.show("SubState") == "start", "it starts")
+        unit.kill("KILL")
+        wait_until(lambda n=n_crashes: unit.show("NRestarts") == str(n), "it is started anew")  # type: ignore[misc]  # mypy cannot type a lambda's default
+    wait_until(unit.is_active, "it runs")
+
+
+def test_three_poison_files_in_a_row_are_set_aside_and_the_unit_lives(unit: Unit) -> None:
+    """A recording that ends the process itself; what only breaks its decoder does not come so far."""
+    unit.drop_in(HASTE)
+    unit.configure(retry={"max_attempts": 1})
+    poison = [f"poison-{number}.flac" for number in (1, 2, 3)]
+    unit.start()
+    for name in poison:
+        unit.drop(SAMPLES / "meeting.flac", name)
+        while not kill_in_work(unit, name):  # it may have finished a chunk by then, and with it be forgiven
+            pass
+    unit.drop(SAMPLES / "memo.wav", "good.wav")
+    unit.wait_for("good.wav")
+    assert unit.is_active()
+    assert int(unit.show("NRestarts")) >= len(poison)
+    for name in poison:
+        assert "came to a sudden end" in unit.path("failed", f"{name}.error.txt").read_text()
+
+
+def kill_in_work(unit: Unit, name: str) -> bool:
+    """End the process while it works on a recording; return whether that was set aside for it."""
+    pid = unit.show("MainPID")
+    wait_until(lambda: unit.in_work() == [name], "it is in work")
+    unit.kill("SEGV")
+    wait_until(lambda: unit.show("MainPID") not in {"0", pid} and unit.is_active(), "it is ready again")
+    return unit.path("failed", name).exists()
+
+
+def test_a_load_may_take_longer_than_systemd_allows_a_start(unit: Unit) -> None:
+    box = unit.box
+    box.do("cp", "-r", f"{package_folder(box)}/demo/model", "/run/slow-model")
+    unit.configure(model={"path": "/run/slow-model"})
+    unit.drop_in("[Service]\nTimeoutStartSec=10s\n")
+    command = box.command(str(PYTHON), "-c", HOLD, "/run/slow-model/model.safetensors")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        box.do("systemctl", "start", "--no-block", unit.name)
+        began_us = int(box.path("/proc/uptime").read_text().split(".")[0]) * 1_000_000
+        wait_until(lambda: uptime_us(box) > began_us + 12_000_000, "TimeoutStartSec is over")
+        assert (unit.show("ActiveState"), unit.show("NRestarts")) == ("activating", "0")
+        assert unit.status()["state"] == "loading"
+        holder.communicate()  # ends it, and with it the lease
+    wait_until(unit.is_active, "it is ready")
+    assert unit.show("NRestarts") == "0"
+
+
+def uptime_us(box: Box) -> int:
+    return round(float(box.path("/proc/uptime").read_text().split()[0]) * 1e6)
+
+
+def package_folder(box: Box) -> str:
+    return box.do("/opt/scribed/venv/bin/python", "-c", "import daemon; print(daemon.__path__[0])").strip()
+
+
+def test_stopped_within_a_long_recording_it_goes_on_from_there(unit: Unit) -> None:
+    unit.configure(segment=SMALL_CHUNKS)
+    unit.start()
+    unit.drop(SAMPLES / "meeting.flac", "stopped.flac")
+    unit.wait_until_in_work("stopped.flac")
+    assert re.fullmatch(r"transcribing stopped\.flac \d+ %, 0 waiting, 0 done today", unit.show("StatusText"))
+    unit.box.do("systemctl", "stop", unit.name)
+    assert (unit.show("Result"), unit.show("ExecMainStatus")) == ("success", "0")
+    assert not unit.path("processed", "stopped.flac").exists()
+    unit.start()
+    assert unit.wait_for("stopped.flac")["processing"]["attempt"] == 1
+    assert unit.entries("SCRIBED_EVENT=job.resumed")
+
+
+@pytest.mark.parametrize(
+    ("config", "code", "said"),
+    [
+        ("output: {formats: 5}\n", "78", "output.formats"),
+        ("folders: {inbox: /opt/inbox}\nmodel: {path: demo}\n", "77", "ReadWritePaths="),
+    ],
+)
+def test_what_another_try_cannot_mend_is_said_once_and_not_tried_again(
+    unit: Unit, config: str, code: str, said: str
+) -> None:
+    unit.box.do("install", "-d", "-o", "scribed", "-g", "scribed", "-m", "2770", "/opt/inbox")
+    unit.drop_in(HASTE)
+    unit.box.write(unit.config, config)
+    assert unit.box.run("systemctl", "start", unit.name).returncode != 0
+    wait_until(lambda: unit.show("ActiveState") == "failed", "systemd gives up")
+    assert (unit.show("ExecMainStatus"), unit.show("NRestarts")) == (code, "0")
+    told = [entry["MESSAGE"] for entry in unit.entries("--priority=err", f"_PID={unit.show('ExecMainPID')}")]
+    assert any(said in line for line in told), told
+
+
+def test_a_missing_model_is_told_at_once_and_taken_when_it_comes(unit: Unit) -> None:
+    box, model = unit.box, "/var/lib/scribed/models/new"
+    unit.drop_in("[Service]\nRestartSec=2s\n")
+    unit.configure(model={"path": model})
+    start_in_vain(unit)
+    assert unit.show("ExecMainStatus") == "69"
+    assert "There is no model" in unit.path("outbox", "STATUS.txt").read_text()
+    wait_until(lambda: "The next try is at" in unit.show("StatusText"), "the next start waits")
+    box.do("systemctl", "stop", unit.name)
+    assert (unit.show("Result"), unit.show("ExecMainStatus")) == ("success", "0")
+
+    start_in_vain(unit)  # at once: the stop has set the count back
+    wait_until(lambda: "The next try is at" in unit.show("StatusText"), "the next start waits")
+    box.do("cp", "-r", f"{package_folder(box)}/demo/model", model)
+    wait_until(unit.is_active, "it is ready")
+    assert unit.show("NRestarts") == "1"
+    box.do("rm", "-r", model)
+
+
+def start_in_vain(unit: Unit) -> None:
+    """Start what fails, and let it seem to have failed often: the next start waits for five minutes."""
+    assert unit.box.run("systemctl", "start", unit.name, timeout_s=400).returncode != 0
+    record = unit.path("state", "starts.json")
+    failed = json.loads(record.read_text())
+    assert failed["n"] == 1
+    record.write_text(json.dumps({**failed, "n": 9}))
