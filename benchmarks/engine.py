@@ -1,6 +1,6 @@
-"""How fast the engine is beside plain transformers, on this machine, in one run.
+"""How fast the engine is beside plain transformers and qwen-asr, on this machine, in one run.
 
-    python benchmarks/engine.py --all
+    python benchmarks/engine.py --all --out benchmarks/results
 
 The weights are random (seeded) in the real architecture: the size of the 1.7B model on a GPU, a small one on
 a CPU. They say nothing about words, and end no answer: how long answers are is laid down, 120 tokens for 30 s
@@ -13,198 +13,66 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import platform
+import logging
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
+import structlog
 import torch
-import transformers
-from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
+from benchmarks.contenders import SEED, QwenAsr, Workload, load_bench, to_words
+from benchmarks.engine_report import Result, add, describe, render, render_rows
 from daemon import checkpoint
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
-from daemon.engine.model import ResidentModel, count_slot_tokens
-from daemon.engine.protocol import Piece, PieceText
+from daemon.documents import render as render_documents
+from daemon.engine.model import count_slot_tokens
+from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import SlotShape
 from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
-from daemon.transcript import ModelIdentity
+from daemon.worker import N_IN_FLIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from daemon.engine.model import PreparedPiece
-    from daemon.engine.slots import Slots
+    from benchmarks.contenders import Bench
+    from daemon.transcript import Transcript
 
-RATE_HZ = 16_000
-SEED = 7
-# The published sizes of Qwen3-ASR-1.7B, and small ones of the same shape.
-REAL: dict[str, dict[str, int]] = {
-    "text": {
-        "hidden_size": 2048,
-        "intermediate_size": 6144,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 16,
-        "num_key_value_heads": 8,
-        "head_dim": 128,
-        "vocab_size": 151_936,
-    },
-    "audio": {
-        "d_model": 1024,
-        "encoder_ffn_dim": 4096,
-        "encoder_layers": 24,
-        "encoder_attention_heads": 16,
-        "downsample_hidden_size": 480,
-    },
-}
-SMALL: dict[str, dict[str, int]] = {
-    "text": {
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 32,
-        "vocab_size": 4096,
-    },
-    "audio": {
-        "d_model": 64,
-        "encoder_ffn_dim": 256,
-        "encoder_layers": 3,
-        "encoder_attention_heads": 4,
-        "downsample_hidden_size": 16,
-    },
-}
-# What an H200 was measured to do (performance.md): for the comparison with the roofline of the real model.
-H200_BYTES_PER_S, H200_FLOPS = 4.3e12, 790e12
-REAL_STEP_BYTES, REAL_SLOT_BYTES = 3.44e9, 53e6
-REAL_ENCODER_FLOP, REAL_PREFILL_FLOP = 0.37e12, 1.16e12
+    Arm = Callable[[Workload, int], Result]
 
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """Pieces and the tokens that each answer has."""
-
-    name: str
-    pieces: list[Piece]
-    budgets: dict[Piece, int]
-
-    @property
-    def audio_s(self) -> float:
-        """Seconds of sound."""
-        return sum(piece.duration_s for piece in self.pieces)
-
-
-@dataclass(slots=True)
-class Result:
-    """What one arm needed for one workload, one entry in the lists for each repeat."""
-
-    workload: str
-    arm: str
-    batch: int
-    rtfx: list[float] = field(default_factory=list)
-    step_ms: list[float] = field(default_factory=list)
-    host_cpu_s: list[float] = field(default_factory=list)
-    launch_share: list[float] = field(default_factory=list)
-    allocated_mb: float | None = None
-    reserved_mb: float | None = None
-
-
-class TimedModel(ResidentModel):
-    """The product's model; its answers, which mean nothing, are replaced by as many words."""
-
-    n_steps = 0
-    launch_s = 0.0
-
-    def advance(self, slots: Slots, n_rows: int, n_columns: int) -> None:
-        """Count steps, and how long the host takes to start them."""
-        begun_s = time.perf_counter()
-        super().advance(slots, n_rows, n_columns)
-        self.launch_s += time.perf_counter() - begun_s
-        self.n_steps += 1
-
-    def finish(self, tokens: Sequence[int], piece: PreparedPiece, *, has_failed: bool) -> PieceText:
-        """Return the tokens as words, so that answers can be compared; numbered, so that no guard sees a loop."""
-        if has_failed:
-            return super().finish(tokens, piece, has_failed=has_failed)
-        return PieceText(
-            " ".join(f"w{place}t{token}" for place, token in enumerate(tokens)), "English", is_finished=True
-        )
-
-
-@dataclass(slots=True)
-class Bench:
-    """The models that are compared, with the same weights."""
-
-    device: torch.device
-    dtype: torch.dtype
-    stock: Qwen3ASRForConditionalGeneration
-    processor: Qwen3ASRProcessor
-    model: TimedModel
-    budgets: dict[Piece, int]
-
-    def synchronize(self) -> None:
-        """Wait for the device."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-
-    def run_ours(self, work: Workload, n_slots: int, engine: ContinuousEngine) -> int:
-        """Answer a workload with the product's engine; return the number of steps."""
-        del n_slots
-        before = self.model.n_steps
-        for future in [engine.submit(piece) for piece in work.pieces]:
-            future.result()
-        return self.model.n_steps - before
-
-    def run_generate(self, work: Workload, batch: int, cache: str | None) -> int:
-        """Answer a workload with transformers' own generate, batch by batch; return the number of steps."""
-        n_steps = 0
-        for first in range(0, len(work.pieces), batch):
-            pieces = work.pieces[first : first + batch]
-            n_new = max(work.budgets[piece] for piece in pieces)
-            inputs = self.processor.apply_transcription_request([piece.samples for piece in pieces])
-            inputs = inputs.to(self.device, self.dtype)
-            options: dict[str, Any] = {} if cache is None else {"cache_implementation": cache}
-            with torch.inference_mode():
-                self.stock.generate(**inputs, max_new_tokens=n_new, min_new_tokens=n_new, **options)
-            n_steps += n_new
-        self.synchronize()
-        return n_steps
+_N_RECORDINGS = 8
+STATIC = "generate, static cache"
 
 
 def main() -> None:
     """Run what was asked for; print tables; write the raw figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="every workload, not only the spread one and one chunk")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--small", action="store_true", help="the small model on a GPU too")
-    parser.add_argument("--chunks", type=int, default=64, help="chunks of 30 s in a workload")
-    parser.add_argument("--hours", type=float, default=3.0, help="length of the long recording")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batches", type=int, nargs="+", help="batches to choose each arm's best from")
-    parser.add_argument("--out", type=Path, help="folder for the raw figures and the table")
-    options = parser.parse_args()
+    options = parse_options()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     bench = load_bench(torch.device(options.device), is_small=options.small or options.device == "cpu")
+    if options.memory is not None:
+        print(measure_memory(bench, options.memory))
+        return
     results = compare(bench, options)
     facts = describe(bench)
     stages = measure_stages(bench) if options.all else {}
-    differing = count_differing(bench, make_spread(options.chunks)) if options.all else None
+    answers = compare_answers(bench, min(options.chunks, 32)) if options.all else {}
     report: dict[str, object] = {"machine": facts, "results": [asdict(one) for one in results], "stages_ms": stages}
-    report["differing_answers"] = differing
-    table = render(facts, results, stages, differing)
+    report["answers"] = answers
+    table = render(facts, results, stages, answers)
     print(table)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -213,30 +81,25 @@ def main() -> None:
         (options.out / f"{name}.md").write_text(table + "\n")
 
 
-def load_bench(device: torch.device, *, is_small: bool) -> Bench:
-    """Draw the weights and load them the way each arm does."""
-    torch.manual_seed(SEED)
-    sizes = SMALL if is_small else REAL
-    text = {"model_type": "qwen3", "tie_word_embeddings": True, "max_position_embeddings": 65_536} | sizes["text"]
-    audio = {"model_type": "qwen3_asr_encoder", "output_dim": text["hidden_size"]} | sizes["audio"]
-    processor = Qwen3ASRProcessor.from_pretrained(checkpoint.find_folder(checkpoint.DEMO))
-    end = processor.tokenizer.eos_token_id
-    config = Qwen3ASRConfig(
-        text_config=text,
-        audio_config=audio,
-        audio_token_id=processor.audio_token_id,
-        pad_token_id=end,
-        eos_token_id=end,
-    )
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    stock = Qwen3ASRForConditionalGeneration(config).to(device, dtype).eval()
-    with torch.no_grad():
-        stock.get_input_embeddings().weight[end] = 0  # its score is 0, and of thousands one is always higher
-    stock.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
-    budgets: dict[Piece, int] = {}
-    # Both arms share the weights: the product joins some of them, and transformers goes on with views of those.
-    model = TimedModel(stock, processor, count_budget=lambda piece: budgets.get(piece, round(4 * piece.duration_s) + 4))
-    return Bench(device, dtype, stock, processor, model, budgets)
+def parse_options() -> argparse.Namespace:
+    """Return what was asked for; where nothing was, what a GPU does in minutes, or a CPU."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--all", action="store_true", help="everything, not only the spread workload and one chunk")
+    parser.add_argument("--memory", type=float, metavar="HOURS", help="only: memory after a recording of this length")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--small", action="store_true", help="the small model on a GPU too")
+    parser.add_argument("--chunks", type=int, help="chunks of 30 s in a workload (256 on a GPU, 32 on a CPU)")
+    parser.add_argument("--hours", type=float, help="length of the long recording (1 on a GPU, 0.1 on a CPU)")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batches", type=int, nargs="+", help="batches to choose each arm's best from")
+    parser.add_argument("--qwen-asr-python", type=Path, metavar="PATH", help="a Python that has qwen-asr")
+    parser.add_argument("--out", type=Path, help="folder for the raw figures and the table")
+    options = parser.parse_args()
+    is_gpu = options.device != "cpu"
+    options.chunks = options.chunks or (256 if is_gpu else 32)
+    options.hours = options.hours or (1.0 if is_gpu else 0.1)
+    options.batches = options.batches or ([128, 256] if is_gpu else [8, 16, 32])
+    return options
 
 
 # Workloads
@@ -246,7 +109,7 @@ def make_pieces(durations_s: Sequence[float], tokens_per_30_s: Callable[[int], i
     """Return pieces of noise; the answer to each has tokens by its length."""
     chance = np.random.default_rng(SEED)
     pieces = [
-        Piece(chance.normal(0, 0.1, round(RATE_HZ * s)).astype(np.float32), None, (), f"job{index % 4}")
+        Piece(chance.normal(0, 0.1, round(SAMPLE_RATE_HZ * s)).astype(np.float32), None, (), f"job{index % 4}")
         for index, s in enumerate(durations_s)
     ]
     budgets = {
@@ -285,36 +148,44 @@ def compare(bench: Bench, options: argparse.Namespace) -> list[Result]:
     works = make_workloads(options)
     for work in works:
         bench.budgets.update(work.budgets)
-    is_gpu = bench.device.type == "cuda"
-    candidates = options.batches or ([16, 64, 128, 256] if is_gpu else [1, 4, 8, 16])
-    arms: dict[str, Callable[[Workload, int], Result]] = {
-        "generate": partial(run_stock, bench, "generate", None),
-        "generate, static cache" + (", compiled" if is_gpu else ""): partial(run_stock, bench, "static", "static"),
-        "ours": partial(run_engine, bench),
-    }
-    best = {name: choose_batch(run, works[0], candidates) for name, run in arms.items()}
-    results: list[Result] = []
-    for work in works:
-        of_arms = {name: Result(work.name, name, min(best[name], len(work.pieces))) for name in arms}
-        for repeat in range(options.repeats + 1):
-            for name, run in arms.items():
-                once = run(work, of_arms[name].batch)
-                if repeat:  # the first is the warm-up
-                    add(of_arms[name], once)
-        results += of_arms.values()
-        print(render_rows(list(of_arms.values())), flush=True)
-    if options.all and shutil.which("ffmpeg"):
+    with ExitStack() as stack:
+        arms: dict[str, Arm] = {
+            "generate": partial(run_stock, bench, "generate", None),
+            STATIC: partial(run_stock, bench, STATIC, "static"),
+            "ours": partial(run_engine, bench),
+        }
+        if options.qwen_asr_python is not None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            rival = QwenAsr(options.qwen_asr_python, bench, folder)
+            stack.callback(rival.close)
+            arms[rival.versions] = partial(run_qwen_asr, rival)
+        best = {name: choose_batch(run, works[0], options.batches) for name, run in arms.items()}
+        results = [result for work in works[:2] for result in take_turns(arms, best, work, options.repeats)]
+        del arms[STATIC]  # on a GPU it compiles for minutes at each new shape
+        results += [result for work in works[2:] for result in take_turns(arms, best, work, options.repeats)]
+    if options.all:
         results.append(run_from_mp3(bench, best["ours"], options))
     return results
 
 
-def choose_batch(run: Callable[[Workload, int], Result], work: Workload, candidates: Sequence[int]) -> int:
+def take_turns(arms: dict[str, Arm], best: dict[str, int], work: Workload, n_repeats: int) -> list[Result]:
+    """Run every arm on one workload, one after the other and again."""
+    of_arms = {name: Result(work.name, name, min(best[name], len(work.pieces))) for name in arms}
+    for repeat in range(n_repeats + 1):
+        for name, run in arms.items():
+            once = run(work, of_arms[name].batch)
+            if repeat:  # the first is the warm-up
+                add(of_arms[name], once)
+    print(render_rows(list(of_arms.values())), flush=True)
+    return list(of_arms.values())
+
+
+def choose_batch(run: Arm, work: Workload, candidates: Sequence[int]) -> int:
     """Return the batch at which an arm is fastest; what does not fit into memory is out."""
     found: dict[int, float] = {}
-    for batch in candidates:
+    for batch in sorted({min(one, len(work.pieces)) for one in candidates}):
         try:
-            run(work, batch)
-            found[batch] = run(work, batch).rtfx[0]
+            found[batch] = max(run(work, batch).rtfx[0] for _ in range(2))
         except torch.OutOfMemoryError:
             gc.collect()
             torch.cuda.empty_cache()
@@ -326,15 +197,26 @@ def run_stock(bench: Bench, arm: str, cache: str | None, work: Workload, batch: 
     return measure(bench, work, arm, batch, lambda: bench.run_generate(work, batch, cache))
 
 
+def run_qwen_asr(rival: QwenAsr, work: Workload, batch: int) -> Result:
+    """Measure qwen-asr once."""
+    figures = rival.run(work, batch)
+    result = Result(work.name, rival.versions, batch, [work.audio_s / figures["took_s"]])
+    result.step_ms = [1000 * figures["took_s"] / figures["n_steps"]]
+    result.host_cpu_s = [figures["cpu_s"]]
+    return result
+
+
 def run_engine(bench: Bench, work: Workload, n_slots: int) -> Result:
     """Measure the product's engine once; starting it and its first piece are warm-up."""
-    engine = ContinuousEngine(bench.model, identity_of(bench), n_slots)
+    engine = ContinuousEngine(bench.model, bench.identity, n_slots)
     try:
-        warm = make_pieces([1.0], lambda _: 60, "warm-up")
-        bench.budgets.update(warm.budgets)
-        bench.run_ours(warm, n_slots, engine)
-        bench.model.launch_s = 0.0
-        return measure(bench, work, "ours", n_slots, lambda: bench.run_ours(work, n_slots, engine))
+        bench.run_ours(make_pieces([1.0], lambda _: 60, "warm-up"), engine)
+        slots = bench.model.slots
+        waited_s = slots.waited_s if slots is not None else 0.0
+        result = measure(bench, work, "ours", n_slots, lambda: bench.run_ours(work, engine))
+        if slots is not None and bench.device.type == "cuda":
+            result.host_share = [1 - (slots.waited_s - waited_s) * result.rtfx[0] / work.audio_s]
+        return result
     finally:
         engine.close()
 
@@ -352,71 +234,119 @@ def measure(bench: Bench, work: Workload, arm: str, batch: int, run: Callable[[]
     if bench.device.type == "cuda":
         result.allocated_mb = torch.cuda.max_memory_allocated(bench.device) / 1e6
         result.reserved_mb = torch.cuda.max_memory_reserved(bench.device) / 1e6
-        if arm == "ours":
-            result.launch_share = [bench.model.launch_s / took_s]
     return result
 
 
-def add(total: Result, once: Result) -> None:
-    """Add the figures of one repeat."""
-    for name in ("rtfx", "step_ms", "host_cpu_s", "launch_share"):
-        getattr(total, name).extend(getattr(once, name))
-    total.allocated_mb, total.reserved_mb = once.allocated_mb, once.reserved_mb
+# From a file on disk
+
+
+class Line:
+    """The product's straight line from files to transcripts, with its own front end, for several at a time."""
+
+    def __init__(self, bench: Bench, n_slots: int, folder: Path) -> None:
+        """Start engine and front end; the folder takes what the line writes."""
+        paths = {name: folder / name for name in Folders.model_fields}
+        for path in paths.values():
+            path.mkdir()
+        self._config = Config(folders=Folders(**paths), segment=SegmentSettings())
+        self._engine = ContinuousEngine(bench.model, bench.identity, n_slots)
+        self._front_end = FrontEnd(self._config.folders.cache)
+
+    def transcribe(self, path: Path) -> Transcript:
+        """Take one recording through."""
+        recording = Recording(path.stem, path, path.name, RecordingSettings.of(self._config))
+        watcher = Watcher(lambda: None, lambda _: None, Forgetful())
+        return transcribe(recording, self._config, self._front_end, self._engine, watcher)
+
+    def close(self) -> None:
+        """Stop both."""
+        self._front_end.close()
+        self._engine.close()
 
 
 def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Result:
-    """Measure the way from an mp3 on disk to a transcript; its front end is the product's too."""
+    """Measure the way from mp3 files on disk to documents, as many at a time as the daemon takes."""
     audio_s = options.chunks * 30.0
-    result = Result(f"mp3 of {audio_s / 60:g} min to documents", "ours", n_slots)
-    engine = ContinuousEngine(bench.model, identity_of(bench), n_slots)
-    with tempfile.TemporaryDirectory() as folder:
-        recording, config = make_recording(Path(folder), audio_s)
-        watcher = Watcher(lambda: None, lambda _: None, Forgetful())
-        front_end = FrontEnd(config.folders.cache, n_decoders=1)
+    result = Result(f"{_N_RECORDINGS} mp3, together {audio_s / 60:g} min, to documents", "ours", n_slots)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_meeting(folder / "0.mp3", audio_s / _N_RECORDINGS)
+        recordings = [folder / f"{index}.mp3" for index in range(_N_RECORDINGS)]
+        for recording in recordings[1:]:
+            shutil.copyfile(recordings[0], recording)
+        line = Line(bench, n_slots, folder)
         try:
             for repeat in range(options.repeats + 1):
-                cpu_s = time.process_time()
-                transcript = transcribe(recording, config, front_end, engine, watcher)
+                begun_s, cpu_s = time.perf_counter(), time.process_time()
+                with ThreadPoolExecutor(N_IN_FLIGHT) as pool:
+                    for transcript in pool.map(line.transcribe, recordings):
+                        render_documents(transcript, ("txt", "json"), has_timestamps=False)
                 if repeat:
-                    result.rtfx.append(transcript.processing.rtfx)
+                    result.rtfx.append(audio_s / (time.perf_counter() - begun_s))
                     result.host_cpu_s.append(time.process_time() - cpu_s)
         finally:
-            front_end.close()
-            engine.close()
+            line.close()
     return result
 
 
-def make_recording(folder: Path, audio_s: float) -> tuple[Recording, Config]:
-    """Write the sample meeting over and over as an mp3."""
+def measure_memory(bench: Bench, hours: float) -> str:
+    """Tell what memory this process holds after a recording of ten minutes, and after a long one behind it."""
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        line = Line(bench, 8 if bench.device.type == "cpu" else 128, Path(folder))
+        try:
+            for audio_s in (600, 600, 3600 * hours):
+                path = Path(folder) / f"{audio_s:g}.wav"
+                write_meeting(path, audio_s)
+                wall_s = line.transcribe(path).processing.wall_s
+                path.unlink()
+                gc.collect()
+                told.append(f"after {audio_s / 3600:.2f} h of sound in {wall_s:.0f} s: {tell_memory(bench)}")
+        finally:
+            line.close()
+    return "\n".join(told)
+
+
+def tell_memory(bench: Bench) -> str:
+    """Return the memory that is in use: not files that are mapped, which the kernel may drop."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    told = f"{int(status['RssAnon'].split()[0]) / 1024:.0f} MiB"
+    if bench.device.type == "cuda":
+        told += f", on the GPU {torch.cuda.memory_allocated(bench.device) / 2**20:.0f} MiB allocated"
+        told += f", {torch.cuda.memory_reserved(bench.device) / 2**20:.0f} MiB reserved"
+    return told
+
+
+def write_meeting(path: Path, audio_s: float) -> None:
+    """Write the sample meeting over and over as one recording."""
     meeting, rate_hz = soundfile.read(checkpoint.find_folder("demo").parent / "recordings" / "meeting.flac")
-    soundfile.write(folder / "long.wav", np.resize(meeting, round(audio_s * rate_hz)), rate_hz)
-    command: list[str | Path] = ["ffmpeg", "-v", "error", "-i", folder / "long.wav", folder / "long.mp3"]
-    subprocess.run(command, check=True)
-    paths = {name: folder / name for name in Folders.model_fields}
-    for path in paths.values():
-        path.mkdir()
-    config = Config(folders=Folders(**paths), segment=SegmentSettings())
-    return Recording("job", folder / "long.mp3", "long.mp3", RecordingSettings.of(config)), config
+    n_left = round(audio_s * rate_hz)
+    with soundfile.SoundFile(path, "w", rate_hz, 1) as file:
+        while n_left > 0:
+            file.write(meeting[:n_left])
+            n_left -= len(meeting)
 
 
 # Stages and answers
 
 
 def measure_stages(bench: Bench) -> dict[str, float]:
-    """Time encoder and prefill for 8 chunks of 30 s, and a decode step for several numbers of slots."""
+    """Time mel, encoder and prefill for 8 chunks of 30 s, and a decode step for several numbers of slots."""
     work = make_pieces([30.0] * 8, lambda _: 120, "stages")
     bench.budgets.update(work.budgets)
     model = bench.model
     stages: dict[str, float] = {}
     with torch.inference_mode(), model.on_device():
         prepared = [model.prepare(piece) for piece in work.pieces]
-        mel = model._mel.compute([piece.samples for piece in prepared])  # noqa: SLF001  # a stage, from inside
+        sounds = [piece.samples for piece in prepared]
+        mel = model._mel.compute(sounds)  # noqa: SLF001  # a stage, from inside
+        stages["mel, 8 x 30 s"] = time_ms(bench, lambda: model._mel.compute(sounds))  # noqa: SLF001  # the same
         stages["encoder, 8 x 30 s"] = time_ms(bench, lambda: model._encoder.encode(mel, lambda: None))  # noqa: SLF001  # the same
-        for n_slots in (1, 16, 64, 128, 256) if bench.device.type == "cuda" else (1, 8):
-            slots = model.make_slots(shape_of(n_slots))
+        for n_slots in (1, 16, 64, 128, 256) if bench.device.type == "cuda" else (1, 8, 32):
+            slots = model.make_slots(SlotShape(n_slots, count_slot_tokens(30)))
             if n_slots >= len(prepared):
                 begin = partial(model.begin, slots, prepared, range(len(prepared)), lambda: None)
-                stages["encoder and prefill, 8 x 30 s"] = time_ms(bench, begin)
+                stages["mel, encoder and prefill, 8 x 30 s"] = time_ms(bench, begin)
             slots.position.fill_(480)
             stages[f"decode step, {n_slots} slots"] = time_ms(bench, partial(model.advance, slots, n_slots, 500))
             del slots
@@ -436,89 +366,23 @@ def time_ms(bench: Bench, run: Callable[[], object], n_times: int = 8) -> float:
     return statistics.median(times_ms[2:])
 
 
-def count_differing(bench: Bench, work: Workload) -> dict[str, int]:
-    """Count the answers that differ between one slot and many: in float32 none, in bfloat16 rounding decides."""
+def compare_answers(bench: Bench, n_chunks: int) -> dict[str, str]:
+    """Count the answers that change: with the number of slots, and from generate's. In float32 none may."""
+    work = make_spread(n_chunks)
     bench.budgets.update(work.budgets)
     answers = []
     for n_slots in (1, 8 if bench.device.type == "cpu" else 128):
-        engine = ContinuousEngine(bench.model, identity_of(bench), n_slots)
-        answers.append([future.result() for future in [engine.submit(piece) for piece in work.pieces]])
+        engine = ContinuousEngine(bench.model, bench.identity, n_slots)
+        answers.append([future.result().text for future in [engine.submit(piece) for piece in work.pieces]])
         engine.close()
-    n_differing = sum(a != b for a, b in zip(*answers, strict=True))
-    return {"answers": len(work.pieces), "differing": n_differing}
-
-
-# What is printed
-
-
-def describe(bench: Bench) -> dict[str, str]:
-    """Return what the figures belong to."""
-    facts = {
-        "card": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
-        "processor": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
-        "dtype": str(bench.dtype).removeprefix("torch."),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "python": platform.python_version(),
-        "parameters": f"{sum(weight.numel() for weight in bench.stock.parameters()):,}",
+    n_changed = sum(a != b for a, b in zip(*answers, strict=True))
+    firsts = work.pieces[:4]
+    generated = [to_words(bench.generate([piece], work.budgets[piece])[0]) for piece in firsts]
+    n_other = sum(a != b for a, b in zip(answers[0], generated, strict=False))
+    return {
+        "Answers that differ between one slot and many": f"{n_changed} of {len(work.pieces)}",
+        "Answers that differ from those of generate": f"{n_other} of {len(firsts)}",
     }
-    if bench.device.type == "cuda":
-        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        facts["driver"] = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split("\n")[0]
-    return facts
-
-
-def render(
-    facts: dict[str, str], results: Sequence[Result], stages: dict[str, float], differing: dict[str, int] | None
-) -> str:
-    """Return everything as Markdown."""
-    lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
-    lines += ["| workload | arm | batch | RTFx (lowest-highest) | ms per step | CPU s | memory MB |", "|---" * 7 + "|"]
-    lines += [render_rows(results), ""]
-    if stages:
-        lines += ["| stage | ms | roofline of an H200, ms |", "|---" * 3 + "|"]
-        lines += [f"| {name} | {ms:.2f} | {roofline_ms(facts, name)} |" for name, ms in stages.items()]
-    if differing:
-        lines += [
-            "",
-            f"Answers that differ between one slot and many: {differing['differing']} of {differing['answers']}.",
-        ]
-    return "\n".join(lines)
-
-
-def render_rows(results: Sequence[Result]) -> str:
-    """Return a line for each result."""
-    rows = []
-    for one in results:
-        spread = f"{statistics.median(one.rtfx):.1f} ({min(one.rtfx):.1f}-{max(one.rtfx):.1f})"
-        step = f"{statistics.median(one.step_ms):.2f}" if one.step_ms else ""
-        if one.launch_share:
-            step += f" ({statistics.median(one.launch_share):.0%} launching)"
-        memory = f"{one.allocated_mb:.0f} / {one.reserved_mb:.0f}" if one.allocated_mb and one.reserved_mb else ""
-        cpu_s = f"{statistics.median(one.host_cpu_s):.1f}"
-        rows.append(f"| {one.workload} | {one.arm} | {one.batch} | {spread} | {step} | {cpu_s} | {memory} |")
-    return "\n".join(rows)
-
-
-def roofline_ms(facts: dict[str, str], stage: str) -> str:
-    """Return the least time of a stage of the real model on an H200; nothing for another card."""
-    if "H200" not in facts["card"]:
-        return ""
-    if stage.startswith("decode step"):
-        n_slots = int(stage.split()[2])
-        return f"{1000 * (REAL_STEP_BYTES + n_slots * REAL_SLOT_BYTES) / H200_BYTES_PER_S:.2f}"
-    flop = 8 * (REAL_ENCODER_FLOP + (REAL_PREFILL_FLOP if "prefill" in stage else 0))
-    return f"{1000 * flop / H200_FLOPS:.2f}"
-
-
-def identity_of(bench: Bench) -> ModelIdentity:
-    """Return a name for weights that have none."""
-    return ModelIdentity("random", "0" * 64, str(bench.dtype), str(bench.device))
-
-
-def shape_of(n_slots: int) -> SlotShape:
-    """Return slots for pieces of 30 s."""
-    return SlotShape(n_slots, count_slot_tokens(30))
 
 
 if __name__ == "__main__":

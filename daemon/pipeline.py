@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from daemon import files
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.engine import Piece, Verdict, is_echo, judge, settle_echo
+from daemon.engine import SLOT_S, Piece, Verdict, is_echo, judge, settle_echo
 from daemon.journal import now
 from daemon.records import ChunkText
 from daemon.segment import cut, split
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 # How often a chunk whose text cannot be trusted is cut smaller: 30 s, 15 s, 7.5 s.
 _MAX_SPLITS = 2
 _CHECK_S = 0.25
+# Sound that waits behind what the slots hold, for each recording in work: 64 kB a second, so 64 MB.
+_MAX_WAITING_S = 1000.0
 _NO_TRUSTED_TEXT = "the model came to no end here that can be trusted, even on smaller pieces"
 
 
@@ -227,7 +229,7 @@ class _Asking:
         answers: list[_Answer] = []
         try:
             while waiting or in_flight:
-                while waiting and len(in_flight) < 2 * self.engine.max_pieces:
+                while waiting and self._may_submit([chunk for chunk, _, _ in in_flight]):
                     chunk, n_splits = waiting.popleft()
                     known = remembered.get((chunk.start, chunk.stop))
                     in_flight.append((chunk, n_splits, known or self._submit(chunk, self.hotwords)))
@@ -247,6 +249,13 @@ class _Asking:
                 if isinstance(pending, Future):
                     pending.cancel()
         return sorted(answers, key=lambda answer: answer.chunk.start)
+
+    def _may_submit(self, ahead: Sequence[Chunk]) -> bool:
+        """Whether there are so few pieces ahead that the engine could lack some; their sound lies in memory."""
+        n_slots = self.engine.max_pieces
+        ahead_s = sum(chunk.stop - chunk.start for chunk in ahead) / SAMPLE_RATE_HZ
+        slots_s = n_slots * SLOT_S
+        return len(ahead) < 2 * n_slots and ahead_s < slots_s + min(slots_s, _MAX_WAITING_S)
 
     def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[PieceText]:
         self.watcher.check()

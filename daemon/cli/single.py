@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import json
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -106,11 +109,26 @@ def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]
 
 
 def _with_usable_cache(config: Config) -> Config:
-    """Return a configuration whose cache can be written: people who try a file own no service folders."""
-    if os.access(config.folders.cache, os.W_OK | os.X_OK):
-        return config
-    folders = config.folders.model_copy(update={"cache": Path(tempfile.gettempdir())})
+    """Return a configuration whose cache is the caller's: what others leave in the service's it could not write."""
+    with contextlib.suppress(OSError):
+        if config.folders.cache.stat().st_uid == os.geteuid():
+            return config
+    folders = config.folders.model_copy(update={"cache": _own_cache()})
     return config.model_copy(update={"folders": folders})
+
+
+def _own_cache() -> Path:
+    """Return a folder that nobody else can write, for it holds code: compiled kernels."""
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "scribed"
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if os.access(cache, os.W_OK | os.X_OK) and cache.stat().st_uid == os.geteuid():
+            return cache
+    except (OSError, RuntimeError):  # the latter where nobody knows a home
+        pass
+    cache = Path(tempfile.mkdtemp(prefix="scribed-"))
+    atexit.register(shutil.rmtree, cache, ignore_errors=True)
+    return cache
 
 
 def _stop_on_signals() -> Callable[[], None]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from daemon import checkpoint
 from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
-from daemon.engine.protocol import SAMPLE_RATE_HZ, Engine, Piece, PieceText
+from daemon.engine.protocol import SAMPLE_RATE_HZ, SLOT_S, Engine, Piece, PieceText
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,7 +15,18 @@ if TYPE_CHECKING:
 
     from daemon.config import ModelSettings
 
-__all__ = ["SAMPLE_RATE_HZ", "Engine", "Piece", "PieceText", "Verdict", "is_echo", "judge", "load", "settle_echo"]
+__all__ = [
+    "SAMPLE_RATE_HZ",
+    "SLOT_S",
+    "Engine",
+    "Piece",
+    "PieceText",
+    "Verdict",
+    "is_echo",
+    "judge",
+    "load",
+    "settle_echo",
+]
 
 
 def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:

@@ -28,13 +28,15 @@ _HEADROOM: Final = 64.0
 
 
 class _Layer(NamedTuple):
-    """The weights of one layer; those that multiply the same input are joined into one."""
+    """The weights of one layer; those that multiply the same input are joined into one.
+
+    `heads_norm` scales every query head and every key head, shape (n_heads + n_kv_heads, 1, head_dim).
+    """
 
     input_norm: torch.Tensor
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
-    query_norm: torch.Tensor
-    key_norm: torch.Tensor
+    heads_norm: torch.Tensor
     out: torch.Tensor
     out_bias: torch.Tensor | None
     mlp_norm: torch.Tensor
@@ -57,14 +59,16 @@ class _Place(NamedTuple):
     Attributes:
         cosine: of each row's position, shape (n_rows, 1, 1, head_dim).
         sine: the same.
+        rows: their numbers, shape (n_rows,).
         position: shape (n_rows,).
-        is_own: which columns a row may attend to, shape (n_rows, 1, 1, n_columns).
+        bias: 0 at the columns that a row may attend to, -inf at the others; shape (n_rows, 1, 1, n_columns).
     """
 
     cosine: torch.Tensor
     sine: torch.Tensor
+    rows: torch.Tensor
     position: torch.Tensor
-    is_own: torch.Tensor
+    bias: torch.Tensor
 
 
 class Prompts(NamedTuple):
@@ -134,11 +138,15 @@ class Decoder:
         hidden = prompts.embedded.to(self._sum_dtype)
         for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
             pulse()
-            hidden, key, value = self._prompt_layer(layer, self._sizes, hidden, cosine, sine)
+            if layer is not self._layers[-1]:
+                hidden, key, value = self._prompt_layer(layer, self._sizes, hidden, cosine, sine)
+            else:
+                hidden, key, value = _last_prompt_layer(
+                    layer, self._sizes, hidden, (cosine, sine), prompts.n_tokens - 1
+                )
             keys[:, :, :n_tokens].index_copy_(0, prompts.rows, key)
             values[:, :, :n_tokens].index_copy_(0, prompts.rows, value)
-        last = hidden[torch.arange(len(hidden), device=hidden.device), prompts.n_tokens - 1]
-        token, is_number = self._choose(last)
+        token, is_number = self._choose(hidden[:, 0])
         slots.token[prompts.rows] = token
         slots.position[prompts.rows] = prompts.n_tokens
         slots.n_answer[prompts.rows] = torch.ones_like(token)
@@ -157,8 +165,8 @@ class Decoder:
         """
         position = slots.position[:n_rows]
         cosine, sine = (table[position][:, None, None] for table in self._rotate(slots))
-        is_own = (torch.arange(n_columns, device=position.device) <= position[:, None])[:, None, None]
-        place = _Place(cosine, sine, position, is_own)
+        rows = torch.arange(n_rows, device=position.device)
+        place = _Place(cosine, sine, rows, position, _bias(position, n_columns, self._head.dtype))
         hidden = self.embed(slots.token[:n_rows, None]).to(self._sum_dtype)
         for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
             hidden = self._step_layer(layer, self._sizes, hidden, (keys[:n_rows], values[:n_rows]), place)
@@ -178,8 +186,8 @@ class Decoder:
         """Return the likeliest token of each row, and whether its score is a number."""
         normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self._sizes.epsilon)
         scores = F.linear(normed.to(self._head.dtype), self._head)
-        token = scores.argmax(-1)
-        return token, scores.gather(-1, token[:, None])[:, 0].isfinite()
+        score, token = scores.max(-1)
+        return token, score.isfinite()
 
     def _is_end(self, token: torch.Tensor) -> torch.Tensor:
         return (token[:, None] == self._end_tokens).any(-1)
@@ -194,14 +202,21 @@ def _join(layer: Any) -> _Layer:  # noqa: ANN401  # a layer of transformers, whi
         input_norm=layer.input_layernorm.weight,
         qkv=_stack(in_attention),
         qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
-        query_norm=attention.q_norm.weight,
-        key_norm=attention.k_norm.weight,
+        heads_norm=_scale_of_heads(attention),
         out=attention.o_proj.weight,
         out_bias=attention.o_proj.bias,
         mlp_norm=layer.post_attention_layernorm.weight,
         gate_up=_stack((mlp.gate_proj, mlp.up_proj)),
         down=mlp.down_proj.weight,
     )
+
+
+def _scale_of_heads(attention: Any) -> torch.Tensor:  # noqa: ANN401  # as above
+    norms = ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
+    scales = [
+        norm.weight.detach().expand(projection.out_features // attention.head_dim, -1) for projection, norm in norms
+    ]
+    return torch.nn.Parameter(torch.cat(scales)[:, None], requires_grad=False)
 
 
 def _stack(projections: Sequence[torch.nn.Linear]) -> torch.Tensor:
@@ -225,6 +240,20 @@ def _prompt_layer(
     return _after_attention(layer, sizes, hidden, mixed.transpose(1, 2).flatten(2)), key, value
 
 
+def _last_prompt_layer(
+    layer: _Layer,
+    sizes: _Sizes,
+    hidden: torch.Tensor,
+    turn: tuple[torch.Tensor, torch.Tensor],
+    last: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what `_prompt_layer` does, but hidden states of the token at `last` alone: no other is asked for."""
+    query, key, value = _attention_inputs(layer, sizes, hidden, *turn)
+    rows = torch.arange(len(hidden), device=hidden.device)
+    attended = (key, value, _bias(last, hidden.shape[1], query.dtype))
+    return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], attended), key, value
+
+
 def _step_layer(
     layer: _Layer,
     sizes: _Sizes,
@@ -235,16 +264,32 @@ def _step_layer(
     """Return the hidden states of one token a row; its keys and values go into the cache at its position."""
     query, key, value = _attention_inputs(layer, sizes, hidden, place.cosine, place.sine)
     keys, values = cache
-    rows = torch.arange(len(hidden), device=hidden.device)
-    keys[rows, :, place.position] = key[:, :, 0]
-    values[rows, :, place.position] = value[:, :, 0]
+    keys[place.rows, :, place.position] = key[:, :, 0]
+    values[place.rows, :, place.position] = value[:, :, 0]
+    n_columns = place.bias.shape[-1]
+    return _attend(layer, sizes, hidden, query, (keys[:, :, :n_columns], values[:, :, :n_columns], place.bias))
+
+
+def _attend(
+    layer: _Layer,
+    sizes: _Sizes,
+    hidden: torch.Tensor,
+    query: torch.Tensor,
+    attended: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+) -> torch.Tensor:
+    """Return the hidden states of one token a row, which attends to keys and values with a bias."""
     # The heads that share keys stand where a longer question would have its tokens: nothing is repeated.
-    packed = query.view(len(hidden), sizes.n_kv_heads, -1, sizes.head_dim)
-    n_columns = place.is_own.shape[-1]
-    mixed = F.scaled_dot_product_attention(
-        packed, keys[:, :, :n_columns], values[:, :, :n_columns], attn_mask=place.is_own
-    )
+    packed = query.reshape(len(hidden), sizes.n_kv_heads, -1, sizes.head_dim)
+    keys, values, bias = attended
+    mixed = F.scaled_dot_product_attention(packed, keys, values, attn_mask=bias)
     return _after_attention(layer, sizes, hidden, mixed.reshape(len(hidden), 1, -1))
+
+
+def _bias(position: torch.Tensor, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 for the columns up to each row's position and -inf behind; shape (n_rows, 1, 1, n_columns)."""
+    bias = torch.zeros((len(position), n_columns), dtype=dtype, device=position.device)
+    is_behind = torch.arange(n_columns, device=position.device) > position[:, None]
+    return bias.masked_fill_(is_behind, -torch.inf)[:, None, None]
 
 
 def _attention_inputs(
@@ -253,11 +298,9 @@ def _attention_inputs(
     """Return queries, keys and values, each of shape (n, heads, n_tokens, head_dim)."""
     normed = _norm(hidden, layer.input_norm, sizes).to(layer.qkv.dtype)
     heads = torch.unflatten(F.linear(normed, layer.qkv, layer.qkv_bias), -1, (-1, sizes.head_dim)).transpose(1, 2)
-    query, key, value = torch.split(heads, [sizes.n_heads, sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
-    query, key = (
-        _rotated(_norm(part, weight, sizes), cosine, sine)
-        for part, weight in ((query, layer.query_norm), (key, layer.key_norm))
-    )
+    turning, value = torch.split(heads, [sizes.n_heads + sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
+    turning = F.rms_norm(turning, (sizes.head_dim,), eps=sizes.epsilon) * layer.heads_norm
+    query, key = torch.split(_rotated(turning, cosine, sine), [sizes.n_heads, sizes.n_kv_heads], dim=1)
     return query, key, value
 
 

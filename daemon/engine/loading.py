@@ -19,8 +19,8 @@ from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 from daemon import checkpoint, logs
 from daemon.engine import original
 from daemon.engine.model import ResidentModel, count_slot_tokens
-from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
-from daemon.engine.scheduler import SLOT_S, ContinuousEngine
+from daemon.engine.protocol import SAMPLE_RATE_HZ, SLOT_S, Piece
+from daemon.engine.scheduler import ContinuousEngine
 from daemon.errors import EngineUnavailableError, ScribedError
 from daemon.transcript import ModelIdentity
 

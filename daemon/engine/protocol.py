@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # The rate that the model's mel filters are made for.
 SAMPLE_RATE_HZ: Final = 16_000
+# The piece that a slot is made for, the longest by default; of longer ones fewer go together.
+SLOT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +67,7 @@ class Engine(Protocol):
 
     @property
     def max_pieces(self) -> int:
-        """How many pieces keep it busy; a caller keeps about twice that many submitted for each recording."""
+        """How many pieces of SLOT_S keep it busy; a caller keeps them, and some more, submitted for each recording."""
         ...
 
     def submit(self, piece: Piece) -> Future[PieceText]:

@@ -14,6 +14,7 @@ import torch
 
 from daemon.engine.failures import explain
 from daemon.engine.model import count_slot_tokens
+from daemon.engine.protocol import SLOT_S
 from daemon.engine.queue import Request, RequestQueue
 from daemon.engine.slots import SlotShape
 from daemon.errors import EngineLostError, StoppedError, TransientError
@@ -33,8 +34,6 @@ _LOG = structlog.get_logger(__name__)
 _STUCK_S: Final = 300.0
 # Between two pulses of a stop; the caller has ten seconds for everything.
 _JOIN_S: Final = 5.0
-# The piece that a slot is made for, the longest by default; of longer ones fewer go together.
-SLOT_S: Final = 30.0
 # Whoever else took memory on the device is given this long before slots that were given up are tried again.
 _REGROW_S: Final = 600.0
 

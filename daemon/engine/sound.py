@@ -22,6 +22,7 @@ _MIN_SAMPLES: Final = SAMPLE_RATE_HZ // 2
 
 # The model's own figures (Whisper's mel): ten decades below the loudest frame, then scaled to about [-1, 1].
 _FLOOR: Final = 1e-10
+_LOG_FLOOR: Final = -10.0
 _RANGE_DECADES: Final = 8.0
 
 
@@ -65,12 +66,14 @@ class LogMel:
         width = -(-max(n_frames) // self._multiple) * self._multiple
         mirrored = to_device(self._mirror(sounds, lengths, width), self._window.device)
         spectrum = torch.stft(mirrored, self._n_fft, self._hop, window=self._window, center=False, return_complex=True)
-        log_mel = (self._filters @ spectrum.abs().square()).clamp(min=_FLOOR).log10()
+        # Where it can be, in place: these are the largest tensors of all, and new memory costs more than the sums.
+        power = spectrum.real.square().add_(spectrum.imag.square())  # abs() would take a root that nobody needs
+        log_mel = (self._filters @ power).clamp_(min=_FLOOR).log10_()
         columns = torch.arange(width, device=log_mel.device)
-        is_own = (columns < to_device(np.array(n_frames), log_mel.device)[:, None])[:, None]
-        loudest = log_mel.masked_fill(~is_own, -torch.inf).amax(dim=(1, 2), keepdim=True)
-        scaled = (torch.maximum(log_mel, loudest - _RANGE_DECADES) + 4.0) / 4.0
-        return Mel(scaled.masked_fill(~is_own, 0.0), n_frames)
+        is_padding = (columns >= to_device(np.array(n_frames), log_mel.device)[:, None])[:, None]
+        loudest = log_mel.masked_fill_(is_padding, _LOG_FLOOR).amax(dim=(1, 2), keepdim=True)
+        scaled = torch.maximum(log_mel, loudest - _RANGE_DECADES).add_(4.0).div_(4.0).masked_fill_(is_padding, 0.0)
+        return Mel(scaled, n_frames)
 
     def _mirror(
         self, sounds: Sequence[npt.NDArray[np.float32]], lengths: Sequence[int], width: int

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from daemon.engine.slots import Slots
 
 # Keys are attended to up to a multiple of this, so that memory is asked for in few sizes.
-_COLUMNS_MULTIPLE: Final = 64
+_COLUMNS_MULTIPLE: Final = 32
 
 
 class Steps(Protocol):

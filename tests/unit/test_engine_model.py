@@ -281,7 +281,7 @@ def test_float16_does_not_overflow_where_sums_grow_large(tmp_path: Path) -> None
 def test_pieces_of_like_length_are_read_side_by_side(tiny: Pair) -> None:
     durations = (30, 5, 29, 300, 31, 4, 60, 28)
     pieces = [tiny.ours.prepare(make_piece(duration_s)) for duration_s in durations]
-    groups = [[durations[index] for index in group] for group in _side_by_side(pieces)]
+    groups = [[durations[index] for index in group] for group in _side_by_side(pieces, 4096)]
     assert groups == [[300], [60, 31, 30, 29, 28], [5, 4]]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from daemon import pipeline
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.errors import JobError, StoppedError
@@ -80,6 +81,27 @@ def test_every_second_is_asked_for_and_progress_reaches_the_end(
     assert seen[-1].done == pytest.approx(1.0)
     assert transcript.source.name == "sound.wav"
     assert transcript.source.path == "sub/sound.wav"
+
+
+def test_the_sound_that_waits_for_the_engine_is_bounded(
+    tmp_path: Path, config: Config, front_end: FrontEnd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "_MAX_WAITING_S", 20.0)
+    for max_chunk_s, n_ahead in ((30, 5), (10, 8)):  # 140 s of sound, or twice the slots
+        longer = config.model_copy(update={"segment": SegmentSettings(vad="off", max_chunk_s=max_chunk_s)})
+        engine = ScriptedEngine(max_pieces=4)
+        assert count_before_first(recording(tmp_path, 300.0, longer), longer, front_end, engine) == n_ahead
+
+
+def count_before_first(sound: Recording, config: Config, front_end: FrontEnd, engine: ScriptedEngine) -> int:
+    """Return how many pieces were submitted when the first was answered."""
+    submitted: list[int] = []
+
+    def note(_: Progress) -> None:
+        submitted.append(len(engine.pieces))
+
+    assert transcribe(sound, config, front_end, engine, Watcher(lambda: None, note, Memory())).is_complete
+    return submitted[0]
 
 
 def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(

@@ -1,0 +1,323 @@
+"""The models that the benchmark of the engine compares: the same seeded random weights for each contender."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
+
+from daemon import checkpoint
+from daemon.engine.model import ResidentModel
+from daemon.engine.protocol import Piece, PieceText
+from daemon.engine.slots import Slots
+from daemon.transcript import ModelIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.engine.model import PreparedPiece
+    from daemon.engine.scheduler import ContinuousEngine
+    from daemon.engine.slots import RowState, SlotShape
+
+SEED = 7
+# The published sizes of Qwen3-ASR-1.7B, and small ones of the same shape.
+REAL: dict[str, dict[str, int]] = {
+    "text": {
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 151_936,
+    },
+    "audio": {
+        "d_model": 1024,
+        "encoder_ffn_dim": 4096,
+        "encoder_layers": 24,
+        "encoder_attention_heads": 16,
+        "downsample_hidden_size": 480,
+    },
+}
+SMALL: dict[str, dict[str, int]] = {
+    "text": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 32,
+        "vocab_size": 4096,
+    },
+    "audio": {
+        "d_model": 64,
+        "encoder_ffn_dim": 256,
+        "encoder_layers": 3,
+        "encoder_attention_heads": 4,
+        "downsample_hidden_size": 16,
+    },
+}
+# Weights whose names differ in the layout of the model's authors.
+NAMES = {
+    "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
+    "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
+    "model.audio_tower.": "thinker.audio_tower.",
+    "model.language_model.": "thinker.model.",
+}
+# As the authors' template is for one sound and no context.
+AUTHORS_TEMPLATE = (
+    "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n"
+    "<|im_start|>assistant\n"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """Pieces and the tokens that each answer has."""
+
+    name: str
+    pieces: list[Piece]
+    budgets: dict[Piece, int]
+
+    @property
+    def audio_s(self) -> float:
+        """Seconds of sound."""
+        return sum(piece.duration_s for piece in self.pieces)
+
+    def batches(self, size: int) -> list[list[Piece]]:
+        """Return the pieces in batches that suit one who waits for the longest: like lengths of sound together."""
+        ordered = sorted(self.pieces, key=lambda piece: -len(piece.samples))
+        return [ordered[first : first + size] for first in range(0, len(ordered), size)]
+
+    def count_tokens(self, pieces: Sequence[Piece]) -> int:
+        """Return how many tokens the longest of the answers has."""
+        return max(self.budgets[piece] for piece in pieces)
+
+
+class TimedSlots(Slots):
+    """Slots that know how long the host has waited for the device."""
+
+    waited_s = 0.0
+
+    def read(self) -> list[RowState]:
+        """Return the state of every row."""
+        begun_s = time.perf_counter()
+        states = super().read()
+        self.waited_s += time.perf_counter() - begun_s
+        return states
+
+
+class TimedModel(ResidentModel):
+    """The product's model; its answers, which mean nothing, are replaced by as many words."""
+
+    n_steps = 0
+    slots: TimedSlots | None = None
+
+    def make_slots(self, shape: SlotShape) -> Slots:
+        """Allocate slots that measure how long the host waits for them."""
+        self.slots = TimedSlots(shape, self.cache_sizes)
+        self._steps.adopt(self.slots)
+        return self.slots
+
+    def release_memory(self) -> None:
+        """Forget the slots too."""
+        self.slots = None
+        super().release_memory()
+
+    def advance(self, slots: Slots, n_rows: int, n_columns: int) -> None:
+        """Count steps."""
+        super().advance(slots, n_rows, n_columns)
+        self.n_steps += 1
+
+    def finish(self, tokens: Sequence[int], piece: PreparedPiece, *, has_failed: bool) -> PieceText:
+        """Return the tokens as words, so that answers can be compared; numbered, so that no guard sees a loop."""
+        if has_failed:
+            return super().finish(tokens, piece, has_failed=has_failed)
+        return PieceText(to_words(tokens), "English", is_finished=True)
+
+
+def to_words(tokens: Sequence[int]) -> str:
+    """Return tokens as text."""
+    return " ".join(f"w{place}t{token}" for place, token in enumerate(tokens))
+
+
+@dataclass(slots=True)
+class Bench:
+    """The models that are compared, with the same weights.
+
+    Attributes:
+        budgets: how long the answer to a piece is; where none is named, 4 tokens for each second.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    stock: Qwen3ASRForConditionalGeneration
+    processor: Qwen3ASRProcessor
+    model: TimedModel
+    budgets: dict[Piece, int]
+
+    @property
+    def identity(self) -> ModelIdentity:
+        """A name for weights that have none."""
+        return ModelIdentity("random", "0" * 64, str(self.dtype), str(self.device))
+
+    def synchronize(self) -> None:
+        """Wait for the device."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def run_ours(self, work: Workload, engine: ContinuousEngine) -> int:
+        """Answer a workload with the product's engine; return the number of steps."""
+        before = self.model.n_steps
+        for future in [engine.submit(piece) for piece in work.pieces]:
+            future.result()
+        return self.model.n_steps - before
+
+    def run_generate(self, work: Workload, batch: int, cache: str | None) -> int:
+        """Answer a workload with transformers' own generate, batch by batch; return the number of steps."""
+        n_steps = 0
+        for pieces in work.batches(batch):
+            self.generate(pieces, work.count_tokens(pieces), cache)
+            n_steps += work.count_tokens(pieces)
+        self.synchronize()
+        return n_steps
+
+    def generate(self, pieces: Sequence[Piece], n_tokens: int, cache: str | None = None) -> list[list[int]]:
+        """Return the tokens that transformers writes."""
+        inputs = self.processor.apply_transcription_request([piece.samples for piece in pieces])
+        inputs = inputs.to(self.device, self.dtype)
+        options: dict[str, Any] = {} if cache is None else {"cache_implementation": cache}
+        with torch.inference_mode():
+            output = self.stock.generate(**inputs, max_new_tokens=n_tokens, min_new_tokens=n_tokens, **options)
+        tokens: list[list[int]] = output[:, inputs["input_ids"].shape[1] :].tolist()
+        return tokens
+
+
+def load_bench(device: torch.device, *, is_small: bool) -> Bench:
+    """Draw the weights and load them the way each arm does."""
+    torch.manual_seed(SEED)
+    sizes = SMALL if is_small else REAL
+    text = {"model_type": "qwen3", "tie_word_embeddings": True, "max_position_embeddings": 65_536} | sizes["text"]
+    audio = {"model_type": "qwen3_asr_encoder", "output_dim": text["hidden_size"]} | sizes["audio"]
+    processor = Qwen3ASRProcessor.from_pretrained(checkpoint.find_folder(checkpoint.DEMO))
+    end = processor.tokenizer.eos_token_id
+    config = Qwen3ASRConfig(
+        text_config=text,
+        audio_config=audio,
+        audio_token_id=processor.audio_token_id,
+        pad_token_id=end,
+        eos_token_id=end,
+    )
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    stock = Qwen3ASRForConditionalGeneration(config).to(device, dtype).eval()
+    with torch.no_grad():
+        stock.get_input_embeddings().weight[end] = 0  # its score is 0, and of thousands one is always higher
+    stock.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
+    budgets: dict[Piece, int] = {}
+    # Both arms share the weights: the product joins some of them, and transformers goes on with views of those.
+    model = TimedModel(stock, processor, count_budget=lambda piece: budgets.get(piece, round(4 * piece.duration_s) + 4))
+    return Bench(device, dtype, stock, processor, model, budgets)
+
+
+class QwenAsr:
+    """The library of the model's authors, with the same weights, in a process and an environment of its own."""
+
+    def __init__(self, python: Path, bench: Bench, folder: Path) -> None:
+        """Write the weights as it wants them and start it; `python` is that of an environment with qwen-asr."""
+        write_original(bench, folder / "model")
+        self._folder = folder
+        self._works: dict[str, Path] = {}
+        script = Path(__file__).with_name("qwen_asr_arm.py")
+        dtype = str(bench.dtype).removeprefix("torch.")
+        command: list[str | Path] = [python, script, folder / "model", str(bench.device), dtype]
+        command.append(str(torch.get_num_threads()))
+        with (folder / "qwen-asr.log").open("w") as log:
+            self._child = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            )
+        self.versions: str = self._receive()["versions"]
+
+    def run(self, work: Workload, batch: int) -> dict[str, float]:
+        """Answer a workload; return took_s, cpu_s and n_steps."""
+        if work.name not in self._works:
+            self._works[work.name] = self._folder / f"{len(self._works)}.npz"
+            sounds = {str(index): piece.samples for index, piece in enumerate(work.pieces)}
+            np.savez(self._works[work.name], allow_pickle=False, **sounds)
+        indexes = {piece: index for index, piece in enumerate(work.pieces)}
+        batches = [
+            {"pieces": [indexes[piece] for piece in pieces], "n_tokens": work.count_tokens(pieces)}
+            for pieces in work.batches(batch)
+        ]
+        self._send({"sounds": str(self._works[work.name]), "batches": batches, "batch": batch})
+        figures: dict[str, float] = self._receive()
+        return figures
+
+    def close(self) -> None:
+        """End it."""
+        self._child.communicate()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        assert self._child.stdin is not None  # noqa: S101  # it was asked for
+        self._child.stdin.write(json.dumps(message) + "\n")
+        self._child.stdin.flush()
+
+    def _receive(self) -> dict[str, Any]:
+        assert self._child.stdout is not None  # noqa: S101  # it was asked for
+        for line in self._child.stdout:
+            if line.startswith("{"):
+                message: dict[str, Any] = json.loads(line)
+                return message
+        raise RuntimeError("qwen-asr has ended:\n" + (self._folder / "qwen-asr.log").read_text()[-2000:])
+
+
+def write_original(bench: Bench, folder: Path) -> None:
+    """Save weights and processor in the layout of the model's authors."""
+    folder.mkdir()
+    config = json.loads(bench.stock.config.to_json_string(use_diff=False))
+    text, rope = config["text_config"], config["text_config"].pop("rope_parameters")
+    # All positions are text: the three parts of the authors' rotary positions turn by the same angles.
+    third = text["head_dim"] // 2 // 3
+    sections = [text["head_dim"] // 2 - 2 * third, third, third]
+    text |= {"rope_theta": rope["rope_theta"], "model_type": "qwen3_asr_text"}
+    text |= {"rope_scaling": {"mrope_section": sections, "mrope_interleaved": True, "rope_type": "default"}}
+    audio = config["audio_config"] | {"model_type": "qwen3_asr_audio_encoder"}
+    tokens = bench.processor.tokenizer.convert_tokens_to_ids(["<|audio_start|>", "<|audio_pad|>"])
+    thinker = {"audio_config": audio, "text_config": text}
+    thinker |= {"audio_start_token_id": tokens[0], "audio_token_id": tokens[1]}
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3_asr", "thinker_config": thinker}))
+    weights = {
+        name: weight.detach().contiguous().cpu()
+        for name, weight in bench.stock.state_dict().items()
+        if name != "lm_head.weight"  # it is the embedding
+    }
+    save_file({to_original_name(name): weight for name, weight in weights.items()}, folder / "model.safetensors")
+    demo = checkpoint.find_folder(checkpoint.DEMO)
+    (folder / "tokenizer.json").write_bytes((demo / "tokenizer.json").read_bytes())
+    tokenizer = json.loads((demo / "tokenizer_config.json").read_text())
+    tokenizer |= {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": {}}
+    names = ("audio_token", "audio_bos_token", "audio_eos_token")
+    tokenizer["extra_special_tokens"] = {name: tokenizer[name] for name in names}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": AUTHORS_TEMPLATE}))
+    extractor = {
+        "feature_extractor_type": "WhisperFeatureExtractor",
+        "feature_size": 128,
+        "return_attention_mask": True,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(extractor))
+
+
+def to_original_name(name: str) -> str:
+    """Return the name that the model's authors gave to a weight."""
+    for old, new in NAMES.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    raise ValueError(name)
