@@ -1,7 +1,7 @@
 """The command `scribed`: what can be typed, and what it ends with.
 
 Whatever is slow to import is imported when a command runs, so that `--help`, `status` and `check`
-answer at once. The words are read by the standard library for the same reason.
+answer at once.
 """
 
 from __future__ import annotations
@@ -9,211 +9,184 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from argparse import SUPPRESS, ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Annotated
+
+import typer
 
 from daemon import __version__
 from daemon.errors import ExitCode, ScribedError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+app = typer.Typer(
+    name="scribed",
+    help="A scribe daemon: drop a recording into a folder, pick its transcript up from another.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
-_ABOUT = "A scribe daemon: drop a recording into a folder, pick its transcript up from another."
-
-
-@dataclass(frozen=True, slots=True)
-class _Command:
-    """What can be typed after `scribed`.
-
-    Attributes:
-        about: one sentence for `--help`.
-        add: adds its words to the parser.
-        act: does it; returns the exit code.
-        config: what its `--config` is.
-    """
-
-    about: str
-    add: Callable[[ArgumentParser], object]
-    act: Callable[[Namespace], int]
-    config: str = "configuration file; without it $SCRIBED_CONFIG, ./config.yaml, /etc/scribed/config.yaml"
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="PATH",
+        help="Configuration file; without it $SCRIBED_CONFIG, ./config.yaml, /etc/scribed/config.yaml.",
+    ),
+]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
-def _run_daemon(words: Namespace) -> int:
+@app.command()
+def run(config: ConfigOption = None) -> None:
+    """Run the daemon in the foreground; this is what systemd starts."""
     from daemon.cli import daemonize
 
-    return daemonize.run(words.config, once=False)
+    raise typer.Exit(daemonize.run(config, once=False))
 
 
-def _once(words: Namespace) -> int:
+@app.command()
+def once(config: ConfigOption = None) -> None:
+    """Transcribe what is in the inbox now, then exit."""
     from daemon.cli import daemonize
 
-    return daemonize.run(words.config, once=True)
+    raise typer.Exit(daemonize.run(config, once=True))
 
 
-def _add_transcribe(parser: ArgumentParser) -> None:
-    _add_names(parser, "recordings", "FILE", "+", "recordings; they stay where they are")
-    parser.add_argument(
-        "-o", "--output", dest="outbox", type=Path, metavar="DIR", help="write documents there; else text to stdout"
-    )
-    parser.add_argument("-f", "--format", dest="formats", metavar="txt,srt,...", help="formats: txt, json, srt, vtt")
-
-
-def _transcribe(words: Namespace) -> int:
+@app.command()
+def transcribe(
+    recordings: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings; they stay where they are.")],
+    outbox: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents there; else text to stdout.")
+    ] = None,
+    formats: Annotated[
+        str | None, typer.Option("-f", "--format", metavar="txt,srt,...", help="Formats: txt, json, srt, vtt.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Transcribe named files with the same pipeline."""
     from daemon.cli import single
 
-    return single.transcribe_files([Path(name) for name in words.recordings], words.outbox, words.formats, words.config)
+    raise typer.Exit(single.transcribe_files(recordings, outbox, formats, config))
 
 
-def _add_prepare(parser: ArgumentParser) -> None:
-    parser.add_argument("recording", type=Path, metavar="FILE", help="a recording")
-    parser.add_argument("-o", "--output", type=Path, metavar="OUT", required=True, help="OUT.wav, .mp3, .m4a or .opus")
-    _add_json(parser)
-
-
-def _prepare(words: Namespace) -> int:
+@app.command()
+def prepare(
+    recording: Annotated[Path, typer.Argument(metavar="FILE", help="A recording.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="OUT.wav, .mp3, .m4a or .opus")],
+    json_: JsonFlag = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write the cleaned 16 kHz sound exactly as the model hears it."""
     from daemon.cli import single
 
-    return single.prepare(words.recording, words.output, words.config, is_json=words.json)
+    raise typer.Exit(single.prepare(recording, output, config, is_json=json_))
 
 
-def _add_status(parser: ArgumentParser) -> None:
-    _add_json(parser)
-    parser.add_argument("--watch", action="store_true", help="go on showing it until Ctrl-C")
-
-
-def _status(words: Namespace) -> int:
+@app.command()
+def status(
+    json_: JsonFlag = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show model, queue, what is in work, results, failures and faults."""
     from daemon.cli import standing
 
-    return standing.show(words.config, is_json=words.json, is_watched=words.watch)
+    raise typer.Exit(standing.show(config, is_json=json_, is_watched=watch))
 
 
-def _add_retry(parser: ArgumentParser) -> None:
-    _add_names(parser, "names", "NAME", "*", "names of failed recordings")
-    parser.add_argument("--all", action="store_true", help="retry all failed recordings")
-
-
-def _retry(words: Namespace) -> int:
+@app.command()
+def retry(
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names of failed recordings.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Retry all failed recordings.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Put failed recordings back into the inbox."""
     from daemon.cli import jobs
 
-    return jobs.retry(words.names, words.config, is_all=words.all)
+    raise typer.Exit(jobs.retry(names or [], config, is_all=everything))
 
 
-def _cancel(words: Namespace) -> int:
+@app.command()
+def cancel(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording in work or waiting.")],
+    config: ConfigOption = None,
+) -> None:
+    """Give a claimed recording back: it moves to failed with the reason "cancelled"."""
     from daemon.cli import jobs
 
-    return jobs.cancel(words.name, words.config)
+    raise typer.Exit(jobs.cancel(name, config))
 
 
-def _forget(words: Namespace) -> int:
+@app.command()
+def forget(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording that is done or failed.")],
+    config: ConfigOption = None,
+) -> None:
+    """Erase what the state folder remembers of a recording."""
     from daemon.cli import jobs
 
-    return jobs.forget(words.name, words.config)
+    raise typer.Exit(jobs.forget(name, config))
 
 
-def _add_check(parser: ArgumentParser) -> None:
-    parser.add_argument("--deep", action="store_true", help="load the model and transcribe a second of speech")
-    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of the configuration")
-
-
-def _check(words: Namespace) -> int:
+@app.command()
+def check(
+    deep: Annotated[bool, typer.Option("--deep", help="Load the model and transcribe a second of speech.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Is this installation ready? Each line ok, warning or fault, with what to do."""
     from daemon.cli import doctor
 
-    return doctor.print_schema() if words.schema else doctor.check(words.config, is_deep=words.deep)
+    raise typer.Exit(doctor.print_schema() if schema else doctor.check(config, is_deep=deep))
 
 
-def _add_fetch_model(parser: ArgumentParser) -> None:
-    parser.add_argument("model_id", nargs="?", metavar="ID", help="such as Qwen/Qwen3-ASR-1.7B-hf")
-    parser.add_argument(
-        "--from", dest="source", default="hub", metavar="hub|modelscope|DIR", help="where to take it from"
-    )
-
-
-def _fetch_model(words: Namespace) -> int:
+@app.command("fetch-model")
+def fetch_model(
+    model_id: Annotated[str | None, typer.Argument(metavar="ID", help="Such as Qwen/Qwen3-ASR-1.7B-hf.")] = None,
+    source: Annotated[str, typer.Option("--from", metavar="hub|modelscope|DIR", help="Where to take it from.")] = "hub",
+    config: ConfigOption = None,
+) -> None:
+    """Fetch the model: the one command that uses the network."""
     from daemon.cli import fetching
 
-    return fetching.fetch_model(words.model_id, words.source, words.config)
+    raise typer.Exit(fetching.fetch_model(model_id, source, config))
 
 
-def _demo(words: Namespace) -> int:
+@app.command()
+def demo(
+    into: Annotated[Path | None, typer.Option("--into", metavar="DIR", help="Where its folders go.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", metavar="PATH", help="Take the model of this configuration instead.")
+    ] = None,
+) -> None:
+    """Run the daemon on sample recordings with the embedded demo model."""
     from daemon.cli import demonstration
 
-    return demonstration.demo(words.into, words.config)
+    raise typer.Exit(demonstration.demo(into, config))
 
 
-def _bench(words: Namespace) -> int:
+@app.command()
+def bench(json_: JsonFlag = False, config: ConfigOption = None) -> None:
+    """Measure the throughput of this machine with this model."""
     from daemon.cli import throughput
 
-    return throughput.bench(words.config, is_json=words.json)
+    raise typer.Exit(throughput.bench(config, is_json=json_))
 
 
-def _add_names(parser: ArgumentParser, name: str, shown: str, n: str, about: str) -> None:
-    parser.add_argument(name, nargs=n, metavar=shown, help=about)
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"scribed {__version__}")
+        raise typer.Exit
 
 
-def _add_json(parser: ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print JSON for programs")
-
-
-def _add_nothing(parser: ArgumentParser) -> None:
-    del parser
-
-
-_COMMANDS = {
-    "run": _Command("Run the daemon in the foreground; this is what systemd starts.", _add_nothing, _run_daemon),
-    "once": _Command("Transcribe what is in the inbox now, then exit.", _add_nothing, _once),
-    "transcribe": _Command("Transcribe named files with the same pipeline.", _add_transcribe, _transcribe),
-    "prepare": _Command("Write the cleaned 16 kHz sound exactly as the model hears it.", _add_prepare, _prepare),
-    "status": _Command("Show model, queue, what is in work, results, failures and faults.", _add_status, _status),
-    "retry": _Command("Put failed recordings back into the inbox.", _add_retry, _retry),
-    "cancel": _Command(
-        'Give a claimed recording back: it moves to failed with the reason "cancelled".',
-        lambda parser: parser.add_argument("name", metavar="NAME", help="a recording in work or waiting"),
-        _cancel,
-    ),
-    "forget": _Command(
-        "Erase what the state folder remembers of a recording.",
-        lambda parser: parser.add_argument("name", metavar="NAME", help="a recording that is done or failed"),
-        _forget,
-    ),
-    "check": _Command(
-        "Is this installation ready? Each line ok, warning or fault, with what to do.", _add_check, _check
-    ),
-    "fetch-model": _Command("Fetch the model: the one command that uses the network.", _add_fetch_model, _fetch_model),
-    "demo": _Command(
-        "Run the daemon on sample recordings with the embedded demo model.",
-        lambda parser: parser.add_argument("--into", type=Path, metavar="DIR", help="where its folders go"),
-        _demo,
-        "take the model of this configuration instead",
-    ),
-    "bench": _Command("Measure the throughput of this machine with this model.", _add_json, _bench),
-}
-
-
-def _read(words: Sequence[str]) -> tuple[_Command, Namespace]:
-    """Return the command that was typed, and its words; ends with 2 where they make no sense."""
-    width = max(map(len, _COMMANDS))
-    listed = "\n".join(f"  {name:<{width}}  {command.about}" for name, command in _COMMANDS.items())
-    usage = ArgumentParser(
-        "scribed",
-        description=f"{_ABOUT}\n\ncommands:\n{listed}",
-        epilog="`scribed COMMAND --help` shows the words of a command.",
-        formatter_class=RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    usage.add_argument("--version", action="version", version=f"scribed {__version__}")
-    usage.add_argument("command", choices=_COMMANDS, metavar="COMMAND", help=SUPPRESS)
-    if not words:
-        usage.print_help(sys.stderr)
-        sys.exit(ExitCode.USAGE)
-    name = usage.parse_args(words[:1]).command
-    command = _COMMANDS[name]
-    parser = ArgumentParser(f"scribed {name}", description=command.about, allow_abbrev=False)
-    command.add(parser)
-    parser.add_argument("--config", type=Path, metavar="PATH", help=command.config)
-    # Names and options in any order: `transcribe one.wav -o DIR two.wav`.
-    return command, parser.parse_intermixed_args(words[1:])
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
 
 
 def main() -> None:
@@ -230,9 +203,8 @@ def main() -> None:
 
 def _run() -> int:
     try:
-        command, words = _read(sys.argv[1:])
-        return command.act(words)
-    except SystemExit as ended:  # how argparse ends, with its own words where the usage is wrong
+        app()
+    except SystemExit as ended:  # how typer ends, with its own words where the usage is wrong
         return int(ended.code or 0)
     except ScribedError as error:
         from daemon import logs
