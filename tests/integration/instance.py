@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
 _LOOK_S = 0.05
-_WAIT_S = 150.0
+_WAIT_S = 600.0  # only to find out what hangs, however busy the machine
 
 
 def wait_until(is_true: Callable[[], object], what: str, timeout_s: float = _WAIT_S) -> None:

@@ -166,11 +166,11 @@ def test_transcribe_leaves_the_file_where_it_is(
     assert printed.returncode == 0, printed.stderr
     assert has_right_words(references["memo.wav"], printed.stdout)
 
-    words = ["transcribe", str(memo), str(SAMPLES / "meeting.flac"), "-o", str(tmp_path / "out"), "-f", "txt,srt"]
+    words = ["transcribe", str(memo), str(SAMPLES / "reminder.mp3"), "-o", str(tmp_path / "out"), "-f", "txt,srt"]
     assert instance.run(*words).returncode == 0
     assert instance.run(*words[:2], *words[3:]).returncode == 0
     found = sorted(path.name for path in (tmp_path / "out").iterdir())
-    assert found == ["meeting.srt", "meeting.txt", "memo.srt", "memo.txt", "memo.wav.srt", "memo.wav.txt"]
+    assert found == ["memo.srt", "memo.txt", "memo.wav.srt", "memo.wav.txt", "reminder.srt", "reminder.txt"]
     assert memo.exists()
 
     (tmp_path / "text.wav").write_text("no sound")
