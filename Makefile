@@ -50,7 +50,7 @@ test-gpu: $(STAMP)
 	$(BIN)/python -m pytest -m gpu
 
 test-systemd: $(STAMP)
-	$(BIN)/python -m pytest -m systemd tests/system
+	$(BIN)/python -m pytest -m systemd --numprocesses 2 --dist loadfile tests/system
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep

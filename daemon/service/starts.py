@@ -76,7 +76,7 @@ class Starts:
         self._folder = checkpoint.find_folder(model.path)
         self._is_supervised = is_supervised
         self._monotonic = monotonic
-        self._boot_id = _BOOT_ID.read_text().strip()
+        self._boot_id = _read_boot_id()
         self._failed = self._read()
         self._signs = ""
         self._next_look_s = -math.inf
@@ -160,6 +160,13 @@ class Starts:
         with suppress(OSError):
             yield _DRIVER.read_text()
         yield from sorted(map(str, Path("/dev").glob("nvidia*")))
+
+
+def _read_boot_id() -> str:
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:  # a container that hides it
+        return ""
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -83,7 +83,9 @@ class Box:
         cgroup.mkdir()
         script = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
         inner = ["sh", str(Path(__file__).with_name("boot.sh")), str(work), str(REPOSITORY), str(_PACKAGES)]
-        outer = ["sh", "-c", script, "sh", str(cgroup), "unshare", *_NAMESPACES, "--propagation", "private"]
+        # It dies with us, however we end.
+        ours = ["setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--propagation", "private"]
+        outer = ["sh", "-c", script, "sh", str(cgroup), *ours]
         with (work.parent / f"{work.name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [*outer, *inner], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
