@@ -2,41 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
-from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform
 from daemon.segment.cutting import Span
+from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-_FRAME_SAMPLES = 512  # 32 ms: what silero judges at a time
-_CONTEXT_SAMPLES = 64  # which it also sees of the frame before
-_STATE_SHAPE = (2, 128)
-
 # The model carries a state from frame to frame. Its definition here: stretches of 60 s on an
 # absolute grid, each warmed up on the 10 s ahead of it. Against one sequential pass this changes
-# under 1 % of the decisions (cold stretches: half of them), and stretches can run side by side.
-_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // _FRAME_SAMPLES
-_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // _FRAME_SAMPLES)
+# under 1 % of the decisions (cold stretches: half of them), and stretches run side by side.
+_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
 _ROWS = 32  # stretches in one batch
-_SLAB_FRAMES = 256  # read at a time: 8 s of each row, 17 MB for 32 rows
+_SLAB_FRAMES = 128  # read at a time: 4 s of each row, which with all that is computed from it takes 20 MB
 
 _MIN_PAUSE_FRAMES = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
 _LONG_FRAMES = 8  # 250 ms
 _NEAR_FRAMES = 32  # 1 s
 _PADDING_SAMPLES = SAMPLE_RATE_HZ // 5
 
-_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // _FRAME_SAMPLES
+_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
 _FLOOR_PERCENTILE = 10  # even in speech without pauses a tenth of the frames lie between syllables
 _MIN_FLOOR_DBFS = -70.0
 
@@ -81,7 +74,7 @@ def find_speech(waveform: Waveform, method: str, check: Callable[[], None]) -> t
         bursts = _find_bursts(_levels_above_floor(waveform, check), _DECIBELS_ABOVE_FLOOR)
     else:
         bursts = _find_bursts(_probabilities(waveform, check), _PROBABILITY)
-    return _padded(bursts * _FRAME_SAMPLES, waveform.n_samples)
+    return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
 
 
 def _find_bursts(levels: NDArray[np.float32], thresholds: _Thresholds) -> NDArray[np.int64]:
@@ -123,79 +116,59 @@ def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
 
 def _probabilities(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
     """Return silero's probability of speech for each frame, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // _FRAME_SAMPLES)
-    session = _load_silero()
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    silero = Silero()
     starts = range(0, n_frames, _STRETCH_FRAMES)
     batches = [
-        _run_stretches(session, waveform, starts[index : index + _ROWS], check)
+        _judge_stretches(silero, waveform, starts[index : index + _ROWS], check)
         for index in range(0, len(starts), _ROWS)
     ]
     return np.concatenate([np.zeros(0, np.float32), *batches])[:n_frames]
 
 
-def _run_stretches(
-    session: onnxruntime.InferenceSession, waveform: Waveform, starts: range, check: Callable[[], None]
+def _judge_stretches(
+    silero: Silero, waveform: Waveform, starts: range, check: Callable[[], None]
 ) -> NDArray[np.float32]:
-    """Run stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
-    n_frames = -(-waveform.n_samples // _FRAME_SAMPLES)
+    """Judge stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
-    state = np.zeros((_STATE_SHAPE[0], len(starts), _STATE_SHAPE[1]), np.float32)
-    window = np.zeros((len(starts), _CONTEXT_SAMPLES + _FRAME_SAMPLES), np.float32)
-    rate = np.array(SAMPLE_RATE_HZ, np.int64)
-    begin = 0 if starts[-1] == 0 else -_WARM_UP_FRAMES  # nothing lies ahead of the first stretch
-    end = min(_STRETCH_FRAMES, n_frames - starts[0])
-    for slab_begin in range(begin, end, _SLAB_FRAMES):
+    state = silero.begin(len(starts))
+
+    def judge(begin: int, end: int) -> NDArray[np.float32]:
         check()
-        n_slab = min(_SLAB_FRAMES, end - slab_begin)
-        slab = np.stack([_read_frames(waveform, start + slab_begin, n_slab) for start in starts])
-        for index in range(n_slab):
-            position = slab_begin + index
-            if position == 0 and starts[0] == 0:
-                state[:, 0] = 0  # the first stretch begins cold, not warmed up on silence
-            window[:, :_CONTEXT_SAMPLES] = window[:, -_CONTEXT_SAMPLES:]
-            window[:, _CONTEXT_SAMPLES:] = slab[:, index]
-            output, state = session.run(None, {"input": window, "state": state, "sr": rate})
-            if position >= 0:
-                probabilities[:, position] = output[:, 0]
+        sound = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
+        return silero.judge(np.stack(sound), state)
+
+    if starts[-1] > 0:
+        for begin in range(-_WARM_UP_FRAMES, 0, _SLAB_FRAMES):
+            judge(begin, min(begin + _SLAB_FRAMES, 0))
+    if starts[0] == 0:
+        state[:, 0] = 0  # nothing lies ahead of the first stretch: it begins cold, not warmed up on silence
+    n_longest = min(_STRETCH_FRAMES, n_frames - starts[0])
+    for begin in range(0, n_longest, _SLAB_FRAMES):
+        end = min(begin + _SLAB_FRAMES, n_longest)
+        probabilities[:, begin:end] = judge(begin, end)
     return probabilities.reshape(-1)
 
 
-def _read_frames(waveform: Waveform, first: int, n_frames: int) -> NDArray[np.float32]:
-    """Return frames, shape (n_frames, 512), with zeros for what lies outside the recording."""
-    frames = np.zeros(n_frames * _FRAME_SAMPLES, np.float32)
-    n_ahead = max(0, -first) * _FRAME_SAMPLES
-    sound = waveform.read(max(0, first) * _FRAME_SAMPLES, max(0, first + n_frames) * _FRAME_SAMPLES)
-    frames[n_ahead : n_ahead + len(sound)] = sound
-    return frames.reshape(n_frames, _FRAME_SAMPLES)
-
-
-def _load_silero() -> onnxruntime.InferenceSession:
-    """Load the weights out of the package silero_vad, whose own code would import torch."""
-    package = importlib.util.find_spec("silero_vad")
-    folders = (package.submodule_search_locations if package is not None else None) or []
-    weights = next(
-        (path for path in (Path(folder, "data", "silero_vad.onnx") for folder in folders) if path.is_file()), None
-    )
-    if weights is None:
-        raise errors.EngineUnavailableError(
-            "The voice-activity model is not installed.",
-            "Install the package silero-vad again, or set segment.vad to energy.",
-        )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # it warns of parts of the model which it does not need
-    return onnxruntime.InferenceSession(str(weights), options, providers=["CPUExecutionProvider"])
+def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0) -> NDArray[np.float32]:
+    """Return the samples of some frames and `n_ahead` before them, with zeros for what lies outside the recording."""
+    start, stop = first * FRAME_SAMPLES - n_ahead, (first + n_frames) * FRAME_SAMPLES
+    samples = np.zeros(stop - start, np.float32)
+    sound = waveform.read(max(0, start), max(0, stop))
+    n_before = max(0, -start)
+    samples[n_before : n_before + len(sound)] = sound
+    return samples
 
 
 def _levels_above_floor(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
     """Return the level of each frame in dB above the noise around it, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // _FRAME_SAMPLES)
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     levels = np.zeros(n_frames, np.float32)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
         check()
-        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first))
-        energies = np.einsum("ij,ij->i", frames, frames) / _FRAME_SAMPLES
+        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
+        energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
         levels[first : first + len(frames)] = 10 * np.log10(energies + 1e-12)
     floors = np.empty_like(levels)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
