@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BUTTERWORTH_Q = math.sqrt(0.5)  # the default width of sox's highpass
+_ROW_SAMPLES = 32  # fewer mean more steps of the state, more mean more multiplications
 
 
 class Conditioner:
@@ -30,8 +31,7 @@ class Conditioner:
     """
 
     def __init__(self, rate_hz: int, highpass_hz: float) -> None:
-        self._filter = highpass(rate_hz, highpass_hz) if highpass_hz > 0 else None
-        self._state = np.zeros(2)
+        self._highpass = Highpass(rate_hz, highpass_hz) if highpass_hz > 0 else None
         self._resampler = (
             soxr.ResampleStream(rate_hz, SAMPLE_RATE_HZ, 1, dtype="float32", quality="HQ")
             if rate_hz != SAMPLE_RATE_HZ
@@ -40,11 +40,8 @@ class Conditioner:
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return what comes out at 16 kHz after this mono block, shape (m,), m often 0 at first."""
-        if self._filter is not None and len(block):
-            # In float64: the poles lie so near to 1 that float32 rounding is heard as rumble. For a
-            # single section lfilter does what sosfilt does, a third faster.
-            filtered, self._state = signal.lfilter(*self._filter, block.astype(np.float64), zi=self._state)
-            block = filtered.astype(np.float32)
+        if self._highpass is not None and len(block):
+            block = self._highpass.push(block)
         return block if self._resampler is None else self._resample(self._resampler, block)
 
     def drain(self) -> NDArray[np.float32]:
@@ -60,7 +57,50 @@ class Conditioner:
         return resampled
 
 
-def highpass(rate_hz: int, corner_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+class Highpass:
+    """A Butterworth high-pass of the second order on a stream of blocks, in half the time of `scipy.signal.lfilter`.
+
+    Its two poles are conjugate. With p one of them, y[n] = b0 x[n] + 2 Re(r s[n]), where s[n + 1] = p s[n] + x[n].
+    So what comes out of a row of samples is a matrix product of the row, plus what the state ahead of it adds;
+    only the state has to be stepped from row to row. It is kept in double precision: p lies so near to 1 that
+    rounding the state to float32 would be heard as rumble.
+
+    Args:
+        rate_hz: of the stream.
+        corner_hz: where the level is 3 dB down.
+    """
+
+    def __init__(self, rate_hz: int, corner_hz: float) -> None:
+        b, a = coefficients(rate_hz, corner_hz)
+        pole = complex(-a[1], math.sqrt(4 * a[2] - a[1] ** 2)) / 2
+        residue = complex((b[1] - a[1] * b[0]) * pole + b[2] - a[2] * b[0]) / (2j * pole.imag)
+        self._powers = pole ** np.arange(_ROW_SAMPLES + 1)
+        tail = 2 * residue * self._powers[:-1]  # what a state of 1 gives; a sample is in the state one later
+        response = np.concatenate((b[:1], tail.real[:-1]))
+        lags = np.arange(_ROW_SAMPLES) - np.arange(_ROW_SAMPLES)[:, np.newaxis]
+        from_row = np.where(lags >= 0, response[lags], 0)
+        to_state = self._powers[_ROW_SAMPLES - 1 :: -1]
+        self._from_row = from_row.astype(np.float32)
+        self._to_state = np.stack((to_state.real, to_state.imag), axis=1).astype(np.float32)
+        self._from_state = np.stack((tail.real, -tail.imag)).astype(np.float32)
+        self._state = 0j
+
+    def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the filtered block, shape (n,), n above 0."""
+        rows = np.zeros((-(-len(block) // _ROW_SAMPLES), _ROW_SAMPLES), np.float32)
+        rows.reshape(-1)[: len(block)] = block
+        added = (rows @ self._to_state).view(np.complex64)[:-1, 0]
+        step = self._powers[-1]
+        states, _ = signal.lfilter([1.0], [1.0, -step], added.astype(np.complex128), zi=[step * self._state])
+        states = np.concatenate(([self._state], states))
+        n_last = len(block) - (len(rows) - 1) * _ROW_SAMPLES
+        self._state = self._powers[n_last] * states[-1] + self._powers[n_last - 1 :: -1] @ rows[-1, :n_last]
+        filtered: NDArray[np.float32] = rows @ self._from_row
+        filtered += states.astype(np.complex64).view(np.float32).reshape(-1, 2) @ self._from_state
+        return filtered.reshape(-1)[: len(block)]
+
+
+def coefficients(rate_hz: int, corner_hz: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return (b, a), three coefficients each, of a Butterworth high-pass of the second order.
 
     From Robert Bristow-Johnson's Audio EQ Cookbook, which sox uses too:

@@ -55,8 +55,8 @@ class Dynamics:
 
     def _observe(self, frames: NDArray[np.float32]) -> None:
         """Count frames, shape (n, samples), by their peaks and by their levels."""
-        peaks = np.maximum(frames.max(axis=1), -frames.min(axis=1))
-        energies = np.einsum("ij,ij->i", frames, frames).astype(np.float64)
+        peaks = np.abs(frames).max(axis=1)
+        energies = np.vecdot(frames, frames).astype(np.float64)
         loudest = int(peaks.argmax())
         if peaks[loudest] > self.peak:
             self.peak, self._peak_frame = float(peaks[loudest]), self._n_frames + loudest

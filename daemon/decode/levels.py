@@ -42,9 +42,8 @@ class Levels:
         self._energies = np.zeros(channels)
         self._cross_energy = 0.0
 
-    def observe(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take a block in, shape (n, channels); return it as channels, shape (channels, n), without broken samples."""
-        channels = np.ascontiguousarray(block.T)
+    def observe(self, channels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Take a block in, shape (channels, n); return it without broken samples."""
         peak = max(float(channels.max(initial=0.0)), -float(channels.min(initial=0.0)))
         if not peak < _MAX_SENSIBLE:  # NaN too
             is_broken = ~(np.abs(channels) < _MAX_SENSIBLE)

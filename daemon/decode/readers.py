@@ -73,7 +73,7 @@ class Reader(Protocol):
     notes: list[str]
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound from its start, each block of shape (n, channels); calls `check` often.
+        """Yield the sound from its start, each block of shape (channels, n); calls `check` often.
 
         Raises:
             errors.JobError: nearly nothing can be decoded.
@@ -140,15 +140,17 @@ class _FileReader:
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
         n_frames = max(1, _BLOCK_VALUES // self.channels)
+        # What has 16 bits stays so until it is sorted by channels: half the memory to move, and numpy converts faster.
+        kind = "int16" if self.codec == "pcm_16" else "float32"
         while True:
             check()
             try:
-                block = self._file.read(n_frames, dtype="float32", always_2d=True)
+                block = self._file.read(n_frames, dtype=kind, always_2d=True)
             except soundfile.LibsndfileError:
                 break  # what is missing shows against the declared length
             if len(block) == 0:
                 break
-            yield block
+            yield _as_planes(block.T)
         self._source.read_at(self._source.size - 1, 1)  # is its disk still there?
 
     def close(self) -> None:
@@ -287,7 +289,7 @@ class _ContainerReader:
         n_left = round(duration_s * self.rate_hz)
         while n_left:
             n_frames = min(n_left, max(1, _BLOCK_VALUES // self.channels))
-            yield np.zeros((n_frames, self.channels), np.float32)
+            yield np.zeros((self.channels, n_frames), np.float32)
             n_left -= n_frames
 
     def close(self) -> None:
@@ -351,40 +353,51 @@ class _Collector:
         self._shape: tuple[str, int, int] | None = None
         self._resampler: Any = None
 
-    def push(self, frame: Any) -> Iterator[NDArray[np.float32]]:  # noqa: ANN401 (as in _choose_stream)
-        """Take a frame in; yield a block, shape (n, channels), whenever there is enough for one."""
+    def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 (as in _choose_stream)
+        """Take a frame in; return blocks, shape (channels, n), whenever there is enough for one."""
+        blocks: list[NDArray[np.float32]] = []
         shape = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)
         if shape != self._shape:
-            yield from self.drain()
+            blocks += self.drain()
             self._shape = shape
             if frame.sample_rate != self._rate_hz:
                 self._resampler = soxr.ResampleStream(frame.sample_rate, self._rate_hz, self._channels)
         frame.pts = None  # the queue is made for streams without gaps
         self._fifo.write(frame)
         if self._fifo.samples * self._channels >= _BLOCK_VALUES:
-            yield self._take(self._resampler)
+            blocks.append(self._take())
+        return blocks
 
     def drain(self) -> Iterator[NDArray[np.float32]]:
         """Yield all that is still inside."""
         if self._fifo.samples:
-            yield self._take(self._resampler)
+            yield self._take()
         if self._resampler is not None:
-            yield self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True)
+            yield self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True).T
         self._fifo, self._shape, self._resampler = av.AudioFifo(), None, None
 
-    def _take(self, resampler: Any) -> NDArray[np.float32]:  # noqa: ANN401 (soxr is not typed)
-        """Return what the queue holds as float32, shape (n, channels)."""
+    def _take(self) -> NDArray[np.float32]:
+        """Return what the queue holds as float32, shape (channels, n)."""
         frame = self._fifo.read()
         samples = frame.to_ndarray()
-        samples = samples.T if frame.format.is_planar else samples.reshape(frame.samples, -1)
-        if samples.dtype == np.uint8:
-            samples = (samples.astype(np.float32) - 128) / 128
-        elif samples.dtype.kind == "i":
-            samples = samples * np.float32(0.5 ** (8 * samples.dtype.itemsize - 1))
-        if samples.shape[1] != self._channels:
-            samples = np.repeat(samples.mean(axis=1, keepdims=True), self._channels, axis=1)
-        block: NDArray[np.float32] = samples.astype(np.float32, copy=False)
-        return block if resampler is None else resampler.resample_chunk(np.ascontiguousarray(block))
+        block = _as_planes(samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T)
+        if len(block) != self._channels:
+            block = np.repeat(block.mean(axis=0, keepdims=True), self._channels, axis=0)
+        if self._resampler is not None:
+            block = np.ascontiguousarray(self._resampler.resample_chunk(np.ascontiguousarray(block.T)).T)
+        return block
+
+
+def _as_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Return samples of any type, shape (channels, n), as float32 in [-1, 1], each channel in one piece."""
+    planes = np.ascontiguousarray(samples)
+    if planes.dtype.kind == "f":
+        return planes.astype(np.float32, copy=False)
+    scaled = np.empty(planes.shape, np.float32)
+    np.multiply(planes, np.float32(0.5 ** (8 * planes.dtype.itemsize - 1)), out=scaled, casting="same_kind")
+    if planes.dtype == np.uint8:
+        scaled -= 1
+    return scaled
 
 
 def _locked_error() -> errors.JobError:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from scipy import signal
 
 from daemon import errors
 from daemon.config import Preprocess
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
+from daemon.decode.conditioning import Highpass, coefficients
 from daemon.decode.dynamics import Dynamics
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
@@ -98,6 +100,17 @@ def test_equals_the_plain_command_of_sox_where_the_channels_agree(spoken: Path, 
     media.sox(tmp_path / "both.wav", *wanted, tmp_path / "sox.wav", "highpass", "80", "rate", "16k", "gain", "-n", "-3")
     got, _ = clean(tmp_path / "both.wav", tmp_path)
     assert np.abs(got - media.read_sound(tmp_path / "sox.wav")[0]).max() < 1e-4
+
+
+@pytest.mark.parametrize("rate_hz", [4_000, 44_100, 768_000])
+def test_the_highpass_is_that_of_a_recursion_in_double_precision(rate_hz: int) -> None:
+    sound = media.noise(100_000 / rate_hz, rate_hz, 0.3) + np.float32(0.5)  # with an offset that it has to hold down
+    expected = signal.lfilter(*coefficients(rate_hz, 80.0), sound.astype(np.float64))
+    highpass, found, start = Highpass(rate_hz, 80.0), [], 0
+    for n_block in (*range(1, 70), 10_000, 100_000):  # whole rows, parts of one, and both
+        found.append(highpass.push(sound[start : start + n_block]))
+        start += n_block
+    assert np.abs(np.concatenate(found) - expected).max() < 1e-6
 
 
 # Normalisation
@@ -238,7 +251,7 @@ def test_clipped_runs_are_counted_across_blocks(n_block: int) -> None:
     samples = np.where(chance.random(1000) < 0.6, 1.0, 0.2).astype(np.float32)
     levels = Levels(1, 1)
     for start in range(0, 1000, n_block):
-        levels.observe(samples[start : start + n_block, np.newaxis])
+        levels.observe(samples[np.newaxis, start : start + n_block])
     runs = "".join("1" if sample == 1 else " " for sample in samples).split()
     assert levels.clipped_s == sum(len(run) for run in runs if len(run) >= 3)
 
@@ -353,7 +366,7 @@ print(round(waveform.duration_s), receipt.is_complete)
 @pytest.mark.parametrize("data_bytes", [None, 0xFFFFFFFF])
 def test_memory_does_not_grow_with_the_recording(data_bytes: int | None, tmp_path: Path) -> None:
     """20 minutes take 77 MB as float32, and get by with 48 MB; with libsndfile and with FFmpeg."""
-    media.write_sound(tmp_path / "short.wav", media.noise(2, 8000), 8000, "PCM_U8")
+    media.write_sound(tmp_path / "short.wav", media.noise(20, 8000), 8000, "PCM_U8")
     header = (tmp_path / "short.wav").read_bytes()[:44]
     n_bytes = 1200 * 8000
     size = (n_bytes if data_bytes is None else data_bytes).to_bytes(4, "little")
