@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -79,27 +80,33 @@ def decode(
         errors.TransientError: its share does not answer, or the cache disk is full.
         MemoryError: it needs more memory than there is.
     """
-    receipt, gain, inverted_channel = _decode_once(source, writer, settings, check, channel=None)
-    if inverted_channel is not None:
-        # Seen only at the end, and rare: decoding a second time is cheaper than keeping two mixes.
+    open_reader = partial(readers.open_reader, source)
+    # What is seen only at the end, and rare, is decoded a second time.
+    try:
+        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, check)
+    except readers.DamagedError:
         writer.restart()
-        receipt, gain, _ = _decode_once(source, writer, settings, check, channel=inverted_channel)
+        open_reader = partial(open_reader, is_damaged=True)
+        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, check)
+    if inverted_channel is not None:  # cheaper than keeping two mixes
+        writer.restart()
+        receipt, gain, _ = _decode_once(open_reader(), writer, settings, check, inverted_channel)
     return writer.finish(gain), receipt
 
 
 def _decode_once(
-    source: RecordingFile,
+    reader: readers.Reader,
     writer: WaveformWriter,
     settings: Preprocess,
     check: Callable[[], None],
-    channel: int | None,
+    channel: int | None = None,
 ) -> tuple[Receipt, float, int | None]:
     """Decode the whole recording, with all channels mixed or with one of them alone.
 
     Returns:
         the receipt, the linear gain, and the channel to be taken alone, if any.
     """
-    with contextlib.closing(readers.open_reader(source)) as reader:
+    with contextlib.closing(reader):
         _refuse_impossible(reader, settings)
         levels = Levels(reader.rate_hz, reader.channels)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None

@@ -1,24 +1,25 @@
-"""Sound out of files: libsndfile for uncompressed containers, FFmpeg's libraries for all others.
+"""Sound out of files: libsndfile for uncompressed containers and FLAC, FFmpeg's libraries for all others.
 
 Both were tried on whole, cut, corrupted and chained files of each format. libsndfile reads every
-kind of WAV, AIFF, AU, CAF and W64 exactly; but it gives up on the first damaged MP3 or FLAC frame
-and stops after the first stream of a chained Ogg file. FFmpeg goes on in all three.
+kind of WAV, AIFF, AU, CAF and W64 exactly, and FLAC faster; but it gives up on the first damaged MP3 or
+FLAC frame and stops after the first stream of a chained Ogg file. FFmpeg goes on in all three.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import av
 import av.error
 import numpy as np
 import soundfile
-import soxr
 
 from daemon import errors
 from daemon.decode import headers
+from daemon.decode.frames import BLOCK_VALUES, Clock, Collector, as_planes
 from daemon.decode.source import FileView, NotARecordingError, RecordingFile
 
 if TYPE_CHECKING:
@@ -30,10 +31,7 @@ if TYPE_CHECKING:
 _DEMUXERS = (
     "wav,w64,mp3,mov,mp4,m4a,3gp,3g2,mj2,flac,ogg,matroska,webm,aac,asf,amr,amrnb,amrwb,aiff,caf,au,ac3,eac3,avi,mpegts"
 )
-_BLOCK_VALUES = 1 << 17  # samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB
 _IO_BUFFER_BYTES = 1 << 18
-_MIN_GAP_S = 0.1  # a shorter jump of the time stamps is rounding
-_MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, and no place for silence
 _CHECK_EVERY_PACKETS = 256
 _MAX_BROKEN_PER_GOOD = 3
 # Formats whose length FFmpeg takes from the bit rate, the file size or the last time stamp.
@@ -46,9 +44,14 @@ _AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 _FILE_SLACK_S = 0.01
 _CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
 
+_UNKNOWN_FRAMES = 1 << 36  # the length field of FLAC has 36 bits; libsndfile puts its largest number for none
 _SF_UNRECOGNISED = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
 
 _COPY_AGAIN = "Copy it again from where it was recorded."
+
+
+class DamagedError(Exception):
+    """The file is damaged, and has to be read again by who goes on in spite of that."""
 
 
 class Reader(Protocol):
@@ -78,6 +81,7 @@ class Reader(Protocol):
         Raises:
             errors.JobError: nearly nothing can be decoded.
             errors.TransientError: the file's disk or share does not answer.
+            DamagedError: see there.
         """
         ...
 
@@ -86,8 +90,12 @@ class Reader(Protocol):
         ...
 
 
-def open_reader(source: RecordingFile) -> Reader:
+def open_reader(source: RecordingFile, *, is_damaged: bool = False) -> Reader:
     """Find out what a file is, from its content, and open it for one pass.
+
+    Args:
+        source: the file.
+        is_damaged: whether a pass before this one has ended with DamagedError.
 
     Raises:
         NotARecordingError: no sound format was recognised.
@@ -100,16 +108,17 @@ def open_reader(source: RecordingFile) -> Reader:
         raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
     if headers.is_locked(source):
         raise _locked_error()
+    if headers.sound_kind(source.head) == "FLAC" and not is_damaged:
+        with suppress(soundfile.LibsndfileError):
+            return _FlacReader(source)
     if not headers.is_pcm_kind(source.head):
         return _ContainerReader(source)
     chunk = headers.sound_chunk(source)
     # FFmpeg can be told to read on to the end of the file, whatever the header says.
     is_open_ended = chunk is not None and (chunk.declared_bytes is None or chunk.has_more)
     if not is_open_ended:
-        try:
+        with suppress(soundfile.LibsndfileError):  # an encoding that libsndfile does not know; FFmpeg may
             return _FileReader(source, chunk)
-        except soundfile.LibsndfileError:
-            pass  # an encoding that libsndfile does not know; FFmpeg may
     reader = _ContainerReader(source, is_open_ended=is_open_ended)
     if chunk is not None and chunk.has_more:
         reader.notes.append("Its header declares less sound than the file has: all of it was read.")
@@ -139,9 +148,9 @@ class _FileReader:
             self.declared_s *= max(1.0, chunk.declared_bytes / chunk.available_bytes)
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        n_frames = max(1, _BLOCK_VALUES // self.channels)
+        n_frames = max(1, BLOCK_VALUES // self.channels)
         # What has 16 bits stays so until it is sorted by channels: half the memory to move, and numpy converts faster.
-        kind = "int16" if self.codec == "pcm_16" else "float32"
+        kind = "int16" if self._file.subtype == "PCM_16" else "float32"
         while True:
             check()
             try:
@@ -150,11 +159,31 @@ class _FileReader:
                 break  # what is missing shows against the declared length
             if len(block) == 0:
                 break
-            yield _as_planes(block.T)
+            yield as_planes(block.T)
         self._source.read_at(self._source.size - 1, 1)  # is its disk still there?
 
     def close(self) -> None:
         self._file.close()
+
+
+class _FlacReader(_FileReader):
+    """Reads FLAC with libsndfile as long as nothing is wrong with it."""
+
+    def __init__(self, source: RecordingFile) -> None:
+        super().__init__(source, None)
+        self.codec = "flac"
+        if not 0 < self._file.frames < _UNKNOWN_FRAMES:  # written to a pipe
+            self.close()
+            raise soundfile.LibsndfileError(_SF_UNRECOGNISED)
+
+    def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
+        yield from super().blocks(check)
+        # libFLAC ends where the header says; but headers of joined files tell the length of the first.
+        if (
+            self._file.tell() < self._file.frames
+            or os.lseek(self._source.descriptor, 0, os.SEEK_CUR) < self._source.size
+        ):
+            raise DamagedError
 
 
 class _ContainerReader:
@@ -226,8 +255,8 @@ class _ContainerReader:
         return container.duration / av.time_base if is_alone and container.duration is not None else None
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        clock = _Clock(self._container.start_time, float(self._stream.time_base))
-        collector = _Collector(self.rate_hz, self.channels)
+        clock = Clock(self._container.start_time, float(self._stream.time_base))
+        collector = Collector(self.rate_hz, self.channels)
         n_good = n_broken = 0
         for index, packet in enumerate(self._packets()):
             if index % _CHECK_EVERY_PACKETS == 0:
@@ -288,7 +317,7 @@ class _ContainerReader:
         """Yield silence in blocks: at 768 kHz and 64 channels even seconds are large."""
         n_left = round(duration_s * self.rate_hz)
         while n_left:
-            n_frames = min(n_left, max(1, _BLOCK_VALUES // self.channels))
+            n_frames = min(n_left, max(1, BLOCK_VALUES // self.channels))
             yield np.zeros((self.channels, n_frames), np.float32)
             n_left -= n_frames
 
@@ -307,97 +336,6 @@ def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401 (PyAV is not ty
     if layout.name.startswith(f"{n_channels} channels ("):  # how FFmpeg describes a custom order
         codec_context.layout = f"{n_channels} channels"
     return n_channels
-
-
-class _Clock:
-    """Finds missing sound by the time stamps of the frames.
-
-    Without it, a page lost in the middle of an Ogg file would shift all that follows.
-
-    Args:
-        start_us: earliest time stamp of the container in microseconds, if it has any. In a video
-            whose sound begins late, the times then still are those which a player shows.
-        tick_s: unit of the frames' time stamps in seconds.
-    """
-
-    def __init__(self, start_us: int | None, tick_s: float) -> None:
-        self._tick_s = tick_s
-        self._expected_s = None if start_us is None else start_us / av.time_base
-
-    def skip(self, packet: Any) -> float:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-        """Pass over a packet that cannot be decoded, and return its duration in seconds."""
-        duration_s = (packet.duration or 0) * self._tick_s
-        if not 0 < duration_s <= _MAX_GAP_S:
-            return 0.0
-        if self._expected_s is not None:
-            self._expected_s += duration_s
-        return duration_s
-
-    def advance(self, frame: Any) -> float:  # noqa: ANN401 (the same)
-        """Pass over a decoded frame, and return how much sound is missing ahead of it in seconds."""
-        stamp, expected_s = frame.pts, self._expected_s
-        start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time reckons in slow fractions
-        if start_s is not None:
-            self._expected_s = start_s + frame.samples / frame.sample_rate
-        gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
-        return gap_s if _MIN_GAP_S <= gap_s <= _MAX_GAP_S else 0.0
-
-
-class _Collector:
-    """Collects frames to blocks of one type, rate and number of channels, as chained streams may not keep."""
-
-    def __init__(self, rate_hz: int, channels: int) -> None:
-        self._rate_hz = rate_hz
-        self._channels = channels
-        self._fifo = av.AudioFifo()
-        self._shape: tuple[str, int, int] | None = None
-        self._resampler: Any = None
-
-    def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 (as in _choose_stream)
-        """Take a frame in; return blocks, shape (channels, n), whenever there is enough for one."""
-        blocks: list[NDArray[np.float32]] = []
-        shape = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)
-        if shape != self._shape:
-            blocks += self.drain()
-            self._shape = shape
-            if frame.sample_rate != self._rate_hz:
-                self._resampler = soxr.ResampleStream(frame.sample_rate, self._rate_hz, self._channels)
-        frame.pts = None  # the queue is made for streams without gaps
-        self._fifo.write(frame)
-        if self._fifo.samples * self._channels >= _BLOCK_VALUES:
-            blocks.append(self._take())
-        return blocks
-
-    def drain(self) -> Iterator[NDArray[np.float32]]:
-        """Yield all that is still inside."""
-        if self._fifo.samples:
-            yield self._take()
-        if self._resampler is not None:
-            yield self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True).T
-        self._fifo, self._shape, self._resampler = av.AudioFifo(), None, None
-
-    def _take(self) -> NDArray[np.float32]:
-        """Return what the queue holds as float32, shape (channels, n)."""
-        frame = self._fifo.read()
-        samples = frame.to_ndarray()
-        block = _as_planes(samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T)
-        if len(block) != self._channels:
-            block = np.repeat(block.mean(axis=0, keepdims=True), self._channels, axis=0)
-        if self._resampler is not None:
-            block = np.ascontiguousarray(self._resampler.resample_chunk(np.ascontiguousarray(block.T)).T)
-        return block
-
-
-def _as_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples of any type, shape (channels, n), as float32 in [-1, 1], each channel in one piece."""
-    planes = np.ascontiguousarray(samples)
-    if planes.dtype.kind == "f":
-        return planes.astype(np.float32, copy=False)
-    scaled = np.empty(planes.shape, np.float32)
-    np.multiply(planes, np.float32(0.5 ** (8 * planes.dtype.itemsize - 1)), out=scaled, casting="same_kind")
-    if planes.dtype == np.uint8:
-        scaled -= 1
-    return scaled
 
 
 def _locked_error() -> errors.JobError:

@@ -231,6 +231,12 @@ def test_all_streams_of_a_chained_file_are_read(name: str, speech: Path, folder:
     assert abs(clean_sound(chained, folder)[1].duration_s - 2 * 5.89) < 0.05
 
 
+def test_flac_that_declares_too_little_is_read_to_its_end(speech: Path, folder: Path) -> None:
+    once = encoded(speech, "t.flac")
+    media.ffmpeg("-stream_loop", "1", "-i", once, "-c", "copy", folder / "twice.flac")
+    assert abs(clean_sound(folder / "twice.flac", folder)[1].duration_s - 2 * 5.89) < 0.05
+
+
 def test_a_file_that_changes_its_rate_and_channels_goes_on(speech: Path, folder: Path) -> None:
     ending, encoding = FORMATS["mp3 without a length"]
     stereo = encoded(speech, ending, *encoding).read_bytes()

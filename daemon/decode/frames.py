@@ -1,0 +1,111 @@
+"""Decoded frames to blocks of sound: where some is missing, and how samples of any type become float32."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import av
+import numpy as np
+import soxr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+BLOCK_VALUES = 1 << 17
+"""Samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB."""
+
+_MIN_GAP_S = 0.1  # a shorter jump of the time stamps is rounding
+_MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, and no place for silence
+
+
+class Clock:
+    """Finds missing sound by the time stamps of the frames.
+
+    Without it, a page lost in the middle of an Ogg file would shift all that follows.
+
+    Args:
+        start_us: earliest time stamp of the container in microseconds, if it has any. In a video
+            whose sound begins late, the times then still are those which a player shows.
+        tick_s: unit of the frames' time stamps in seconds.
+    """
+
+    def __init__(self, start_us: int | None, tick_s: float) -> None:
+        self._tick_s = tick_s
+        self._expected_s = None if start_us is None else start_us / av.time_base
+
+    def skip(self, packet: Any) -> float:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+        """Pass over a packet that cannot be decoded, and return its duration in seconds."""
+        duration_s = (packet.duration or 0) * self._tick_s
+        if not 0 < duration_s <= _MAX_GAP_S:
+            return 0.0
+        if self._expected_s is not None:
+            self._expected_s += duration_s
+        return duration_s
+
+    def advance(self, frame: Any) -> float:  # noqa: ANN401 (the same)
+        """Pass over a decoded frame, and return how much sound is missing ahead of it in seconds."""
+        stamp, expected_s = frame.pts, self._expected_s
+        start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time reckons in slow fractions
+        if start_s is not None:
+            self._expected_s = start_s + frame.samples / frame.sample_rate
+        gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
+        return gap_s if _MIN_GAP_S <= gap_s <= _MAX_GAP_S else 0.0
+
+
+class Collector:
+    """Collects frames to blocks of one type, rate and number of channels, as chained streams may not keep."""
+
+    def __init__(self, rate_hz: int, channels: int) -> None:
+        self._rate_hz = rate_hz
+        self._channels = channels
+        self._fifo = av.AudioFifo()
+        self._shape: tuple[str, int, int] | None = None
+        self._resampler: Any = None
+
+    def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 (the same)
+        """Take a frame in; return blocks, shape (channels, n), whenever there is enough for one."""
+        blocks: list[NDArray[np.float32]] = []
+        shape = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)
+        if shape != self._shape:
+            blocks += self.drain()
+            self._shape = shape
+            if frame.sample_rate != self._rate_hz:
+                self._resampler = soxr.ResampleStream(frame.sample_rate, self._rate_hz, self._channels)
+        frame.pts = None  # the queue is made for streams without gaps
+        self._fifo.write(frame)
+        if self._fifo.samples * self._channels >= BLOCK_VALUES:
+            blocks.append(self._take())
+        return blocks
+
+    def drain(self) -> Iterator[NDArray[np.float32]]:
+        """Yield all that is still inside."""
+        if self._fifo.samples:
+            yield self._take()
+        if self._resampler is not None:
+            yield self._resampler.resample_chunk(np.zeros((0, self._channels), np.float32), last=True).T
+        self._fifo, self._shape, self._resampler = av.AudioFifo(), None, None
+
+    def _take(self) -> NDArray[np.float32]:
+        """Return what the queue holds as float32, shape (channels, n)."""
+        frame = self._fifo.read()
+        samples = frame.to_ndarray()
+        block = as_planes(samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T)
+        if len(block) != self._channels:
+            block = np.repeat(block.mean(axis=0, keepdims=True), self._channels, axis=0)
+        if self._resampler is not None:
+            block = np.ascontiguousarray(self._resampler.resample_chunk(np.ascontiguousarray(block.T)).T)
+        return block
+
+
+def as_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
+    """Return samples of any type, shape (channels, n), as float32 in [-1, 1], each channel in one piece."""
+    planes = np.ascontiguousarray(samples)
+    if planes.dtype.kind == "f":
+        return planes.astype(np.float32, copy=False)
+    scaled = np.empty(planes.shape, np.float32)
+    np.multiply(planes, np.float32(0.5 ** (8 * planes.dtype.itemsize - 1)), out=scaled, casting="same_kind")
+    if planes.dtype == np.uint8:
+        scaled -= 1
+    return scaled
