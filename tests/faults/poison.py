@@ -75,8 +75,12 @@ class _Killer:
             self.n_steps = int(self._is_in_flight())
         if not self.n_steps or self.n_steps < self.after:
             return Answer.GO_ON
+        if self.number is signal.SIGKILL:
+            return Answer.DIE
+        if step.thread == process:  # it is the one that dies of the signal, and does no recording's work
+            return Answer.GO_ON
         os.kill(process, self.number)
-        return Answer.DIE if self.number is signal.SIGKILL else Answer.GO_ON
+        return Answer.HOLD  # while the process tells what it dies of, its threads would go on
 
     def _log(self) -> bytes:
         path = self.root / "log"

@@ -78,6 +78,7 @@ class Answer(Enum):
     DIE = "die"  # the process is killed before it
     STOP = "stop"  # the process is asked to end, and the step is done
     PRETEND = "pretend"  # it is not done, and answered as if it were
+    HOLD = "hold"  # its thread waits, until a signal has ended the process
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,11 +89,13 @@ class Step:
         verb: rename, link, unlink, mkdir, rmdir, chmod, truncate, create, sync or write.
         path: what it is done to; the new name of what is renamed.
         source: the old name of what is renamed.
+        thread: the number of the thread that takes it; that of the first is the process's.
     """
 
     verb: str
     path: Path
     source: Path | None = None
+    thread: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +197,8 @@ def _answer(child: int, listener: int, decide: Callable[[Step, int], Answer | in
     notice_id, thread, _, number, _, _, *arguments = _NOTICE.unpack(notice)
     step = _step(thread, number, arguments)
     answer = decide(step, child) if step is not None else Answer.GO_ON
+    if answer is Answer.HOLD:
+        return False
     if answer is Answer.DIE:
         os.kill(child, signal.SIGKILL)
     elif answer is Answer.STOP:  # through this thread, for another may not wait killably yet
@@ -213,7 +218,7 @@ def _step(thread: int, number: int, arguments: list[int]) -> Step | None:
     try:
         if number in _BY_FD:
             path = Path(f"/proc/{thread}/fd/{arguments[0]}").readlink()
-            return Step(_BY_FD[number], path) if path.is_absolute() else None
+            return Step(_BY_FD[number], path, thread=thread) if path.is_absolute() else None
         verb, folder, index = _BY_PATH[number]
         path = _read_path(thread, arguments[folder] if folder is not None else None, arguments[index])
         source = None
@@ -222,7 +227,7 @@ def _step(thread: int, number: int, arguments: list[int]) -> Step | None:
             source = _read_path(thread, source_folder, arguments[index // 2])
     except OSError:  # the thread is gone
         return None
-    return Step(verb, path, source)
+    return Step(verb, path, source, thread)
 
 
 def _read_path(thread: int, folder: int | None, address: int) -> Path:
