@@ -2,40 +2,34 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnxruntime
 
-from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform
 from daemon.segment.cutting import Span
+from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
 
-_FRAME_SAMPLES = 512  # 32 ms: what silero judges at a time
-_CONTEXT_SAMPLES = 64  # which it also sees of the frame before
-_STATE_SHAPE = (1, 1, 128)
-
 # The model carries a state from frame to frame. Its definition here: stretches of 60 s on an
 # absolute grid, each warmed up on the 10 s ahead of it. Against one sequential pass this changes
-# under 1 % of the decisions (cold stretches: half of them), and none of them depends on how far the
-# recording goes on.
-_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // _FRAME_SAMPLES
-_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // _FRAME_SAMPLES)
+# under 1 % of the decisions (cold stretches: half of them), and stretches run side by side.
+_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
+_ROWS = 32  # stretches in one batch
+_SLAB_FRAMES = 128  # read at a time: 4 s of each row, which with all that is computed from it takes 20 MB
 
 _MIN_PAUSE_FRAMES = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
 _LONG_FRAMES = 8  # 250 ms
 _NEAR_FRAMES = 32  # 1 s
 _PADDING_SAMPLES = SAMPLE_RATE_HZ // 5
 
-_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // _FRAME_SAMPLES
+_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
 _FLOOR_PERCENTILE = 10  # even in speech without pauses a tenth of the frames lie between syllables
 _MIN_FLOOR_DBFS = -70.0
 
@@ -80,7 +74,7 @@ def find_speech(waveform: Waveform, method: str, check: Callable[[], None]) -> t
         bursts = _find_bursts(_levels_above_floor(waveform, check), _DECIBELS_ABOVE_FLOOR)
     else:
         bursts = _find_bursts(_probabilities(waveform, check), _PROBABILITY)
-    return _padded(bursts * _FRAME_SAMPLES, waveform.n_samples)
+    return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
 
 
 def _find_bursts(levels: NDArray[np.float32], thresholds: _Thresholds) -> NDArray[np.int64]:
@@ -122,44 +116,44 @@ def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
 
 def _probabilities(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
     """Return silero's probability of speech for each frame, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // _FRAME_SAMPLES)
-    session = _load_silero()
-    cold = np.zeros(_STATE_SHAPE, np.float32)
-    found = [np.zeros(0, np.float32)]
-    for start in range(0, n_frames, _STRETCH_FRAMES):
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    silero = Silero()
+    starts = range(0, n_frames, _STRETCH_FRAMES)
+    batches = [
+        _judge_stretches(silero, waveform, starts[index : index + _ROWS], check)
+        for index in range(0, len(starts), _ROWS)
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *batches])[:n_frames]
+
+
+def _judge_stretches(
+    silero: Silero, waveform: Waveform, starts: range, check: Callable[[], None]
+) -> NDArray[np.float32]:
+    """Judge stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
+    state = silero.begin(len(starts))
+
+    def judge(begin: int, end: int) -> NDArray[np.float32]:
         check()
-        first = max(0, start - _WARM_UP_FRAMES)
-        sound = _read_frames(waveform, first, min(start + _STRETCH_FRAMES, n_frames) - first, _CONTEXT_SAMPLES)
-        windows = np.lib.stride_tricks.sliding_window_view(sound, _CONTEXT_SAMPLES + _FRAME_SAMPLES)
-        frames = np.ascontiguousarray(windows[::_FRAME_SAMPLES])
-        judged, _, _ = session.run(None, {"input": frames, "h": cold, "c": cold})
-        found.append(judged[start - first :])
-    return np.concatenate(found)
+        sound = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
+        return silero.judge(np.stack(sound), state)
 
-
-def _load_silero() -> onnxruntime.InferenceSession:
-    """Load the model out of the package silero_vad, whose own code would import torch.
-
-    It has one that takes all the frames of a stretch at once.
-    """
-    package = importlib.util.find_spec("silero_vad")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # it warns of parts of the model which it does not need
-    for folder in (package.submodule_search_locations if package is not None else None) or []:
-        path = Path(folder, "data", "silero_vad_16k_sequence.onnx")
-        if path.is_file():
-            return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    raise errors.EngineUnavailableError(
-        "The voice-activity model is not installed.",
-        "Install the package silero-vad again, or set segment.vad to energy.",
-    )
+    if starts[-1] > 0:
+        for begin in range(-_WARM_UP_FRAMES, 0, _SLAB_FRAMES):
+            judge(begin, min(begin + _SLAB_FRAMES, 0))
+    if starts[0] == 0:
+        state[:, 0] = 0  # nothing lies ahead of the first stretch: it begins cold, not warmed up on silence
+    n_longest = min(_STRETCH_FRAMES, n_frames - starts[0])
+    for begin in range(0, n_longest, _SLAB_FRAMES):
+        end = min(begin + _SLAB_FRAMES, n_longest)
+        probabilities[:, begin:end] = judge(begin, end)
+    return probabilities.reshape(-1)
 
 
 def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0) -> NDArray[np.float32]:
     """Return the samples of some frames and `n_ahead` before them, with zeros for what lies outside the recording."""
-    start, stop = first * _FRAME_SAMPLES - n_ahead, (first + n_frames) * _FRAME_SAMPLES
+    start, stop = first * FRAME_SAMPLES - n_ahead, (first + n_frames) * FRAME_SAMPLES
     samples = np.zeros(stop - start, np.float32)
     sound = waveform.read(max(0, start), max(0, stop))
     n_before = max(0, -start)
@@ -169,12 +163,12 @@ def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0
 
 def _levels_above_floor(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
     """Return the level of each frame in dB above the noise around it, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // _FRAME_SAMPLES)
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     levels = np.zeros(n_frames, np.float32)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
         check()
-        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, _FRAME_SAMPLES)
-        energies = np.einsum("ij,ij->i", frames, frames) / _FRAME_SAMPLES
+        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
+        energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
         levels[first : first + len(frames)] = 10 * np.log10(energies + 1e-12)
     floors = np.empty_like(levels)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):

@@ -29,7 +29,7 @@ HOMES = {"torch": "engine", "transformers": "engine", "yaml": "configfile", "wat
 EXCUSED = {("cli/demonstration.py", "yaml")}
 
 # What reads files of strangers is loaded by decoder processes alone.
-CODECS = {"av", "soundfile", "soxr", "onnxruntime"}
+CODECS = {"av", "soundfile", "soxr"}
 
 ROOT = Path(daemon.__file__).parent
 ARCHITECTURE = ROOT.parent / "docs" / "architecture.md"

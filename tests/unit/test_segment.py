@@ -265,6 +265,15 @@ def test_moments_are_looked_at_too(method: str, n_samples: int, tmp_path: Path) 
     assert find(np.zeros(n_samples, np.float32), tmp_path, method) == ()
 
 
+def test_stretches_side_by_side_say_what_they_say_alone(
+    words: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samples = np.resize(words, 130 * S) + media.noise(130, level=0.01)
+    together = find(samples, tmp_path, "silero")
+    monkeypatch.setattr(speech_module, "_ROWS", 1)
+    assert find(samples, tmp_path, "silero") == together
+
+
 def judged_by_its_makers(samples: NDArray[np.float32]) -> NDArray[np.float32]:
     """What the model says as the package silero_vad has it for torch, in one sequential pass."""
     (folder,) = find_spec("silero_vad").submodule_search_locations  # type: ignore[union-attr, misc]
@@ -321,3 +330,15 @@ def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(errors.EngineUnavailableError, match="vad to energy") as caught:
         find(media.noise(1), tmp_path, "silero")
     assert "silero-vad" in caught.value.remedy
+
+
+@pytest.mark.parametrize("content", [b"", b"\x3a\x7f", b"no such thing" * 99])
+def test_weights_that_are_none_name_the_remedy(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "silero_vad"
+    (package / "data").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "data" / "silero_vad_16k_op15.onnx").write_bytes(content)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    monkeypatch.delitem(sys.modules, "silero_vad", raising=False)
+    with pytest.raises(errors.EngineUnavailableError, match="not installed"):
+        find(media.noise(1), tmp_path, "silero")
