@@ -159,5 +159,5 @@ def _move_hotwords(source: Path, target: Path) -> None:
             files.move(source, target, is_private=True)
     except FileNotFoundError:
         return
-    except (OSError, ScribedError) as error:  # the recording can do without
+    except (PermissionError, ScribedError) as error:  # the recording can do without; a full or failing disk passes
         log.warning("job.hotwords_refused", path=source.name, what=str(error))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import functools
 import json
 import os
@@ -288,6 +289,28 @@ def test_what_was_replaced_after_it_settled_is_told(world: World) -> None:
     assert claimed is not None
     assert not claimed[1]
     assert world.claims.fingerprint(claimed[0]) != arrival.fingerprint
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
+def test_a_recording_waits_for_hotwords_that_a_disk_withholds(
+    number: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrival = world.drop(hotwords=WORDS)
+    move = files.move
+
+    def refuse(source: Path, target: Path, *, is_private: bool = False) -> None:
+        if source.name == "talk.hotwords.txt":
+            raise OSError(number, os.strerror(number))
+        move(source, target, is_private=is_private)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "move", refuse)  # a disk that fails, which the test cannot make
+        with pytest.raises(TransientError):
+            world.claims.claim(arrival)
+    assert tree(world.folders.inbox) == {".scribed", "talk.wav", "talk.hotwords.txt"}
+    claimed = world.claims.claim(arrival)
+    assert claimed is not None
+    assert world.claims.hotwords(claimed[0])
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
