@@ -41,6 +41,7 @@ _GAPLESS = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
 _LOCKED_TAGS = frozenset({"drms", "drmi", "enca"})
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
 _AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
+_BLOCKS_READ = 8  # 2 MB of 16 bits
 _FILE_SLACK_S = 0.01
 _CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
 
@@ -126,7 +127,7 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False) -> Reader:
 
 
 class _FileReader:
-    """Reads with libsndfile."""
+    """Reads with libsndfile, several blocks at a time: soundfile seeks after each read, and FLAC decodes anew then."""
 
     slack_s = _FILE_SLACK_S
 
@@ -149,17 +150,19 @@ class _FileReader:
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
         n_frames = max(1, BLOCK_VALUES // self.channels)
+        n_read = _BLOCKS_READ * n_frames
         # What has 16 bits stays so until it is sorted by channels: half the memory to move, and numpy converts faster.
         kind = "int16" if self._file.subtype == "PCM_16" else "float32"
         while True:
-            check()
             try:
-                block = self._file.read(n_frames, dtype=kind, always_2d=True)
+                read = self._file.read(n_read, dtype=kind, always_2d=True)
             except soundfile.LibsndfileError:
                 break  # what is missing shows against the declared length
-            if len(block) == 0:
+            if len(read) == 0:
                 break
-            yield as_planes(block.T)
+            for first in range(0, len(read), n_frames):
+                check()
+                yield as_planes(read[first : first + n_frames].T)
         self._source.read_at(self._source.size - 1, 1)  # is its disk still there?
 
     def close(self) -> None:

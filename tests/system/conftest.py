@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import media
+from tests.conftest import SAMPLES
 from tests.system.box import Box, missing
 from tests.system.unit import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +29,14 @@ def box() -> Iterator[Box]:
         yield booted
     finally:
         booted.close()
+
+
+@pytest.fixture(scope="session")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """return a recording of 20 minutes: decoding it takes seconds on any machine, and so does each part of its work."""
+    target = tmp_path_factory.mktemp("long") / "long.flac"
+    media.sox(*[SAMPLES / "meeting.flac"] * 12, target)
+    return target
 
 
 @pytest.fixture

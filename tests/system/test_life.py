@@ -14,6 +14,8 @@ from tests.system.box import PYTHON
 from tests.system.unit import TIMEOUT_S, Unit, wait_until, words_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from tests.system.box import Box
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
@@ -45,12 +47,12 @@ def test_group_members_see_the_status_of_a_running_and_of_a_stopped_service(unit
     assert "member of the service's group" in refused.stderr
 
 
-def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Unit) -> None:
+def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Unit, long: Path) -> None:
     unit.drop_in(HASTE)
     # A kill before the first chunk of a start is charged to a recording that is alone; blame is not shown here.
     unit.configure(retry={"max_attempts": 10}, segment=SMALL_CHUNKS)
     unit.start()
-    unit.drop(SAMPLES / "meeting.flac", "long.flac")
+    unit.drop(long, "long.flac")
     pids, done = [], 0.0
     for signal in ("SEGV", "KILL", "STOP"):  # a crash, a kill, a hang, which the watchdog ends
         done = unit.wait_until_in_work("long.flac", beyond=done)
@@ -87,14 +89,14 @@ def test_no_number_of_crashes_leaves_the_unit_dead(unit: Unit) -> None:
     wait_until(unit.is_active, "it runs")
 
 
-def test_three_poison_files_in_a_row_are_set_aside_and_the_unit_lives(unit: Unit) -> None:
+def test_three_poison_files_in_a_row_are_set_aside_and_the_unit_lives(unit: Unit, long: Path) -> None:
     """A recording that ends the process itself; what only breaks its decoder does not come so far."""
     unit.drop_in(HASTE)
     unit.configure(retry={"max_attempts": 1})
     poison = [f"poison-{number}.flac" for number in (1, 2, 3)]
     unit.start()
     for name in poison:
-        unit.drop(SAMPLES / "meeting.flac", name)
+        unit.drop(long, name)
         while not kill_in_work(unit, name):  # it may have finished a chunk by then, and with it be forgiven
             pass
     unit.drop(SAMPLES / "memo.wav", "good.wav")
@@ -141,10 +143,10 @@ def package_folder(box: Box) -> str:
     return box.do("/opt/scribed/venv/bin/python", "-c", "import daemon; print(daemon.__path__[0])").strip()
 
 
-def test_stopped_within_a_long_recording_it_goes_on_from_there(unit: Unit) -> None:
+def test_stopped_within_a_long_recording_it_goes_on_from_there(unit: Unit, long: Path) -> None:
     unit.configure(segment=SMALL_CHUNKS)
     unit.start()
-    unit.drop(SAMPLES / "meeting.flac", "stopped.flac")
+    unit.drop(long, "stopped.flac")
     unit.wait_until_in_work("stopped.flac")
     assert re.fullmatch(r"transcribing stopped\.flac \d+ %, 0 waiting, 0 done today", unit.show("StatusText"))
     unit.box.do("systemctl", "stop", unit.name)
