@@ -337,6 +337,18 @@ class _LogFile(RotatingFileHandler):
     """A log file of JSON lines, for its group to read; full, it becomes the first of several old ones."""
 
     has_failed = False
+    is_given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one event; another thread's last ones come when a reload has given the file up, and open it anew."""
+        super().emit(record)
+        if self.is_given_up:
+            super().close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.is_given_up = True
+        super().close()
 
     def _open(self) -> TextIOWrapper:
         return open(

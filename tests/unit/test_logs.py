@@ -390,6 +390,21 @@ def test_a_reload_loses_no_line_of_another_thread(tmp_path: Path) -> None:
     assert numbers == list(range(300))
 
 
+def test_a_line_that_comes_after_a_reload_leaves_no_file_open(tmp_path: Path) -> None:
+    path = tmp_path / "scribed.log"
+    logs.configure(Logging(file=path), stream=io.StringIO())
+    (handler,) = (handler for handler in logging.getLogger().handlers if handler.name == "scribed.file")
+    logs.configure(Logging(), stream=io.StringIO())
+    logging.getLogger("other").addHandler(handler)  # as a thread that had asked for the handlers before
+    try:
+        logging.getLogger("other").error("late")
+    finally:
+        logging.getLogger("other").removeHandler(handler)
+    assert "late" in path.read_text()
+    assert isinstance(handler, logging.FileHandler)
+    assert handler.stream is None
+
+
 def test_standard_error_is_looked_up_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
