@@ -155,7 +155,7 @@ class Intake:
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed holds no other up."""
         fault: ScribedError | None = None
-        for arrival in settled:
+        for arrival in self.claimable(settled):
             if not self._worker.has_room():
                 break
             try:
@@ -180,6 +180,11 @@ class Intake:
             self._settle_again(job)
 
     # What others ask
+
+    def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
+        """Return those of the settled recordings that no claim stands in the way of which has to be undone first."""
+        broken_off = self._desk.claims.broken_off()
+        return [arrival for arrival in settled if arrival.path not in broken_off]
 
     def is_refused(self, arrival: Arrival) -> bool:
         """Whether `unsupported: ignore` leaves this file where it is."""

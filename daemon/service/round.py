@@ -49,9 +49,10 @@ class Round:
         if now_s >= self._ends_s:
             self._left = arriving
         is_waiting_for_more = bool(arriving) and now_s < self._ends_s
-        has_nothing_to_claim = not settled or intake.claim_fault() is not None
-        has_worked_off = not intake.has_claimed_work() or worker.is_backing_off()
-        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off and worker.is_idle()
+        # In this order: work that ends in between may make more claimable.
+        has_worked_off = worker.is_idle() and (not intake.has_claimed_work() or worker.is_backing_off())
+        has_nothing_to_claim = not intake.claimable(settled) or intake.claim_fault() is not None
+        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off
         return settled
 
     def give_up(self) -> None:

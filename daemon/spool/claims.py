@@ -84,6 +84,17 @@ class Claims:
         log.info("job.claimed", job_id=job.job_id, path=job.path, has_changed=not is_same)
         return job, is_same
 
+    def broken_off(self) -> frozenset[str]:
+        """Return the paths of recordings whose claim has no audio yet, or no more.
+
+        Until such a claim is undone nothing of that path may be claimed: its hotwords may lie there.
+
+        Raises:
+            TransientError: the journal cannot be read.
+        """
+        unfinished = self._journal.unfinished()
+        return frozenset(job.path for job in unfinished if not os.path.lexists(self._places.audio(job)))
+
     def fingerprint(self, job: Job) -> Fingerprint:
         """Return what the claimed recording looks like now."""
         path = self._places.audio(job)

@@ -11,11 +11,12 @@ import pytest
 import soundfile
 
 from daemon.board import Faults
-from daemon.config import Config, Folders, Retry, SegmentSettings
+from daemon.config import Config, Folders, Retry, SegmentSettings, Watch
 from daemon.errors import EngineLostError, JobError, TransientError
-from daemon.inbox import Arrival, fingerprint_of
+from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
 from daemon.journal import Journal
+from daemon.service.intake import Intake
 from daemon.spool import Claims, Delivery, Failures, Places
 from daemon.worker import N_IN_FLIGHT, Desk, Worker
 from tests.scripted_engine import ScriptedEngine
@@ -287,3 +288,21 @@ def test_no_more_than_a_few_are_in_work(bench: Bench) -> None:
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
     assert bench.worker.n_delivered == N_IN_FLIGHT
+
+
+def test_what_was_being_claimed_in_a_crash_is_claimed_anew_with_its_hotwords(bench: Bench) -> None:
+    inbox = bench.config.folders.inbox
+    (inbox / "talk.hotwords.txt").write_text("Bessel\n")
+    job = bench.claim()
+    bench.desk.places.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
+    watcher = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
+    intake = Intake(bench.config, watcher, bench.desk, bench.worker)
+    arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
+    assert intake.claimable([arrival]) == []
+    for _ in range(3):  # seen, settled while the old claim stands, claimed anew
+        intake.look()
+        intake.take_in(None)
+        bench.wait(bench.worker.is_idle)
+        bench.now_s[0] += 60
+    assert bench.names("processed") == ["talk.hotwords.txt", "talk.wav"]
+    assert bench.names("inbox") == []
