@@ -13,6 +13,7 @@ import stat
 import threading
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from operator import attrgetter
@@ -240,11 +241,9 @@ class Inbox:
         notes: list[str] = []
         written, created = self._writers.snapshot()
         settle_s, root = self.settings.settle_s, os.fspath(self.root)
-        for path, facts in self._recordings(notes, unreadable):
+        for path, facts, last in self._recordings(notes, unreadable):
             sight = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_blocks)
-            sighting = self._sightings.get(path)
-            if sighting is None or sighting.facts != sight:
-                sighting = self._see(sight, sighting, now_s)
+            sighting = last if last is not None and last.facts == sight else self._see(sight, last, now_s)
             seen[path] = sighting
             reason, left_s = "", 0.0
             if path in written:
@@ -273,40 +272,51 @@ class Inbox:
         self._n_seen += 1
         return _Sighting(sight, self._n_seen, now_s)
 
-    def _recordings(self, notes: list[str], unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
-        """Yield path within the inbox and facts of every file that may be a recording."""
+    def _recordings(
+        self, notes: list[str], unreadable: list[str]
+    ) -> Iterator[tuple[str, os.stat_result, _Sighting | None]]:
+        """Yield path within the inbox, facts and last sighting of every file that may be a recording."""
         folders, ignore = [""], self.settings.ignore
         while folders:
             folder = folders.pop()
-            for entry in self._entries(folder, unreadable):
-                name = entry.name
-                path = f"{folder}/{name}" if folder else name
-                if is_temporary(name) or (ignore and any(fnmatchcase(path, glob) for glob in ignore)):
-                    continue
-                try:
-                    facts = entry.stat(follow_symlinks=False)
-                except OSError:  # gone since the listing
-                    continue
-                if stat.S_ISREG(facts.st_mode):
-                    if not is_companion(name):
-                        yield path, facts
-                    elif name.endswith(ERROR_SUFFIX):
-                        notes.append(path)
-                elif stat.S_ISDIR(facts.st_mode) and self.settings.recursive:
-                    folders.append(path)
+            with self._opened(folder, unreadable) as (descriptor, names):
+                for name in names:
+                    path = f"{folder}/{name}" if folder else name
+                    sighting = self._sightings.get(path)  # what has one bears the name of a recording
+                    if sighting is None and is_temporary(name):
+                        continue
+                    if ignore and any(fnmatchcase(path, glob) for glob in ignore):
+                        continue
+                    try:
+                        facts = os.stat(name, dir_fd=descriptor, follow_symlinks=False)
+                    except OSError:  # gone since the listing
+                        continue
+                    if stat.S_ISREG(facts.st_mode):
+                        if sighting is not None or not is_companion(name):
+                            yield path, facts, sighting
+                        elif name.endswith(ERROR_SUFFIX):
+                            notes.append(path)
+                    elif stat.S_ISDIR(facts.st_mode) and self.settings.recursive:
+                        folders.append(path)
 
-    def _entries(self, folder: str, unreadable: list[str]) -> list[os.DirEntry[str]]:
-        """Return what lies in a folder."""
+    @contextmanager
+    def _opened(self, folder: str, unreadable: list[str]) -> Iterator[tuple[int, list[str]]]:
+        """Open a folder and list it; os.scandir would keep what it learns of every file until all are seen."""
+        path = self.root / folder
+        descriptor, names = -1, []
         try:
-            with os.scandir(self.root / folder if folder else self.root) as listing:
-                entries = list(listing)
-        except OSError:
-            if not folder:
-                raise
-            entries = []
-        if folder and not os.access(self.root / folder, os.R_OK | os.X_OK) and (self.root / folder).exists():
-            unreadable.append(folder)
-        return entries
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                names = os.listdir(descriptor)  # noqa: PTH208 - paths know no descriptors
+            except OSError:
+                if not folder:
+                    raise
+            if folder and not os.access(path, os.R_OK | os.X_OK) and path.exists():
+                unreadable.append(folder)
+            yield descriptor, names
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
 
 
 def _why_not_quiet(facts: os.stat_result, quiet_s: float, settle_s: float) -> tuple[str, float]:
