@@ -80,23 +80,29 @@ class Highpass:
         lags = np.arange(_ROW_SAMPLES) - np.arange(_ROW_SAMPLES)[:, np.newaxis]
         from_row = np.where(lags >= 0, response[lags], 0)
         to_state = self._powers[_ROW_SAMPLES - 1 :: -1]
-        self._from_row = from_row.astype(np.float32)
         self._to_state = np.stack((to_state.real, to_state.imag), axis=1).astype(np.float32)
-        self._from_state = np.stack((tail.real, -tail.imag)).astype(np.float32)
+        self._to_sound = np.concatenate((from_row, [tail.real, -tail.imag])).astype(np.float32)
+        self._table = np.zeros((0, _ROW_SAMPLES + 2), np.float32)  # a row of samples, then the state ahead of it
         self._state = 0j
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return the filtered block, shape (n,), n above 0."""
-        rows = np.zeros((-(-len(block) // _ROW_SAMPLES), _ROW_SAMPLES), np.float32)
-        rows.reshape(-1)[: len(block)] = block
-        added = (rows @ self._to_state).view(np.complex64)[:-1, 0]
+        n_whole, n_rest = divmod(len(block), _ROW_SAMPLES)
+        n_rows = n_whole + (n_rest > 0)
+        if len(self._table) != n_rows:
+            self._table = np.zeros((n_rows, _ROW_SAMPLES + 2), np.float32)
+        rows, states = self._table[:, :_ROW_SAMPLES], self._table.view(np.complex64)[:, -1]
+        rows[:n_whole] = block[: n_whole * _ROW_SAMPLES].reshape(n_whole, _ROW_SAMPLES)
+        if n_rest:
+            rows[-1] = np.pad(block[-n_rest:], (0, _ROW_SAMPLES - n_rest))
+        added = (rows @ self._to_state).view(np.complex64)[:, 0]
         step = self._powers[-1]
-        states, _ = signal.lfilter([1.0], [1.0, -step], added.astype(np.complex128), zi=[step * self._state])
-        states = np.concatenate(([self._state], states))
-        n_last = len(block) - (len(rows) - 1) * _ROW_SAMPLES
-        self._state = self._powers[n_last] * states[-1] + self._powers[n_last - 1 :: -1] @ rows[-1, :n_last]
-        filtered: NDArray[np.float32] = rows @ self._from_row
-        filtered += states.astype(np.complex64).view(np.float32).reshape(-1, 2) @ self._from_state
+        after, _ = signal.lfilter([1.0], [1.0, -step], added[:-1].astype(np.complex128), zi=[step * self._state])
+        states[0], states[1:] = self._state, after
+        n_last = n_rest or _ROW_SAMPLES
+        before_last = after[-1] if len(after) else self._state
+        self._state = self._powers[n_last] * before_last + self._powers[n_last - 1 :: -1] @ rows[-1, :n_last]
+        filtered: NDArray[np.float32] = self._table @ self._to_sound
         return filtered.reshape(-1)[: len(block)]
 
 
