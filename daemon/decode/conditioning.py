@@ -94,7 +94,7 @@ class Highpass:
         rows, states = self._table[:, :_ROW_SAMPLES], self._table.view(np.complex64)[:, -1]
         rows[:n_whole] = block[: n_whole * _ROW_SAMPLES].reshape(n_whole, _ROW_SAMPLES)
         if n_rest:
-            rows[-1] = np.pad(block[-n_rest:], (0, _ROW_SAMPLES - n_rest))
+            rows[-1, :n_rest], rows[-1, n_rest:] = block[-n_rest:], 0
         added = (rows @ self._to_state).view(np.complex64)[:, 0]
         step = self._powers[-1]
         after, _ = signal.lfilter([1.0], [1.0, -step], added[:-1].astype(np.complex128), zi=[step * self._state])

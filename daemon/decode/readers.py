@@ -41,7 +41,7 @@ _GAPLESS = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
 _LOCKED_TAGS = frozenset({"drms", "drmi", "enca"})
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
 _AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
-_BLOCKS_READ = 8  # 2 MB of 16 bits
+_BLOCKS_READ = 8  # 4 MB of 16 bits
 _FILE_SLACK_S = 0.01
 _CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
 
@@ -149,7 +149,8 @@ class _FileReader:
             self.declared_s *= max(1.0, chunk.declared_bytes / chunk.available_bytes)
 
     def blocks(self, check: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        n_frames = max(1, BLOCK_VALUES // self.channels)
+        # Stereo in blocks as long as mono: 5 % faster here, though 4 % slower with FFmpeg's queue.
+        n_frames = max(1, BLOCK_VALUES // max(1, self.channels // 2))
         n_read = _BLOCKS_READ * n_frames
         # What has 16 bits stays so until it is sorted by channels: half the memory to move, and numpy converts faster.
         kind = "int16" if self._file.subtype == "PCM_16" else "float32"
