@@ -13,7 +13,6 @@ import json
 import logging
 import os
 import platform
-import resource
 import shutil
 import signal
 import sqlite3
@@ -226,7 +225,7 @@ def measure_daemon(root: Path, config: Path, share: int) -> list[tuple[str, str,
         rows.append(("idle daemon", f"{used:.2%} of a core", ""))
         rows += measure_arrivals(root, max(1, _N_ARRIVALS // share))
         peaks = []
-        for minutes in (1, 10, 60)[: 1 if share > 1 else None]:
+        for minutes in (1, 10, 60, 240)[: 1 if share > 1 else None]:
             drop(root, f"{minutes}.wav", minutes)
             wait_for(lambda name=f"{minutes}.wav": (root / "processed" / name).exists())
             peaks.append(peak_mib(process.pid))
@@ -284,8 +283,9 @@ def peak_mib(pid: int) -> float:
 
 def resource_of(code: str) -> float:
     """Return the peak memory of a Python program in MiB."""
-    subprocess.run([sys.executable, "-c", code], check=True)
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    code += "; import resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout) / 1024
 
 
 if __name__ == "__main__":

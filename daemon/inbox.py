@@ -31,6 +31,7 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers.inotify import InotifyObserver
+from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
 from daemon import mounts
 from daemon.job import Fingerprint
@@ -59,6 +60,7 @@ _LINKED_QUIET_S = 60.0  # a second link is how some programs commit: link, then 
 _BLOCK_BYTES = 512  # the unit of st_blocks, whatever the filesystem's own
 _OVERFLOW_LOGGER = "watchdog.observers.inotify_c"
 _EMITTER_LOGGER = "watchdog.observers.inotify"
+_MOVE_WAIT_S = 0.02
 _STOP_WAIT_S = 5.0
 _RESTART_S = 10.0
 
@@ -164,6 +166,9 @@ class Inbox:
     def _start_events(self) -> None:
         # A folder made while watchdog begins is added twice, by its walk and by its event, to no harm.
         warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
+        # A move out of the inbox, as each delivery makes one, holds up all later events until it is clear that it leads
+        # nowhere else within. The kernel tells both halves of a move at once, so that is soon.
+        InotifyMoveEventGrouper.delay = _MOVE_WAIT_S
         observer = None
         try:
             self._watched = self._identity()
