@@ -15,17 +15,17 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint
-from daemon.engine.model import ResidentModel
-from daemon.engine.protocol import Piece, PieceText
-from daemon.engine.slots import Slots
+from daemon.engine.protocol import ChunkRequest, ChunkResponse
+from daemon.engine.qwen3_asr.model import ResidentModel
+from daemon.engine.qwen3_asr.slots import Slots
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.engine.model import PreparedPiece
+    from daemon.engine.qwen3_asr.model import PreparedChunk
+    from daemon.engine.qwen3_asr.slots import RowState, SlotShape
     from daemon.engine.scheduler import ContinuousEngine
-    from daemon.engine.slots import RowState, SlotShape
 
 SEED = 7
 # The published sizes of Qwen3-ASR-1.7B, and small ones of the same shape.
@@ -84,20 +84,20 @@ class Workload:
     """Pieces and the tokens that each answer has."""
 
     name: str
-    pieces: list[Piece]
-    budgets: dict[Piece, int]
+    pieces: list[ChunkRequest]
+    budgets: dict[ChunkRequest, int]
 
     @property
     def audio_s(self) -> float:
         """Seconds of sound."""
         return sum(piece.duration_s for piece in self.pieces)
 
-    def batches(self, size: int) -> list[list[Piece]]:
+    def batches(self, size: int) -> list[list[ChunkRequest]]:
         """Return the pieces in batches that suit one who waits for the longest: like lengths of sound together."""
         ordered = sorted(self.pieces, key=lambda piece: -len(piece.samples))
         return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
-    def count_tokens(self, pieces: Sequence[Piece]) -> int:
+    def count_tokens(self, pieces: Sequence[ChunkRequest]) -> int:
         """Return how many tokens the longest of the answers has."""
         return max(self.budgets[piece] for piece in pieces)
 
@@ -137,11 +137,11 @@ class TimedModel(ResidentModel):
         super().advance(slots, n_rows, n_columns)
         self.n_steps += 1
 
-    def finish(self, tokens: Sequence[int], piece: PreparedPiece, *, has_failed: bool) -> PieceText:
+    def finish(self, tokens: Sequence[int], piece: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
         """Return the tokens as words, so that answers can be compared; numbered, so that no guard sees a loop."""
         if has_failed:
             return super().finish(tokens, piece, has_failed=has_failed)
-        return PieceText(to_words(tokens), "English", is_finished=True)
+        return ChunkResponse(to_words(tokens), "English", is_finished=True)
 
 
 def to_words(tokens: Sequence[int]) -> str:
@@ -162,7 +162,7 @@ class Bench:
     stock: Qwen3ASRForConditionalGeneration
     processor: Qwen3ASRProcessor
     model: TimedModel
-    budgets: dict[Piece, int]
+    budgets: dict[ChunkRequest, int]
 
     @property
     def identity(self) -> ModelIdentity:
@@ -190,7 +190,7 @@ class Bench:
         self.synchronize()
         return n_steps
 
-    def generate(self, pieces: Sequence[Piece], n_tokens: int, cache: str | None = None) -> list[list[int]]:
+    def generate(self, pieces: Sequence[ChunkRequest], n_tokens: int, cache: str | None = None) -> list[list[int]]:
         """Return the tokens that transformers writes."""
         inputs = self.processor.apply_transcription_request([piece.samples for piece in pieces])
         inputs = inputs.to(self.device, self.dtype)
@@ -221,7 +221,7 @@ def load_bench(device: torch.device, *, is_small: bool) -> Bench:
     with torch.no_grad():
         stock.get_input_embeddings().weight[end] = 0  # its score is 0, and of thousands one is always higher
     stock.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
-    budgets: dict[Piece, int] = {}
+    budgets: dict[ChunkRequest, int] = {}
     # Both arms share the weights: the product joins some of them, and transformers goes on with views of those.
     model = TimedModel(stock, processor, count_budget=lambda piece: budgets.get(piece, round(4 * piece.duration_s) + 4))
     return Bench(device, dtype, stock, processor, model, budgets)

@@ -33,9 +33,10 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from daemon.config import Folders, Watch
+from daemon.host.clock import now
 from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
-from daemon.journal import JOURNAL_NAME, Journal, now
+from daemon.journal import JOURNAL_NAME, Journal
 from daemon.spool import Claims, Delivery, Places
 
 _FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")

@@ -39,12 +39,12 @@ from benchmarks.engine_report import Result, add, describe, render, render_rows
 from daemon import checkpoint
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
 from daemon.documents import render as render_documents
-from daemon.engine.model import count_slot_tokens
-from daemon.engine.protocol import SAMPLE_RATE_HZ, Piece
+from daemon.engine.protocol import SAMPLE_RATE_HZ, ChunkRequest
+from daemon.engine.qwen3_asr.model import count_slot_tokens
+from daemon.engine.qwen3_asr.slots import SlotShape
 from daemon.engine.scheduler import ContinuousEngine
-from daemon.engine.slots import SlotShape
 from daemon.frontend import FrontEnd
-from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
+from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
 from daemon.worker import N_IN_FLIGHT
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def make_pieces(durations_s: Sequence[float], tokens_per_30_s: Callable[[int], i
     """Return pieces of noise; the answer to each has tokens by its length."""
     chance = np.random.default_rng(SEED)
     pieces = [
-        Piece(chance.normal(0, 0.1, round(SAMPLE_RATE_HZ * s)).astype(np.float32), None, (), f"job{index % 4}")
+        ChunkRequest(chance.normal(0, 0.1, round(SAMPLE_RATE_HZ * s)).astype(np.float32), None, (), f"job{index % 4}")
         for index, s in enumerate(durations_s)
     ]
     budgets = {
@@ -256,8 +256,8 @@ class Line:
     def transcribe(self, path: Path) -> Transcript:
         """Take one recording through."""
         recording = Recording(path.stem, path, path.name, RecordingSettings.of(self._config))
-        watcher = Watcher(lambda: None, lambda _: None, Forgetful())
-        return transcribe(recording, self._config, self._front_end, self._engine, watcher)
+        control = RunControl(lambda: None, lambda _: None, Forgetful())
+        return transcribe(recording, self._config, self._front_end, self._engine, control)
 
     def close(self) -> None:
         """Stop both."""

@@ -221,7 +221,7 @@ def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
     from daemon.decode import RecordingFile, WaveformWriter  # noqa: PLC0415 (the parent needs none of it)
     from daemon.decode.cleaning import decode  # noqa: PLC0415 (the same)
     from daemon.segment import cut  # noqa: PLC0415 (the same)
-    from daemon.segment.speech import find_speech  # noqa: PLC0415 (the same)
+    from daemon.segment.vad import detect_speech  # noqa: PLC0415 (the same)
 
     settings = SegmentSettings()
     before_s = used_s(resource.RUSAGE_SELF)
@@ -229,7 +229,7 @@ def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
         waveform, _ = decode(source, writer, Preprocess())
     with waveform:
         if has_cut:
-            speech = find_speech(waveform, settings.vad, lambda: None)
+            speech = detect_speech(waveform, settings.vad, lambda: None)
             cut(speech, waveform.n_samples, settings.max_chunk_s, settings.overlap_s)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu_s": used_s(resource.RUSAGE_SELF) - before_s, "peak_mb": usage.ru_maxrss / 1024}

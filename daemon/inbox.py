@@ -33,7 +33,7 @@ from watchdog.events import (
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.inotify_move_event_grouper import InotifyMoveEventGrouper
 
-from daemon import mounts
+from daemon.host import mounts
 from daemon.job import Fingerprint
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from structlog.stdlib import ProcessorFormatter
 
 from daemon.display import escape, shown_name
 from daemon.errors import ConfigError
-from daemon.systemd import JOURNAL_SOCKET, JournalSocket
+from daemon.host.systemd import JOURNAL_SOCKET, JournalSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

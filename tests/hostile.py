@@ -6,7 +6,7 @@ import os
 import struct
 from pathlib import Path
 
-_DECODER = b"daemon.frontend.decoder"
+_DECODER = b"daemon.frontend.worker_process"
 
 
 def decoders_of(daemon: int) -> list[int]:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from daemon.engine import Piece, PieceText
+from daemon.engine import ChunkRequest, ChunkResponse
 from daemon.errors import StoppedError
 from daemon.transcript import ModelIdentity
 
@@ -30,20 +30,20 @@ class ScriptedEngine:
     error: Exception | None = None
     n_good: int = 0
     is_held: bool = False
-    write: Callable[[Piece], str] | None = None
-    pieces: list[Piece] = field(default_factory=list)
+    write: Callable[[ChunkRequest], str] | None = None
+    pieces: list[ChunkRequest] = field(default_factory=list)
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
-    max_pieces: int = 2
-    held: list[tuple[Future[PieceText], PieceText]] = field(default_factory=list)
+    max_in_flight: int = 2
+    held: list[tuple[Future[ChunkResponse], ChunkResponse]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def submit(self, piece: Piece) -> Future[PieceText]:
-        future: Future[PieceText] = Future()
+    def submit(self, piece: ChunkRequest) -> Future[ChunkResponse]:
+        future: Future[ChunkResponse] = Future()
         with self.lock:
             self.pieces.append(piece)
             words = self.write(piece) if self.write else f"piece{len(self.pieces)}"
-            text = PieceText(words, "English", is_finished=piece.duration_s <= self.longest_s)
+            text = ChunkResponse(words, "English", is_finished=piece.duration_s <= self.longest_s)
             if self.error is not None and len(self.pieces) > self.n_good:
                 future.set_exception(self.error)
             elif self.is_held:

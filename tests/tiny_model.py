@@ -17,7 +17,7 @@ from transformers import (
     Qwen3ASRProcessor,
 )
 
-from daemon.engine import Piece
+from daemon.engine import ChunkRequest
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,7 +98,7 @@ def make_piece(
     hotwords: tuple[str, ...] = (),
     job_id: str = "a",
     seed: int = 0,
-) -> Piece:
+) -> ChunkRequest:
     """Return a piece of noise."""
     samples = np.random.default_rng(seed).normal(0, 0.1, round(16_000 * duration_s)).astype(np.float32)
-    return Piece(samples, language, hotwords, job_id)
+    return ChunkRequest(samples, language, hotwords, job_id)

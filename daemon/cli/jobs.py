@@ -6,13 +6,13 @@ import sys
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from daemon import files
-from daemon.cli import settings
+from daemon.cli import config_option as settings
 from daemon.display import printable
 from daemon.errors import AlreadyRunningError, ExitCode, NoPermissionError, ScribedError, UsageError
+from daemon.host import files
+from daemon.host.privileges import become_owner
 from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
-from daemon.privileges import become_owner
 from daemon.spool import Failures, Places
 
 if TYPE_CHECKING:

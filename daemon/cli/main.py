@@ -40,7 +40,7 @@ JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.
 @app.command()
 def run(config: ConfigOption = None) -> None:
     """Run the daemon in the foreground; this is what systemd starts."""
-    from daemon.cli import daemonize
+    from daemon.cli import run as daemonize
 
     raise typer.Exit(daemonize.run(config, once=False))
 
@@ -48,7 +48,7 @@ def run(config: ConfigOption = None) -> None:
 @app.command()
 def once(config: ConfigOption = None) -> None:
     """Transcribe what is in the inbox now, then exit."""
-    from daemon.cli import daemonize
+    from daemon.cli import run as daemonize
 
     raise typer.Exit(daemonize.run(config, once=True))
 
@@ -65,7 +65,7 @@ def transcribe(
     config: ConfigOption = None,
 ) -> None:
     """Transcribe named files with the same pipeline."""
-    from daemon.cli import single
+    from daemon.cli import transcribe as single
 
     raise typer.Exit(single.transcribe_files(recordings, outbox, formats, config))
 
@@ -78,7 +78,7 @@ def prepare(
     config: ConfigOption = None,
 ) -> None:
     """Write the cleaned 16 kHz sound exactly as the model hears it."""
-    from daemon.cli import single
+    from daemon.cli import transcribe as single
 
     raise typer.Exit(single.prepare(recording, output, config, is_json=json_))
 
@@ -90,7 +90,7 @@ def status(
     config: ConfigOption = None,
 ) -> None:
     """Show model, queue, what is in work, results, failures and faults."""
-    from daemon.cli import standing
+    from daemon.cli import status as standing
 
     raise typer.Exit(standing.show(config, is_json=json_, is_watched=watch))
 
@@ -136,7 +136,7 @@ def check(
     config: ConfigOption = None,
 ) -> None:
     """Is this installation ready? Each line ok, warning or fault, with what to do."""
-    from daemon.cli import doctor
+    from daemon.cli.check import installation as doctor
 
     raise typer.Exit(doctor.print_schema() if schema else doctor.check(config, is_deep=deep))
 
@@ -148,7 +148,7 @@ def fetch_model(
     config: ConfigOption = None,
 ) -> None:
     """Fetch the model: the one command that uses the network."""
-    from daemon.cli import fetching
+    from daemon.cli import fetch_model as fetching
 
     raise typer.Exit(fetching.fetch_model(model_id, source, config))
 
@@ -161,7 +161,7 @@ def demo(
     ] = None,
 ) -> None:
     """Run the daemon on sample recordings with the embedded demo model."""
-    from daemon.cli import demonstration
+    from daemon.cli import demo as demonstration
 
     raise typer.Exit(demonstration.demo(into, config))
 
@@ -169,7 +169,7 @@ def demo(
 @app.command()
 def bench(json_: JsonFlag = False, config: ConfigOption = None) -> None:
     """Measure the throughput of this machine with this model."""
-    from daemon.cli import throughput
+    from daemon.cli import bench as throughput
 
     raise typer.Exit(throughput.bench(config, is_json=json_))
 

@@ -7,7 +7,8 @@ import errno
 import os
 from typing import TYPE_CHECKING, Self
 
-from daemon import errors, files
+from daemon import errors
+from daemon.host import files
 
 if TYPE_CHECKING:
     from pathlib import Path

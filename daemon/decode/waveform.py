@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from daemon import errors, files
+from daemon import errors
+from daemon.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,5 +1,5 @@
 """Transcript to documents, as bytes; pure."""
 
-from daemon.documents.rendering import DOCUMENT_FORMATS, render
+from daemon.documents.formats import DOCUMENT_FORMATS, render
 
 __all__ = ["DOCUMENT_FORMATS", "render"]

@@ -10,7 +10,7 @@ import unicodedata
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daemon.documents.plain import describe_cut, describe_gap, in_order
+from daemon.documents.txt import describe_cut, describe_gap, in_order
 from daemon.transcript import Gap, tokens_of
 
 if TYPE_CHECKING:

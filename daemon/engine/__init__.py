@@ -6,8 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from daemon import checkpoint
-from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
-from daemon.engine.protocol import SAMPLE_RATE_HZ, SLOT_S, Engine, Piece, PieceText
+from daemon.engine.protocol import SAMPLE_RATE_HZ, SLOT_S, ChunkRequest, ChunkResponse, Engine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,18 +14,7 @@ if TYPE_CHECKING:
 
     from daemon.config import ModelSettings
 
-__all__ = [
-    "SAMPLE_RATE_HZ",
-    "SLOT_S",
-    "Engine",
-    "Piece",
-    "PieceText",
-    "Verdict",
-    "is_echo",
-    "judge",
-    "load",
-    "settle_echo",
-]
+__all__ = ["SAMPLE_RATE_HZ", "SLOT_S", "ChunkRequest", "ChunkResponse", "Engine", "load"]
 
 
 def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:
@@ -51,6 +39,6 @@ def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) ->
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     # torch takes seconds to import, so it waits until configuration and model are known to be valid.
     checkpoint.inspect(checkpoint.find_folder(settings.path))
-    from daemon.engine.loading import load_engine  # noqa: PLC0415  # see the line above
+    from daemon.engine.qwen3_asr.loading import load_engine  # noqa: PLC0415  # see the line above
 
     return load_engine(settings, report)

@@ -20,7 +20,7 @@ SLOT_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Piece:
+class ChunkRequest:
     """One model input.
 
     Attributes:
@@ -42,7 +42,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class PieceText:
+class ChunkResponse:
     """What the model wrote for one piece.
 
     Attributes:
@@ -66,11 +66,11 @@ class Engine(Protocol):
         ...
 
     @property
-    def max_pieces(self) -> int:
+    def max_in_flight(self) -> int:
         """How many pieces of SLOT_S keep it busy; a caller keeps them, and some more, submitted for each recording."""
         ...
 
-    def submit(self, piece: Piece) -> Future[PieceText]:
+    def submit(self, piece: ChunkRequest) -> Future[ChunkResponse]:
         """Queue a piece and return at once.
 
         The future ends with the text, or with `StoppedError` (closed), `TransientError` (memory is

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from daemon.engine.model import PreparedPiece
-    from daemon.engine.protocol import PieceText
+    from daemon.engine.protocol import ChunkResponse
+    from daemon.engine.qwen3_asr.model import PreparedChunk
 
 
 @dataclass(slots=True, eq=False)
@@ -23,9 +23,9 @@ class Request:
         is_suspect: it was in work when something failed that one of several pieces has caused.
     """
 
-    piece: PreparedPiece
+    piece: PreparedChunk
     job_id: str
-    future: Future[PieceText] = field(default_factory=Future)
+    future: Future[ChunkResponse] = field(default_factory=Future)
     has_begun: bool = False
     is_suspect: bool = False
 

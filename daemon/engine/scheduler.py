@@ -13,18 +13,18 @@ import structlog
 import torch
 
 from daemon.engine.failures import explain
-from daemon.engine.model import count_slot_tokens
 from daemon.engine.protocol import SLOT_S
 from daemon.engine.queue import Request, RequestQueue
-from daemon.engine.slots import SlotShape
+from daemon.engine.qwen3_asr.model import count_slot_tokens
+from daemon.engine.qwen3_asr.slots import SlotShape
 from daemon.errors import EngineLostError, StoppedError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from daemon.engine.model import ResidentModel
-    from daemon.engine.protocol import Piece, PieceText
-    from daemon.engine.slots import RowState, Slots
+    from daemon.engine.protocol import ChunkRequest, ChunkResponse
+    from daemon.engine.qwen3_asr.model import ResidentModel
+    from daemon.engine.qwen3_asr.slots import RowState, Slots
     from daemon.transcript import ModelIdentity
 
 _LOG = structlog.get_logger(__name__)
@@ -82,11 +82,11 @@ class ContinuousEngine:
         self._thread.start()
 
     @property
-    def max_pieces(self) -> int:
+    def max_in_flight(self) -> int:
         """How many pieces keep it busy."""
         return self._n_slots
 
-    def submit(self, piece: Piece) -> Future[PieceText]:
+    def submit(self, piece: ChunkRequest) -> Future[ChunkResponse]:
         """Queue a piece and return at once."""
         try:
             request = Request(self._model.prepare(piece), piece.job_id)
@@ -139,20 +139,20 @@ class ContinuousEngine:
     def _attempt_turn(self) -> Exception | None:
         """Take a turn; return what went wrong."""
         try:
-            self._take_turn()
+            self._run_iteration()
         except Exception as error:  # noqa: BLE001  # it is told apart in _recover, and reaches callers through futures
             # The frames hold the turn's tensors, and a caller may keep the error for long.
             traceback.clear_frames(error.__traceback__)
             return error
         return None
 
-    def _take_turn(self) -> None:
+    def _run_iteration(self) -> None:
         """Fill free slots, take some steps in all of them, and answer what has come to its end."""
         slots = self._fit_slots()
         self._admit(slots)
         if self._rows:
             self._advance(slots)
-            self._harvest(slots)
+            self._collect_finished(slots)
 
     def _fit_slots(self) -> Slots:
         """Return slots of the shape that is wanted now; slots in work stay as they are until they are empty."""
@@ -184,7 +184,7 @@ class ContinuousEngine:
                 self._rows[row] = _Row(request, request.piece.n_prompt_tokens + 1)
                 admitted.append(row)
         if admitted:
-            self._model.begin(slots, [self._rows[row].request.piece for row in admitted], admitted, self._pulse)
+            self._model.begin(slots, [self._rows[row].request.piece for row in admitted], admitted, self._heartbeat)
 
     def _may_begin(self, request: Request) -> bool:
         """Whether a request may begin beside those in work: a suspect and its like run alone."""
@@ -193,13 +193,13 @@ class ContinuousEngine:
     def _advance(self, slots: Slots) -> None:
         n_rows = max(self._rows) + 1
         for _ in range(self._model.steps_per_read):
-            self._pulse()
+            self._heartbeat()
             n_columns = min(max(row.n_tokens for row in self._rows.values()), slots.shape.n_tokens)
             self._model.advance(slots, n_rows, n_columns)
             for row in self._rows.values():
                 row.n_tokens += 1
 
-    def _harvest(self, slots: Slots) -> None:
+    def _collect_finished(self, slots: Slots) -> None:
         """Answer the requests whose rows have come to their end."""
         states = slots.read()
         ended = [row for row in self._rows if not states[row].is_live]
@@ -209,7 +209,7 @@ class ContinuousEngine:
                 self._answer(self._rows.pop(row).request, tokens, states[row])
                 if states[row].has_failed:
                     slots.clear(row)
-        self._close_ranks(slots)
+        self._compact_rows(slots)
 
     def _answer(self, request: Request, tokens: list[int], state: RowState) -> None:
         try:
@@ -219,7 +219,7 @@ class ContinuousEngine:
         else:
             request.future.set_result(text)
 
-    def _close_ranks(self, slots: Slots) -> None:
+    def _compact_rows(self, slots: Slots) -> None:
         """Where nothing waits to fill them, do away with the gaps: only rows up to the last one are computed."""
         with self._changed:
             if len(self._queue):
@@ -229,7 +229,7 @@ class ContinuousEngine:
             slots.move(last, gap)
             self._rows[gap] = self._rows.pop(last)
 
-    def _pulse(self) -> None:
+    def _heartbeat(self) -> None:
         """Called many times a second: a sign of life, and the way out."""
         if self._end is not None:
             raise StoppedError("The engine was stopped.")
@@ -313,8 +313,8 @@ class ContinuousEngine:
         _fail(waiting, end)
 
 
-def _failed(error: Exception) -> Future[PieceText]:
-    future: Future[PieceText] = Future()
+def _failed(error: Exception) -> Future[ChunkResponse]:
+    future: Future[ChunkResponse] = Future()
     future.set_exception(error)
     return future
 

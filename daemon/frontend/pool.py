@@ -273,7 +273,7 @@ class _Decoder:
         lifeline, self._lifeline = os.pipe()
         self.channel = Channel(end)
         self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
-        command = [sys.executable, "-P", "-m", "daemon.frontend.decoder", str(its_end.fileno()), str(lifeline)]
+        command = [sys.executable, "-P", "-m", "daemon.frontend.worker_process", str(its_end.fileno()), str(lifeline)]
         try:
             self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
                 command,

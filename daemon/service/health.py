@@ -14,9 +14,9 @@ from daemon.errors import EngineUnavailableError, ScribedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.board import Board
     from daemon.engine import Engine
-    from daemon.systemd import Notifier
+    from daemon.host.systemd import Notifier
+    from daemon.status.publisher import StatusPublisher
     from daemon.worker import Worker
 
 # Asked for again and again while the model loads, from slow disks too; what takes longer hangs. As long as this,
@@ -40,20 +40,20 @@ class Health:
         monotonic: seconds that only ever grow.
 
     Attributes:
-        pulse_s: how often `pulse` is to be called.
+        heartbeat_s: how often `heartbeat` is to be called.
     """
 
     def __init__(
         self,
         worker: Worker,
-        board: Board,
+        publisher: StatusPublisher,
         notifier: Notifier,
         wake: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.pulse_s = min(_PULSE_S, notifier.watchdog_interval_s or _PULSE_S)
+        self.heartbeat_s = min(_PULSE_S, notifier.watchdog_interval_s or _PULSE_S)
         self._worker = worker
-        self._board = board
+        self._publisher = publisher
         self._notifier = notifier
         self._wake = wake
         self._monotonic = monotonic
@@ -82,15 +82,15 @@ class Health:
         except ScribedError as error:
             self._load_error = error
         else:
-            self._board.show_model(engine.identity.name, engine.identity.device)
+            self._publisher.show_model(engine.identity.name, engine.identity.device)
             self._worker.engine = engine
         self._wake()
 
     def _tell_loading(self, line: str) -> None:
-        self._board.show_step(line)
+        self._publisher.show_step(line)
         log.info("engine.loading", step=line)
 
-    def pulse(self) -> None:
+    def heartbeat(self) -> None:
         """Tell systemd that all parts live: the loop, which watches and calls this, the engine and the workers."""
         engine = self._worker.engine
         if engine is None:  # the first WATCHDOG=1 would arm the watchdog, whose limit is none for a load

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.inbox import Arrival, Inbox
     from daemon.job import Fingerprint, Job
     from daemon.status import Fault
-    from daemon.worker import Desk, Worker
+    from daemon.worker import Resources, Worker
 
 
 @dataclass(slots=True)
@@ -51,15 +51,15 @@ class Intake:
         self,
         config: Config,
         inbox: Inbox,
-        desk: Desk,
+        resources: Resources,
         worker: Worker,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.config = config
         self.scan = Scan()
         self._inbox = inbox
-        self._desk = desk
-        self._faults = desk.faults
+        self._resources = resources
+        self._faults = resources.faults
         self._worker = worker
         self._monotonic = monotonic
         self._settling: dict[str, _Settling] = {}
@@ -71,7 +71,7 @@ class Intake:
         """Look what has arrived; False where a disk or share of the folders is not there: nothing can be done."""
         self.scan = Scan()
         try:
-            self._desk.places.check_shares()
+            self._resources.places.check_shares()
         except TransientError as error:
             self._faults.note("share", error.what, error.remedy)
             return False
@@ -88,7 +88,7 @@ class Intake:
         """Start what is claimed and claim what has settled, or what `admit` lets through of it."""
         self._clear_notes()
         self._tell_unreadable()
-        for job_id in self._desk.journal.cancelled():
+        for job_id in self._resources.journal.cancelled():
             self._cancel(job_id)
         self._let_settle()
         is_free = self._start_claimed()
@@ -115,7 +115,7 @@ class Intake:
     def _cancel(self, job_id: str) -> None:
         if self._worker.cancel(job_id):
             return
-        job = self._desk.journal.find(job_id)
+        job = self._resources.journal.find(job_id)
         if job is not None:
             self._settling.pop(job_id, None)
             self._worker.give_back(job)
@@ -125,7 +125,7 @@ class Intake:
             self._settle_again(job)
         for settling in list(self._settling.values()):
             try:
-                fingerprint = self._desk.claims.fingerprint(settling.job)
+                fingerprint = self._resources.claims.fingerprint(settling.job)
             except ScribedError:
                 del self._settling[settling.job.job_id]  # gone: the start finds out and undoes the claim
                 continue
@@ -136,7 +136,7 @@ class Intake:
 
     def _settle_again(self, job: Job) -> None:
         with suppress(ScribedError):  # gone: the start finds out and undoes the claim
-            self._settling[job.job_id] = _Settling(job, self._desk.claims.fingerprint(job), self._monotonic())
+            self._settling[job.job_id] = _Settling(job, self._resources.claims.fingerprint(job), self._monotonic())
 
     def _start_claimed(self) -> bool:
         """Start what has been claimed; False where a suspect waits to be alone: nothing else begins ahead of it."""
@@ -148,7 +148,7 @@ class Intake:
     def _waiting_jobs(self) -> list[Job]:
         """Return claimed jobs that are neither in work nor settling, suspects ahead, the least charged first."""
         in_work = self._worker.job_ids()
-        unfinished = self._desk.journal.unfinished()
+        unfinished = self._resources.journal.unfinished()
         jobs = [job for job in unfinished if job.job_id not in in_work and job.job_id not in self._settling]
         return sorted(jobs, key=lambda job: (not job.is_suspect, job.attempts, job.claimed_at, job.job_id))
 
@@ -170,7 +170,7 @@ class Intake:
     def _claim(self, arrival: Arrival) -> None:
         if self.is_refused(arrival):
             return
-        claim = self._desk.claims.claim(arrival)
+        claim = self._resources.claims.claim(arrival)
         if claim is None:
             return
         job, is_same = claim
@@ -183,7 +183,7 @@ class Intake:
 
     def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
         """Return those of the settled recordings that no claim stands in the way of which has to be undone first."""
-        broken_off = self._desk.claims.broken_off()
+        broken_off = self._resources.claims.broken_off()
         return [arrival for arrival in settled if arrival.path not in broken_off]
 
     def is_refused(self, arrival: Arrival) -> bool:
@@ -191,7 +191,7 @@ class Intake:
         if self.config.watch.unsupported != "ignore":
             return False
         if self._refused.get(arrival.path) != arrival.fingerprint:
-            if self._desk.front_end.is_recording(self.config.folders.inbox / arrival.path):
+            if self._resources.front_end.is_recording(self.config.folders.inbox / arrival.path):
                 return False
             self._refused[arrival.path] = arrival.fingerprint
         return True
@@ -213,7 +213,7 @@ class Intake:
 
     def has_claimed_work(self) -> bool:
         """Whether any claimed recording is not at its end."""
-        return bool(self._desk.journal.unfinished()) or not self._worker.is_idle()
+        return bool(self._resources.journal.unfinished()) or not self._worker.is_idle()
 
     def claim_fault(self) -> Fault | None:
         """Return what keeps recordings from being claimed, if anything does."""

@@ -13,18 +13,20 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daemon import config as configuration
-from daemon import configfile, files, logs
-from daemon.board import Board, Faults
+from daemon import logs
+from daemon.config import file as configfile
 from daemon.errors import ConfigError, ExitCode, NoPermissionError, TransientError
 from daemon.frontend import FrontEnd
+from daemon.host import files
 from daemon.inbox import Inbox, Scan
 from daemon.journal import Journal
 from daemon.service.health import LOAD_EXTENSION_S, Health
 from daemon.service.intake import Intake
-from daemon.service.round import Round
-from daemon.service.starts import Starts
+from daemon.service.once import OnceRun
+from daemon.service.start_backoff import StartBackoff
 from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished
-from daemon.worker import Desk, Worker
+from daemon.status.publisher import Faults, StatusPublisher
+from daemon.worker import Resources, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.engine import Engine
     from daemon.errors import ScribedError
-    from daemon.systemd import Notifier
+    from daemon.host.systemd import Notifier
 
 _STOP_S = 8.0  # of the ten that a stop may take; the rest is for closing the books
 _SWEEP_S = 5.0
@@ -142,10 +144,10 @@ class Service:
         self._journal = Journal(self.config.folders.state)
         try:
             self._build(once=once)
-            find_unfinished(self._places, self._journal, self._desk.delivery)
-            self._worker.set_aside_killers(self._journal.recover_in_flight())
+            find_unfinished(self._places, self._journal, self._resources.delivery)
+            self._worker.fail_crash_loops(self._journal.recover_in_flight())
             try:
-                code = self._loop(Round(self._intake, self._worker) if once else None)
+                code = self._loop(OnceRun(self._intake, self._worker) if once else None)
             finally:
                 self._shut_down()
         finally:
@@ -154,7 +156,7 @@ class Service:
 
     def _build(self, *, once: bool) -> None:
         config, monotonic = self.config, self._monotonic
-        self._desk = Desk(
+        self._resources = Resources(
             self._places,
             self._journal,
             Claims(self._places, self._journal),
@@ -164,15 +166,19 @@ class Service:
             FrontEnd(config.folders.cache),
         )
         self._retention = Retention(self._places, self._journal)
-        self._board = Board(self._journal, self._faults, self._notifier, self._desk.tally, monotonic)
-        self._board.config_sha256 = self._config_sha256
-        self._worker = Worker(self._desk, config, self._wake.set, monotonic)
-        self._intake = Intake(config, self._inbox, self._desk, self._worker, monotonic)
+        self._publisher = StatusPublisher(
+            self._journal, self._faults, self._notifier, self._resources.counters, monotonic
+        )
+        self._publisher.config_sha256 = self._config_sha256
+        self._worker = Worker(self._resources, config, self._wake.set, monotonic)
+        self._intake = Intake(config, self._inbox, self._resources, self._worker, monotonic)
         is_supervised = self._notifier.is_heard and not once
-        self._starts = Starts(config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic)
-        self._health = Health(self._worker, self._board, self._notifier, self._wake.set, monotonic)
+        self._starts = StartBackoff(
+            config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic
+        )
+        self._health = Health(self._worker, self._publisher, self._notifier, self._wake.set, monotonic)
 
-    def _loop(self, rounds: Round | None) -> ExitCode:
+    def _loop(self, rounds: OnceRun | None) -> ExitCode:
         next_scan_s = self._monotonic()
         while not self._is_stopping.is_set():
             self._look_after_engine()
@@ -206,7 +212,7 @@ class Service:
             self._starts.succeed()
             self._notifier.ready()
             self._is_ready_told = True
-            self._worker.let_others_go_first()
+            self._worker.start_backoff_of_charged()
 
     def _try_load(self) -> None:
         """Load the model, or say why that waits: starts before this one have failed."""
@@ -216,7 +222,7 @@ class Service:
         else:
             what, remedy = self._starts.reason()
             self._faults.note("engine", what, remedy)
-            self._board.show_step(f"{what} {remedy}")
+            self._publisher.show_step(f"{what} {remedy}")
 
     def _wait(self, begun_s: float, took_s: float, next_scan_s: float) -> None:
         """Sleep until the next scan, an event, or the first recording that may have settled."""
@@ -224,23 +230,23 @@ class Service:
         if not self._health.has_begun:
             soonest_s = min(soonest_s, self._starts.left_s())
         next_scan_s = min(next_scan_s, begun_s + max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s))
-        self._health.pulse()
-        while not self._wake.wait(max(0.0, min(next_scan_s - self._monotonic(), self._health.pulse_s))):
+        self._health.heartbeat()
+        while not self._wake.wait(max(0.0, min(next_scan_s - self._monotonic(), self._health.heartbeat_s))):
             if self._monotonic() >= next_scan_s:
                 break
-            self._health.pulse()
+            self._health.heartbeat()
         # A burst of events is worth one scan, not one for each.
         gap_s = max(_MIN_SCAN_GAP_S, took_s)
         if self._wake.is_set() and not self._is_stopping.is_set():
             self._is_stopping.wait(max(0.0, begun_s + gap_s - self._monotonic()))
         self._wake.clear()
 
-    def _try_turn(self, rounds: Round | None) -> None:
+    def _try_turn(self, rounds: OnceRun | None) -> None:
         """Do one turn; a disk or share that fails meanwhile is told, waited for, and never ends the daemon."""
         fault: ScribedError | None = None
         try:
             self._turn(rounds)
-            if self._board.is_due():
+            if self._publisher.is_due():
                 self._show("ready" if self._worker.engine is not None else "loading")
         except (TransientError, NoPermissionError) as error:
             fault = error
@@ -254,7 +260,7 @@ class Service:
         if rounds is not None:
             rounds.give_up()
 
-    def _turn(self, rounds: Round | None) -> None:
+    def _turn(self, rounds: OnceRun | None) -> None:
         """Look, clear up, take in."""
         if not self._intake.look():
             if rounds is not None:
@@ -262,9 +268,9 @@ class Service:
             return
         if self._monotonic() >= self._next_sweep_s:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
-            self._worker.close_books()
+            self._worker.flush_pending_marks()
             self._look_at_journal()
-            self._desk.failures.sweep()
+            self._resources.failures.sweep()
             self._retention.sweep(self.config.retention)
         self._intake.take_in(None if rounds is None else rounds.admit)
 
@@ -297,15 +303,15 @@ class Service:
     def _apply(self, config: Config) -> None:
         """Use another configuration for whatever begins from now on."""
         self.config = self._intake.config = config
-        self._board.config_sha256 = _sha256_of(self._config_path)
+        self._publisher.config_sha256 = _sha256_of(self._config_path)
         logs.configure(config.logging)
         self._places.is_mirrored = config.output.mirror_folders
-        self._desk.delivery.mode = self._desk.failures.mode = config.output.mode_bits
+        self._resources.delivery.mode = self._resources.failures.mode = config.output.mode_bits
         self._worker.reconfigure(config)
         self._inbox.settings = config.watch
 
     def _show(self, state: str) -> None:
-        self._board.show(
+        self._publisher.show(
             self.config,
             state,
             arriving=self._intake.arriving(),
@@ -320,12 +326,12 @@ class Service:
         self._inbox.stop()
         engine = self._worker.engine
         has_ended = self._worker.stop(_STOP_S / 2)
-        self._desk.front_end.close()
+        self._resources.front_end.close()
         if engine is not None:
             engine.close()
         if not has_ended and not self._worker.stop(_STOP_S / 2):
             log.warning("service.work_abandoned", running=[work.name for work in self._worker.running()])
-        self._worker.close_books()
+        self._worker.flush_pending_marks()
         self._intake.scan = Scan()
         self._show("stopped")
         log.info("service.stopped")

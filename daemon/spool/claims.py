@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
+from daemon.host import files
+from daemon.host.clock import now
 from daemon.inbox import fingerprint_of
 from daemon.job import Job
-from daemon.journal import now
 from daemon.spool.names import hotwords_name, new_job_id
 from daemon.spool.notes import write_note
 

@@ -15,10 +15,10 @@ import threading
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from daemon import files
 from daemon.documents import DOCUMENT_FORMATS
 from daemon.errors import ScribedError
-from daemon.records import Kept, Look, Looks, Reservation, Result
+from daemon.host import files
+from daemon.journal.records import Kept, Look, Looks, Reservation, Result
 from daemon.spool.names import hotwords_name, numbered_stem, outcome_names
 from daemon.spool.notes import Outcome, write_note
 
@@ -61,14 +61,14 @@ class Delivery:
                 second call would not set right.
         """
         result = Result(audio_s, wall_s, is_complete)
-        take_back(job, self._places, self._journal)  # what an earlier call may have left
+        roll_back(job, self._places, self._journal)  # what an earlier call may have left
         with files.explained("The transcript cannot be delivered", self._places.folders.outbox):
             while True:
                 reservation = self._reserve(job, documents, result)
                 try:
                     self._put_down(reservation, documents)
                 except FileExistsError:  # somebody took the name between the look and the publishing
-                    take_back(job, self._places, self._journal)
+                    roll_back(job, self._places, self._journal)
                     continue
                 break
         self._journal.commit_delivery(job.job_id)
@@ -145,7 +145,7 @@ class Delivery:
             files.publish(temporary, target)
 
 
-def take_back(job: Job, places: Places, journal: Journal) -> None:
+def roll_back(job: Job, places: Places, journal: Journal) -> None:
     """Remove what was put down for a job that was not committed: its own bytes, nobody else's.
 
     Raises:

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
 from daemon.display import escape
 from daemon.errors import ScribedError, TransientError
+from daemon.host import files
+from daemon.host.clock import now
 from daemon.inbox import ERROR_SUFFIX
 from daemon.job import JobState
-from daemon.journal import now
-from daemon.records import Kept
-from daemon.spool.delivery import hotwords_beside, looks_of, move_to_free_name, take_back
+from daemon.journal.records import Kept
+from daemon.spool.delivery import hotwords_beside, looks_of, move_to_free_name, roll_back
 from daemon.spool.names import error_note_name, failure_names, hotwords_name
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Failures:
         """
         claimed = self._places.audio(job)
         failed, folder_name = self._places.folders.failed, self._places.outcome_folder(job)
-        take_back(job, self._places, self._journal)
+        roll_back(job, self._places, self._journal)
         with files.explained("The recording cannot be set aside", failed), self._placing:
             if os.path.lexists(claimed):
                 folder = self._places.mirror(failed, folder_name)

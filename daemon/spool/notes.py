@@ -6,10 +6,10 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from daemon import files
+from daemon.host import files
+from daemon.host.clock import now
 from daemon.job import Job
-from daemon.journal import now
-from daemon.records import Look, Looks, Reservation, Result
+from daemon.journal.records import Look, Looks, Reservation, Result
 from daemon.spool.names import hotwords_name
 
 if TYPE_CHECKING:

@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon import files, mounts
 from daemon.errors import NoPermissionError, TransientError
+from daemon.host import files, mounts
 from daemon.inbox import CLAIM_FOLDER
 
 if TYPE_CHECKING:
     from daemon.config import Folders
     from daemon.job import Job
-    from daemon.records import Reservation
+    from daemon.journal.records import Reservation
 
 _LOCK_NAME = "lock"
 _SHARES_NAME = "shares.json"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
+from daemon.host import files
 from daemon.job import JobState
 from daemon.spool.claims import undo_claim
-from daemon.spool.delivery import take_back
+from daemon.spool.delivery import roll_back
 from daemon.spool.notes import read_note
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def conclude(job: Job, places: Places, journal: Journal, delivery: Delivery, fai
     if job.state is JobState.DELIVERED or (job.state is JobState.DELIVERING and delivery.confirm(job)):
         delivery.finish(job)
         return True
-    take_back(job, places, journal)
+    roll_back(job, places, journal)
     if (reason := journal.planned_failure(job.job_id)) is not None:
         failures.set_aside(job, *reason)
         return True

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from daemon import files
+from daemon.host import files
 from daemon.job import JobState
 from daemon.spool.delivery import look_of
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Retention as Settings
     from daemon.journal import Journal
-    from daemon.records import Kept
+    from daemon.journal.records import Kept
     from daemon.spool.places import Places
 
 _MAX_AT_ONCE = 100  # so that a first night of ten thousand deletions holds nothing else up

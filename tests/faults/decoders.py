@@ -15,7 +15,7 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from daemon.frontend import decoder
+from daemon.frontend import worker_process as decoder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ import soundfile
 import yaml
 
 from daemon.cli import main as command_line
-from daemon.files import TEMPORARY_PREFIX
+from daemon.host.files import TEMPORARY_PREFIX
 from tests.conftest import SAMPLES
 
 FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.files import TEMPORARY_PREFIX, temporary_beside
+from daemon.host.files import TEMPORARY_PREFIX, temporary_beside
 from daemon.journal import JOURNAL_NAME
 from daemon.status import STATUS_NAME
 from tests.faults.promise import Drop, Verdict, check_end, lay_out, run_once, texts_of

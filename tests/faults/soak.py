@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import soundfile
 
-from daemon.files import TEMPORARY_PREFIX
+from daemon.host.files import TEMPORARY_PREFIX
 from daemon.journal import JOURNAL_NAME
 from tests.conftest import SAMPLES
 from tests.faults.promise import lay_out, make_drops, run_once, texts_of

@@ -16,7 +16,7 @@ from daemon.config import Config, Folders, ModelSettings, Preprocess, RecordingS
 from daemon.decode import NotARecordingError
 from daemon.errors import JobError, ScribedError, StoppedError, TransientError
 from daemon.frontend import FrontEnd
-from daemon.pipeline import Forgetful, Recording, Watcher, transcribe
+from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
 from tests import hostile, media
 from tests.conftest import SAMPLES
 from tests.integration.instance import wait_until
@@ -64,7 +64,7 @@ class Line:
 
     def transcribe(self, path: Path, check: Callable[[], None] = lambda: None) -> Transcript:
         recording = Recording("job", path, path.name, RecordingSettings.of(self.config))
-        follow = Watcher(check, lambda _: None, Forgetful())
+        follow = RunControl(check, lambda _: None, Forgetful())
         return transcribe(recording, self.config, self.front_end, self.model, follow)
 
     def fails(self, path: Path, check: Callable[[], None] = lambda: None) -> ScribedError:

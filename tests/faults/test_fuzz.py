@@ -104,7 +104,7 @@ def test_no_file_is_opened_but_its_own(good: list[Path], tmp_path: Path) -> None
     assert {said[f"hostile-not-{path.name}"] for path in good} == {"sound"}
     assert "sound" not in {said[name] for name in said if re.fullmatch(r"hostile-\d+\..*", name)}
     lines = trace.read_text().splitlines()
-    decoder = next(line.split()[0] for line in lines if "execve(" in line and "daemon.frontend.decoder" in line)
+    decoder = next(line.split()[0] for line in lines if "execve(" in line and "daemon.frontend.worker_process" in line)
     own = [line for line in lines if line.split()[0] == decoder]
     first = next(index for index, line in enumerate(own) if "SCM_RIGHTS" in line)
     # The daemon hands the recording over as an open file: from then on the decoder opens nothing but our libraries.

@@ -12,8 +12,8 @@ import torch
 from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from daemon.engine.loading import choose_device, choose_dtype, choose_slots, count_slots
-from daemon.engine.model import ResidentModel, count_slot_tokens
+from daemon.engine.qwen3_asr.loading import choose_device, choose_dtype, choose_slots, count_slots
+from daemon.engine.qwen3_asr.model import ResidentModel, count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.errors import EngineUnavailableError, StoppedError
 from daemon.transcript import ModelIdentity
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from daemon.engine import Piece, PieceText
+    from daemon.engine import ChunkRequest, ChunkResponse
 
 pytestmark = pytest.mark.gpu
 
@@ -41,7 +41,7 @@ def load_model(folder: Path, dtype: torch.dtype = torch.float32, *, is_captured:
     return ResidentModel(weights.to(GPU).eval(), processor, is_captured=is_captured)
 
 
-def texts_of(model: ResidentModel, pieces: Sequence[Piece], n_slots: int) -> list[PieceText]:
+def texts_of(model: ResidentModel, pieces: Sequence[ChunkRequest], n_slots: int) -> list[ChunkResponse]:
     engine = ContinuousEngine(model, IDENTITY, n_slots)
     try:
         return [future.result(TIMEOUT_S) for future in [engine.submit(piece) for piece in pieces]]
@@ -136,7 +136,7 @@ def test_short_memory_halves_the_slots_and_loses_nothing(wide: ResidentModel) ->
         torch.cuda.set_per_process_memory_fraction(1.0, GPU)
         engine.close()
     assert {log["event"] for log in logs} == {"engine.slots_halved"}
-    assert 1 <= engine.max_pieces < 64
+    assert 1 <= engine.max_in_flight < 64
 
 
 def test_closing_ends_a_running_answer(folder: Path) -> None:

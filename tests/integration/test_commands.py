@@ -77,7 +77,7 @@ def test_status_loads_no_schema_for_a_configuration_that_the_daemon_has_read(mak
     command = [sys.executable, "-X", "importtime", *instance.command("status")[1:]]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "scribed stopped" in shown.stdout
-    assert "| daemon.cli.standing" in shown.stderr  # the list is no empty one
+    assert "| daemon.cli.status" in shown.stderr  # the list is no empty one
     assert not re.search(r"\| +daemon\.config$", shown.stderr, re.MULTILINE)
     instance.config.write_text(instance.config.read_text() + "whatever: 1\n")
     assert instance.run("status").returncode == 78

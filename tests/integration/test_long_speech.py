@@ -13,8 +13,8 @@ import pytest
 
 from daemon import engine
 from daemon.config import Config, Folders, ModelSettings, Preprocess, RecordingSettings, SegmentSettings
-from daemon.engine import Piece, PieceText
-from daemon.pipeline import Recording, Watcher, transcribe
+from daemon.engine import ChunkRequest, ChunkResponse
+from daemon.pipeline import Recording, RunControl, transcribe
 from daemon.transcript import ModelIdentity, count_word_errors
 from tests import media
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from daemon.engine import Engine
     from daemon.frontend import FrontEnd
-    from daemon.records import ChunkText
+    from daemon.journal.records import ChunkText
     from daemon.transcript import Transcript
 
 S = 16_000
@@ -68,7 +68,7 @@ def run(
     path = media.write_sound(folder / "long.wav", sound, S)
     memory = Chunks()
     recording = Recording("job", path, path.name, RecordingSettings.of(config))
-    follow = Watcher(lambda: None, lambda _: None, memory)
+    follow = RunControl(lambda: None, lambda _: None, memory)
     return transcribe(recording, config, front_end, model, follow), memory
 
 
@@ -84,10 +84,10 @@ FRAME = 800  # 50 ms: tones 20 Hz apart are told from one another
 class ToneListener:
     """Hears words that are tones; of one that a cut leaves less than 60 % of it hears another or none."""
 
-    max_pieces: int = 4
+    max_in_flight: int = 4
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("tones", "0", "float32", "cpu"))
 
-    def submit(self, piece: Piece) -> Future[PieceText]:
+    def submit(self, piece: ChunkRequest) -> Future[ChunkResponse]:
         frames = piece.samples[: len(piece.samples) // FRAME * FRAME].reshape(-1, FRAME)
         peaks = np.abs(np.fft.rfft(frames, axis=1)).argmax(axis=1)
         heard = [(int(peak) * S // FRAME - FIRST_HZ) // STEP_HZ for peak in peaks]
@@ -101,8 +101,8 @@ class ToneListener:
         for edge in (0, -1):
             if runs[edge][1] < 3 and runs[edge][1] == 2:
                 words.insert(0 if edge == 0 else len(words), "mumble")
-        future: Future[PieceText] = Future()
-        future.set_result(PieceText(" ".join(words), "English", is_finished=True))
+        future: Future[ChunkResponse] = Future()
+        future.set_result(ChunkResponse(" ".join(words), "English", is_finished=True))
         return future
 
     def fit_hotwords(self, hotwords: tuple[str, ...]) -> tuple[tuple[str, ...], int]:

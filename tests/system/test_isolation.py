@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 PROBE = """
 import ctypes, json, os, resource, socket, subprocess, sys
 sys.path.insert(0, "/opt/scribed")
-from daemon.privileges import hide_memory, leave_no_core
+from daemon.host.privileges import hide_memory, leave_no_core
 
 def fails(action, *words):
     try:

@@ -63,10 +63,10 @@ def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Un
     assert document["complete"] is True
     ends = [entry["UNIT_RESULT"] for entry in unit.entries("_PID=1") if "UNIT_RESULT" in entry]
     assert ends[-3:] == ["signal", "signal", "watchdog"]
-    assert find_speech(unit, document["text"]) == []
+    assert detect_speech(unit, document["text"]) == []
 
 
-def find_speech(unit: Unit, text: str) -> list[str]:
+def detect_speech(unit: Unit, text: str) -> list[str]:
     """Return files that hold what was said, or sound, where none may be once a recording is delivered."""
     box = unit.box
     box.do("journalctl", "--sync")

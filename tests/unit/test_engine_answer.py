@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.engine.answer import parse_answer
+from daemon.engine.qwen3_asr.answer import parse_answer
 
 
 @pytest.mark.parametrize(

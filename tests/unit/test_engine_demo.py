@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from daemon.config import ModelSettings
-from daemon.engine import Engine, Piece, load
+from daemon.engine import ChunkRequest, Engine, load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +46,7 @@ def speak(sentence: str) -> npt.NDArray[np.float32]:
 
 
 def test_spoken_words_are_written(engine: Engine) -> None:
-    futures = [engine.submit(Piece(speak(sentence), None, (), "a")) for sentence in SENTENCES]
+    futures = [engine.submit(ChunkRequest(speak(sentence), None, (), "a")) for sentence in SENTENCES]
     answers = [future.result(TIMEOUT_S) for future in futures]
     assert all(answer.is_finished for answer in answers)
     assert {answer.language for answer in answers} == {"English"}
@@ -57,8 +57,8 @@ def test_spoken_words_are_written(engine: Engine) -> None:
 
 def test_a_forced_language_and_hotwords_go_together_with_others(engine: Engine) -> None:
     sound = speak(SENTENCES[0])
-    plain, forced = (engine.submit(Piece(sound, language, (), "a")) for language in (None, "English"))
-    other = engine.submit(Piece(speak(SENTENCES[2]), None, ("monday", "budget"), "b"))
+    plain, forced = (engine.submit(ChunkRequest(sound, language, (), "a")) for language in (None, "English"))
+    other = engine.submit(ChunkRequest(speak(SENTENCES[2]), None, ("monday", "budget"), "b"))
     assert forced.result(TIMEOUT_S) == plain.result(TIMEOUT_S)
     assert other.result(TIMEOUT_S).text
 
@@ -72,7 +72,9 @@ def test_what_is_not_speech_gives_no_words(engine: Engine) -> None:
         "hum": 0.3 * np.sin(2 * np.pi * 100 * seconds),
         "tone": 0.3 * np.sin(2 * np.pi * 1_000 * seconds),
     }
-    futures = {name: engine.submit(Piece(sound.astype(np.float32), None, (), "a")) for name, sound in sounds.items()}
+    futures = {
+        name: engine.submit(ChunkRequest(sound.astype(np.float32), None, (), "a")) for name, sound in sounds.items()
+    }
     answers = {name: future.result(TIMEOUT_S) for name, future in futures.items()}
     assert {name: (answer.text, answer.language) for name, answer in answers.items()} == dict.fromkeys(
         sounds, ("", None)

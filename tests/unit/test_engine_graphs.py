@@ -9,8 +9,8 @@ import torch
 from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from daemon.engine.graphs import CapturedSteps, Compiler, sizes_up_to
-from daemon.engine.model import ResidentModel
+from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, sizes_up_to
+from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_piece, save_tiny_model
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.engine import PieceText
-    from daemon.engine.decoder import Decoder
+    from daemon.engine import ChunkResponse
+    from daemon.engine.qwen3_asr.text_decoder import Decoder
 
 TIMEOUT_S = 60.0
 PIECES = [make_piece(0.5 + n % 3, job_id=str(n % 2), seed=n) for n in range(7)]
@@ -36,7 +36,7 @@ def load(folder: Path) -> ResidentModel:
     return ResidentModel(weights, Qwen3ASRProcessor.from_pretrained(folder))
 
 
-def texts_of(model: ResidentModel) -> list[PieceText]:
+def texts_of(model: ResidentModel) -> list[ChunkResponse]:
     engine = ContinuousEngine(model, ModelIdentity("tiny", "0" * 64, "float32", "cpu"), n_slots=3)
     try:
         return [future.result(TIMEOUT_S) for future in [engine.submit(piece) for piece in PIECES]]
@@ -45,7 +45,7 @@ def texts_of(model: ResidentModel) -> list[PieceText]:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> list[PieceText]:
+def expected(folder: Path) -> list[ChunkResponse]:
     return texts_of(load(folder))
 
 
@@ -77,7 +77,7 @@ def use(model: ResidentModel, make: Callable[[Decoder], CapturedSteps]) -> None:
     model._steps = make(model._decoder)
 
 
-def test_captured_steps_write_the_same(folder: Path, expected: list[PieceText]) -> None:
+def test_captured_steps_write_the_same(folder: Path, expected: list[ChunkResponse]) -> None:
     model, recorded = load(folder), Recorded()
     use(model, lambda decoder: CapturedSteps(decoder, lambda: recorded))
     assert texts_of(model) == expected
@@ -86,7 +86,7 @@ def test_captured_steps_write_the_same(folder: Path, expected: list[PieceText]) 
     assert recorded.n_replayed > 30
 
 
-def test_where_nothing_can_be_captured_that_is_said_once(folder: Path, expected: list[PieceText]) -> None:
+def test_where_nothing_can_be_captured_that_is_said_once(folder: Path, expected: list[ChunkResponse]) -> None:
     def refuse(step: object) -> Callable[[], None]:
         del step
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
@@ -123,7 +123,7 @@ def compile_with(model: ResidentModel, compiler: Compiler) -> None:
     model._encoder._layer = compiler(model._encoder._layer)
 
 
-def test_compiled_layers_write_the_same(folder: Path, expected: list[PieceText]) -> None:
+def test_compiled_layers_write_the_same(folder: Path, expected: list[ChunkResponse]) -> None:
     model = load(folder)
     compile_with(model, Compiler("aot_eager"))
     with capture_logs() as logs:
@@ -131,7 +131,7 @@ def test_compiled_layers_write_the_same(folder: Path, expected: list[PieceText])
     assert logs == []
 
 
-def test_where_nothing_can_be_compiled_that_is_said_once(folder: Path, expected: list[PieceText]) -> None:
+def test_where_nothing_can_be_compiled_that_is_said_once(folder: Path, expected: list[ChunkResponse]) -> None:
     def refuse(*_: object) -> None:
         raise RuntimeError("there is no compiler here\nand more")
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from daemon.engine import PieceText
-from daemon.engine.guards import Verdict, is_echo, judge, settle_echo
+from daemon.engine import ChunkResponse
+from daemon.pipeline.guards import Verdict, is_echo, judge, settle_echo
 
 SPEECH = (
     "Good morning, everybody. The meeting starts at nine on Monday, and the report has to be on the table of "
@@ -11,8 +11,8 @@ SPEECH = (
 )
 
 
-def said(text: str, *, is_finished: bool = True) -> PieceText:
-    return PieceText(text, "English", is_finished)
+def said(text: str, *, is_finished: bool = True) -> ChunkResponse:
+    return ChunkResponse(text, "English", is_finished)
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 from daemon import checkpoint
 from daemon.config import ModelSettings
-from daemon.engine import load, original
-from daemon.engine.loading import choose_device, choose_dtype, fit_slots, measure_products
+from daemon.engine import load
+from daemon.engine.qwen3_asr import original
+from daemon.engine.qwen3_asr.loading import choose_device, choose_dtype, fit_slots, measure_products
+from daemon.engine.qwen3_asr.slots import CacheSizes
 from daemon.engine.scheduler import ContinuousEngine
-from daemon.engine.slots import CacheSizes
 from daemon.errors import EngineUnavailableError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_piece, save_tiny_model
@@ -46,7 +47,7 @@ def test_a_loaded_engine_says_what_it_is(folder: Path, tmp_path: Path) -> None:
     try:
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         assert engine.identity == ModelIdentity("tiny", digest, "float32", "cpu")
-        assert engine.max_pieces == 8
+        assert engine.max_in_flight == 8
         assert engine.is_alive()
         assert len(steps) == 2
         assert "the CPU as float32" in steps[0]

@@ -12,12 +12,12 @@ import torch
 from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint
-from daemon.engine import Piece
-from daemon.engine.encoder import WindowedEncoder
-from daemon.engine.model import ResidentModel, _side_by_side, count_answer_tokens, count_slot_tokens
-from daemon.engine.prompt import MAX_HOTWORD_TOKENS
-from daemon.engine.slots import SlotShape
-from daemon.engine.sound import LogMel
+from daemon.engine import ChunkRequest
+from daemon.engine.audio.encoder import WindowedEncoder
+from daemon.engine.audio.mel import LogMel
+from daemon.engine.qwen3_asr.model import ResidentModel, _side_by_side, count_answer_tokens, count_slot_tokens
+from daemon.engine.qwen3_asr.prompt import MAX_HOTWORD_TOKENS
+from daemon.engine.qwen3_asr.slots import SlotShape
 from daemon.errors import JobError
 from tests.conftest import SAMPLES
 from tests.tiny_model import make_piece, save_tiny_model
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from daemon.engine import PieceText
-    from daemon.engine.slots import Slots
+    from daemon.engine import ChunkResponse
+    from daemon.engine.qwen3_asr.slots import Slots
 
 CPU = torch.device("cpu")
 MIXED = [
@@ -51,7 +51,7 @@ class Pair:
     stock: Qwen3ASRForConditionalGeneration
     processor: Qwen3ASRProcessor
 
-    def generate(self, piece: Piece) -> list[int]:
+    def generate(self, piece: ChunkRequest) -> list[int]:
         """Return the tokens that transformers writes for a piece alone."""
         prepared = self.ours.prepare(piece)
         with torch.inference_mode():
@@ -60,11 +60,11 @@ class Pair:
         tokens: list[int] = output[0, inputs["input_ids"].shape[1] :].tolist()
         return tokens
 
-    def inputs_of(self, piece: Piece) -> dict[str, torch.Tensor]:
+    def inputs_of(self, piece: ChunkRequest) -> dict[str, torch.Tensor]:
         return inputs_of(self.processor, piece)
 
 
-def inputs_of(processor: Qwen3ASRProcessor, piece: Piece) -> dict[str, torch.Tensor]:
+def inputs_of(processor: Qwen3ASRProcessor, piece: ChunkRequest) -> dict[str, torch.Tensor]:
     """Return what transformers' processor makes of a piece."""
     samples = np.pad(piece.samples, (0, max(0, 8_000 - len(piece.samples))))
     words = ", ".join(piece.hotwords) or None
@@ -111,7 +111,7 @@ def tokens_of(slots: Slots, row: int) -> list[int]:
     return slots.read_answers([row], [slots.read()[row].n_answer])[0]
 
 
-def write(pair: Pair, pieces: Sequence[Piece], n_slots: int) -> list[list[int]]:
+def write(pair: Pair, pieces: Sequence[ChunkRequest], n_slots: int) -> list[list[int]]:
     """Return the tokens for pieces in few slots, each filled anew as soon as it is free."""
     prepared = [pair.ours.prepare(piece) for piece in pieces]
     slots = pair.ours.make_slots(SlotShape(n_slots, max(one.n_slot_tokens for one in prepared)))
@@ -130,7 +130,7 @@ def write(pair: Pair, pieces: Sequence[Piece], n_slots: int) -> list[list[int]]:
     return [written[index] for index in range(len(pieces))]
 
 
-def text_of(pair: Pair, tokens: list[int], piece: Piece) -> PieceText:
+def text_of(pair: Pair, tokens: list[int], piece: ChunkRequest) -> ChunkResponse:
     return pair.ours.finish(tokens, pair.ours.prepare(piece), has_failed=False)
 
 
@@ -151,12 +151,12 @@ def test_recycled_slots_write_the_tokens_of_generate(tiny: Pair) -> None:
 def test_speech_through_the_demo_model_gives_the_tokens_of_generate(demo: Pair) -> None:
     meeting, memo = sounds_of(["meeting.flac", "memo.wav"])
     pieces = [
-        Piece(memo, None, (), "a"),
-        Piece(meeting[: 16_000 * 20], None, (), "b"),
-        Piece(memo, "English", (), "a"),
-        Piece(meeting[16_000 * 3 : 16_000 * 12], None, ("monday", "budget"), "b"),
-        Piece(memo[: 16_000 * 2], "English", ("doctor",), "c"),
-        Piece(np.zeros(16_000, np.float32), None, (), "c"),
+        ChunkRequest(memo, None, (), "a"),
+        ChunkRequest(meeting[: 16_000 * 20], None, (), "b"),
+        ChunkRequest(memo, "English", (), "a"),
+        ChunkRequest(meeting[16_000 * 3 : 16_000 * 12], None, ("monday", "budget"), "b"),
+        ChunkRequest(memo[: 16_000 * 2], "English", ("doctor",), "c"),
+        ChunkRequest(np.zeros(16_000, np.float32), None, (), "c"),
     ]
     expected = [demo.generate(piece) for piece in pieces]
     assert write(demo, pieces, n_slots=2) == expected
@@ -178,7 +178,7 @@ def test_a_row_moved_to_another_place_goes_on(tiny: Pair) -> None:
 
 
 def test_a_row_without_numbers_spoils_no_later_one(tiny: Pair) -> None:
-    broken = Piece(np.full(48_000, np.nan, np.float32), None, (), "a")
+    broken = ChunkRequest(np.full(48_000, np.nan, np.float32), None, (), "a")
     prepared = [tiny.ours.prepare(piece) for piece in (broken, MIXED[0])]
     slots = tiny.ours.make_slots(SlotShape(1, 512))
     tiny.ours.begin(slots, prepared[:1], [0], lambda: None)
@@ -202,7 +202,7 @@ def test_mel_frames_are_those_of_the_extractor(tiny: Pair) -> None:
     frames = mel.compute(sounds)
     assert frames.frames.shape[-1] == 300
     for row, (sound, n_frames) in enumerate(zip(sounds, frames.n_frames, strict=True)):
-        inputs = tiny.inputs_of(Piece(sound, None, (), "a"))
+        inputs = tiny.inputs_of(ChunkRequest(sound, None, (), "a"))
         width = inputs["input_features"].shape[-1]
         assert n_frames == mel.count_frames(len(sound)) == int(inputs["input_features_mask"].sum())
         assert torch.allclose(frames.frames[row, :, :width], inputs["input_features"][0], atol=1e-5)

@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from daemon.engine.model import PreparedPiece
-from daemon.engine.prompt import PromptFrame
 from daemon.engine.queue import Request, RequestQueue
+from daemon.engine.qwen3_asr.model import PreparedChunk
+from daemon.engine.qwen3_asr.prompt import PromptFrame
 
 
 def request(job_id: str, name: int = 0) -> Request:
-    return Request(PreparedPiece(np.zeros(name, np.float32), PromptFrame((), ()), 1, 1, None), job_id)
+    return Request(PreparedChunk(np.zeros(name, np.float32), PromptFrame((), ()), 1, 1, None), job_id)
 
 
 def name_of(one: Request) -> tuple[str, int]:

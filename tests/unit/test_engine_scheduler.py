@@ -12,10 +12,10 @@ import torch
 from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-from daemon.engine import Piece, PieceText
-from daemon.engine.model import PreparedPiece, ResidentModel, count_answer_tokens, count_slot_tokens
+from daemon.engine import ChunkRequest, ChunkResponse
+from daemon.engine.qwen3_asr.model import PreparedChunk, ResidentModel, count_answer_tokens, count_slot_tokens
+from daemon.engine.qwen3_asr.steps import EagerSteps
 from daemon.engine.scheduler import ContinuousEngine
-from daemon.engine.steps import EagerSteps
 from daemon.errors import EngineLostError, JobError, StoppedError, TransientError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_piece, save_tiny_model
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from pathlib import Path
 
-    from daemon.engine.slots import Slots, SlotShape
+    from daemon.engine.qwen3_asr.slots import Slots, SlotShape
 
 TIMEOUT_S = 60.0
 IDENTITY = ModelIdentity("tiny", "0" * 64, "float32", "cpu")
@@ -40,7 +40,7 @@ class WatchedModel(ResidentModel):
         self.begun: list[list[int]] = []  # lengths of the pieces that began together, in samples
         self.began_at: list[tuple[int, int]] = []  # (length, step) of every piece that began
         self.n_steps = 0
-        self.at_begin: Callable[[Sequence[PreparedPiece]], None] = lambda _: None
+        self.at_begin: Callable[[Sequence[PreparedChunk]], None] = lambda _: None
         self.at_step: Callable[[int], None] = lambda _: None
         self.at_make: Callable[[SlotShape], None] = lambda _: None
         self.free_bytes: int | None = None
@@ -51,12 +51,12 @@ class WatchedModel(ResidentModel):
         return super().make_slots(shape)
 
     def begin(
-        self, slots: Slots, pieces: Sequence[PreparedPiece], rows: Sequence[int], pulse: Callable[[], None]
+        self, slots: Slots, pieces: Sequence[PreparedChunk], rows: Sequence[int], heartbeat: Callable[[], None]
     ) -> None:
         self.begun.append([len(piece.samples) for piece in pieces])
         self.began_at += [(len(piece.samples), self.n_steps) for piece in pieces]
         self.at_begin(pieces)
-        super().begin(slots, pieces, rows, pulse)
+        super().begin(slots, pieces, rows, heartbeat)
 
     def advance(self, slots: Slots, n_rows: int, n_columns: int) -> None:
         self.n_steps += 1
@@ -94,7 +94,7 @@ class Gate:
         self._is_reached, self._is_open = Event(), Event()
         model.at_begin = self._pass
 
-    def _pass(self, _: Sequence[PreparedPiece]) -> None:
+    def _pass(self, _: Sequence[PreparedChunk]) -> None:
         self._is_reached.set()
         assert self._is_open.wait(TIMEOUT_S)
 
@@ -105,11 +105,11 @@ class Gate:
         self._is_open.set()
 
 
-def texts(futures: Iterable[Future[PieceText]]) -> list[PieceText]:
+def texts(futures: Iterable[Future[ChunkResponse]]) -> list[ChunkResponse]:
     return [future.result(TIMEOUT_S) for future in futures]
 
 
-def alone(model: WatchedModel, pieces: Iterable[Piece]) -> list[PieceText]:
+def alone(model: WatchedModel, pieces: Iterable[ChunkRequest]) -> list[ChunkResponse]:
     """Return what an engine writes that has one piece at a time."""
     engine = ContinuousEngine(model, IDENTITY, n_slots=1)
     try:
@@ -269,7 +269,7 @@ def test_a_cancelled_piece_is_not_computed(engine: ContinuousEngine, model: Watc
 
 
 def test_a_piece_that_raises_harms_no_other(engine: ContinuousEngine) -> None:
-    broken = Piece(np.full(16_000, np.nan, np.float32), None, (), "a")
+    broken = ChunkRequest(np.full(16_000, np.nan, np.float32), None, (), "a")
     pieces = [make_piece(seed=seed, language="Klingon" if seed == 2 else None) for seed in range(5)]
     expected = texts([engine.submit(one) for one in pieces[3:]])
     futures = [engine.submit(one) for one in (*pieces[:3], broken, *pieces[3:])]
@@ -283,7 +283,7 @@ def test_a_piece_that_raises_harms_no_other(engine: ContinuousEngine) -> None:
 
 
 def test_of_several_in_work_the_one_that_fails_is_found_out(model: WatchedModel, engine: ContinuousEngine) -> None:
-    def fail(pieces: Sequence[PreparedPiece]) -> None:
+    def fail(pieces: Sequence[PreparedChunk]) -> None:
         if any(len(piece.samples) == 16_000 for piece in pieces):
             raise RuntimeError("this length is not for me")
 
@@ -315,7 +315,7 @@ def test_short_memory_halves_the_slots_and_loses_nothing(model: WatchedModel, en
         assert texts(futures) == expected
     halved = [(log["event"], log["n_slots"]) for log in logs]
     assert halved == [("engine.slots_halved", 4), ("engine.slots_halved", 2)]
-    assert engine.max_pieces == 2
+    assert engine.max_in_flight == 2
     assert engine.is_alive()
 
 
@@ -331,11 +331,11 @@ def test_given_up_slots_are_tried_again_in_good_time(model: WatchedModel) -> Non
     try:
         with capture_logs() as logs:
             assert engine.submit(make_piece()).result(TIMEOUT_S)
-            assert engine.max_pieces == 1
+            assert engine.max_in_flight == 1
             is_full[0] = False
             now_s[0] += 599
             assert engine.submit(make_piece()).result(TIMEOUT_S)
-            assert engine.max_pieces == 1
+            assert engine.max_in_flight == 1
             model.free_bytes = 1
             now_s[0] += 1
             assert engine.submit(make_piece()).result(TIMEOUT_S)
@@ -344,7 +344,7 @@ def test_given_up_slots_are_tried_again_in_good_time(model: WatchedModel) -> Non
                 model.free_bytes = 10**12
                 now_s[0] += 600
                 assert engine.submit(make_piece()).result(TIMEOUT_S)
-                assert engine.max_pieces == n_slots
+                assert engine.max_in_flight == n_slots
                 assert model.shapes[-1].n_slots == n_slots
     finally:
         engine.close()

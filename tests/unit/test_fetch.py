@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon import checkpoint
+from daemon.checkpoint.fetch import DEFAULT_MODEL, MODELSCOPE, fetch
 from daemon.errors import AlreadyRunningError, EngineUnavailableError, TransientError, UsageError
-from daemon.fetch import DEFAULT_MODEL, MODELSCOPE, fetch
-from daemon.files import Lock, free_bytes
+from daemon.host.files import Lock, free_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -227,7 +227,7 @@ def fetch_from(endpoint: str, target: Path) -> subprocess.CompletedProcess[str]:
     """Fetch in a process of its own: the hub's client reads its environment when it is imported."""
     code = (
         "import sys; from pathlib import Path; from daemon.errors import ScribedError\n"
-        "from daemon.fetch import DEFAULT_MODEL, HUB, fetch\n"
+        "from daemon.checkpoint.fetch import DEFAULT_MODEL, HUB, fetch\n"
         "try: fetch(DEFAULT_MODEL, HUB, Path(sys.argv[1]), print)\n"
         "except ScribedError as error: sys.exit(f'{type(error).__name__}: {error}')"
     )

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daemon import files
 from daemon.errors import AlreadyRunningError, JobError, NoPermissionError, TransientError
+from daemon.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def names_in(folder: Path) -> set[str]:
 _PREAMBLE = """
 import json, os, sys
 from pathlib import Path
-from daemon import files
+from daemon.host import files
 from daemon.errors import NoPermissionError
 if os.geteuid() == 0 and {drops}:
     os.setgroups([]), os.setgid({nobody}), os.setuid({nobody})
@@ -400,7 +400,7 @@ def test_errors_of_the_file_system_say_what_to_do(tmp_path: Path, code: int, kin
 # Locks
 
 _HOLD = """
-from daemon.files import Lock
+from daemon.host.files import Lock
 lock = Lock(Path(sys.argv[1]))
 lock.acquire("the inbox")
 print("held", flush=True)

@@ -17,8 +17,8 @@ import pytest
 from watchdog.observers.inotify import InotifyObserver
 from watchdog.observers.inotify_c import InotifyConstants, inotify_add_watch
 
-from daemon import mounts
 from daemon.config import Watch
+from daemon.host import mounts
 from daemon.inbox import (
     CLAIM_FOLDER,
     Arriving,

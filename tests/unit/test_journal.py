@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import database
 from daemon.errors import TransientError
+from daemon.host.clock import now
 from daemon.job import Job, JobState
-from daemon.journal import JOURNAL_NAME, Journal, now
-from daemon.records import ChunkText, Kept, Look, Reservation, Result
+from daemon.journal import JOURNAL_NAME, Journal, database
+from daemon.journal.records import ChunkText, Kept, Look, Reservation, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -448,7 +448,7 @@ from pathlib import Path
 from daemon.errors import TransientError
 from daemon.job import Job
 from daemon.journal import Journal
-from daemon.records import ChunkText
+from daemon.journal.records import ChunkText
 
 journal = Journal(Path(sys.argv[1]))
 journal.add(Job("1", "talk.wav", "2026"))

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from daemon import errors, listening
+from daemon import audio_export as listening
+from daemon import errors
 from daemon.config import Preprocess
 from daemon.decode import Waveform, WaveformWriter
 from tests import media
@@ -109,7 +110,7 @@ def test_missing_ffmpeg_is_named_with_its_remedy(
 
 
 def test_import_is_quiet_where_ffmpeg_is_missing(tmp_path: Path) -> None:
-    command = [sys.executable, "-W", "error", "-c", "import daemon.listening"]
+    command = [sys.executable, "-W", "error", "-c", "import daemon.audio_export"]
     subprocess.run(command, check=True, env={**os.environ, "PATH": str(tmp_path)})
 
 

@@ -5,14 +5,14 @@ import stat
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from daemon.metrics import Standing, Tally, render, write
+from daemon.status.metrics import Counters, Gauges, render, write
 from daemon.transcript import Coverage, Gap, Processing
 from tests.unit.test_documents import TALK
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-STANDING = Standing(
+STANDING = Gauges(
     "ready", {"arriving": 1, "waiting": 2, "running": 3, "failed": 4}, 5, 1_700_000_000.5, 1_700_000_060.0, 59.5
 )
 # https://prometheus.io/docs/instrumenting/exposition_formats/#text-format-details
@@ -41,7 +41,7 @@ def samples(text: str) -> dict[str, float]:
 
 
 def test_it_tells_how_the_service_stands() -> None:
-    found = samples(render(STANDING, Tally()))
+    found = samples(render(STANDING, Counters()))
     assert found["scribed_up"] == 1
     assert found["scribed_ready"] == 1
     assert found["scribed_faults"] == 5
@@ -54,22 +54,22 @@ def test_it_tells_how_the_service_stands() -> None:
 
 
 def test_a_service_that_loads_is_up_and_one_that_stopped_is_not() -> None:
-    loading = samples(render(replace(STANDING, state="loading"), Tally()))
-    stopped = samples(render(replace(STANDING, state="stopped"), Tally()))
+    loading = samples(render(replace(STANDING, state="loading"), Counters()))
+    stopped = samples(render(replace(STANDING, state="stopped"), Counters()))
     assert (loading["scribed_up"], loading["scribed_ready"]) == (1, 0)
     assert (stopped["scribed_up"], stopped["scribed_ready"]) == (0, 0)
 
 
 def test_it_counts_what_was_done() -> None:
-    tally = Tally()
+    counters = Counters()
     audio, coverage = replace(TALK.audio, duration_s=30.0), Coverage(30.0, 30.0, 30.0)
-    tally.add_delivered(replace(TALK, audio=audio, coverage=coverage, processing=Processing(1, "", "", 0.5, 60.0)))
+    counters.add_delivered(replace(TALK, audio=audio, coverage=coverage, processing=Processing(1, "", "", 0.5, 60.0)))
     gaps = (Gap(1.0, 2.5, "unclear"), Gap(10.0, 14.0, "unclear"))
-    tally.add_delivered(
+    counters.add_delivered(
         replace(TALK, audio=audio, coverage=Coverage(30, 30, 24.5, gaps), processing=Processing(1, "", "", 5000, 0.006))
     )
-    tally.add_failed()
-    found = samples(render(STANDING, tally))
+    counters.add_failed()
+    found = samples(render(STANDING, counters))
     assert found["scribed_recording_audio_seconds_sum"] == 60
     assert found['scribed_recording_audio_seconds_bucket{le="10"}'] == 0
     assert found['scribed_recording_audio_seconds_bucket{le="30"}'] == 2
@@ -87,7 +87,7 @@ def test_it_counts_what_was_done() -> None:
 def test_the_file_is_for_everybody_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
     target = tmp_path / "scribed.prom"
     for _ in range(2):
-        write(target, STANDING, Tally())
-    assert target.read_text() == render(STANDING, Tally())
+        write(target, STANDING, Counters())
+    assert target.read_text() == render(STANDING, Counters())
     assert stat.S_IMODE(target.stat().st_mode) == 0o644
     assert list(tmp_path.iterdir()) == [target]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.mounts import is_silent, top_of
+from daemon.host.mounts import is_silent, top_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from daemon import pipeline
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.errors import JobError, StoppedError
-from daemon.pipeline import Progress, Recording, Watcher, transcribe
+from daemon.pipeline import Progress, Recording, RunControl, transcribe
 from daemon.transcript import ModelIdentity
 from tests.scripted_engine import ScriptedEngine
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from daemon.engine import Piece
+    from daemon.engine import ChunkRequest
     from daemon.frontend import FrontEnd
-    from daemon.records import ChunkText
+    from daemon.journal.records import ChunkText
 
 
 class Memory:
@@ -60,16 +60,16 @@ def recording(tmp_path: Path, duration_s: float, config: Config, **changes: obje
     return Recording("job", path, "sub/sound.wav", settings)
 
 
-def watcher(memory: Memory, check: Callable[[], None] = lambda: None) -> tuple[Watcher, list[Progress]]:
+def control(memory: Memory, check: Callable[[], None] = lambda: None) -> tuple[RunControl, list[Progress]]:
     seen: list[Progress] = []
-    return Watcher(check, seen.append, memory), seen
+    return RunControl(check, seen.append, memory), seen
 
 
 def test_every_second_is_asked_for_and_progress_reaches_the_end(
     tmp_path: Path, config: Config, front_end: FrontEnd
 ) -> None:
     engine = ScriptedEngine()
-    follow, seen = watcher(Memory())
+    follow, seen = control(Memory())
     transcript = transcribe(recording(tmp_path, 25.0, config), config, front_end, engine, follow)
     assert transcript.is_complete
     assert transcript.coverage.transcribed_s == pytest.approx(25.0, abs=0.01)
@@ -89,7 +89,7 @@ def test_the_sound_that_waits_for_the_engine_is_bounded(
     monkeypatch.setattr(pipeline, "_MAX_WAITING_S", 20.0)
     for max_chunk_s, n_ahead in ((30, 5), (10, 8)):  # 140 s of sound, or twice the slots
         longer = config.model_copy(update={"segment": SegmentSettings(vad="off", max_chunk_s=max_chunk_s)})
-        engine = ScriptedEngine(max_pieces=4)
+        engine = ScriptedEngine(max_in_flight=4)
         assert count_before_first(recording(tmp_path, 300.0, longer), longer, front_end, engine) == n_ahead
 
 
@@ -100,7 +100,7 @@ def count_before_first(sound: Recording, config: Config, front_end: FrontEnd, en
     def note(_: Progress) -> None:
         submitted.append(len(engine.pieces))
 
-    assert transcribe(sound, config, front_end, engine, Watcher(lambda: None, note, Memory())).is_complete
+    assert transcribe(sound, config, front_end, engine, RunControl(lambda: None, note, Memory())).is_complete
     return submitted[0]
 
 
@@ -108,7 +108,7 @@ def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(
     tmp_path: Path, config: Config, front_end: FrontEnd
 ) -> None:
     engine = ScriptedEngine(longest_s=7.0)
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, control(Memory())[0])
     assert transcript.is_complete
     assert len(transcript.segments) == 2
     assert all("retried" in segment.flags for segment in transcript.segments)
@@ -117,7 +117,7 @@ def test_a_chunk_without_an_end_is_cut_smaller_and_never_shortened(
 
 def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     engine = ScriptedEngine(longest_s=0.0)
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, engine, control(Memory())[0])
     assert not transcript.is_complete
     assert transcript.text == ""
     gaps = transcript.coverage.gaps
@@ -130,11 +130,11 @@ def test_what_has_no_end_even_when_cut_is_a_marked_gap(tmp_path: Path, config: C
 def test_a_loop_is_cut_smaller_and_a_stubborn_one_is_a_gap(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     shy = ScriptedEngine()
     shy.write = lambda piece: "and the " * 200 if piece.duration_s > 7 else f"part{len(shy.pieces)}"
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, shy, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, shy, control(Memory())[0])
     assert transcript.is_complete
     assert transcript.text == "part2 part3"
     stubborn = ScriptedEngine(write=lambda _: "and the " * 200)
-    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, stubborn, watcher(Memory())[0])
+    transcript = transcribe(recording(tmp_path, 9.0, config), config, front_end, stubborn, control(Memory())[0])
     assert transcript.text == ""
     assert len(transcript.coverage.gaps) == 4
     assert "no end here that can be trusted" in transcript.coverage.gaps[0].reason
@@ -142,23 +142,23 @@ def test_a_loop_is_cut_smaller_and_a_stubborn_one_is_a_gap(tmp_path: Path, confi
 
 
 def test_honest_repetition_survives(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
-    def write(piece: Piece) -> str:
+    def write(piece: ChunkRequest) -> str:
         return "no " * round(3 * piece.duration_s)
 
     transcript = transcribe(
-        recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(write=write), watcher(Memory())[0]
+        recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(write=write), control(Memory())[0]
     )
     assert transcript.is_complete
     assert transcript.text.split().count("no") >= 27
 
 
 def test_hotwords_echoed_without_speech_are_dropped(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
-    def write(piece: Piece) -> str:
+    def write(piece: ChunkRequest) -> str:
         return ", ".join(piece.hotwords)
 
     engine = ScriptedEngine(write=write)
     quiet = recording(tmp_path, 3.0, config, hotwords=("Ulm", "Dr. Meyer"))
-    transcript = transcribe(quiet, config, front_end, engine, watcher(Memory())[0])
+    transcript = transcribe(quiet, config, front_end, engine, control(Memory())[0])
     assert transcript.segments == ()
     assert transcript.is_complete
     assert [piece.hotwords for piece in engine.pieces] == [("Ulm", "Dr. Meyer"), ()]
@@ -167,14 +167,14 @@ def test_hotwords_echoed_without_speech_are_dropped(tmp_path: Path, config: Conf
 def test_a_hotword_that_was_said_stays(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     engine = ScriptedEngine(write=lambda piece: "Ulm" if piece.hotwords else "Olm")
     short = recording(tmp_path, 3.0, config, hotwords=("Ulm",))
-    assert transcribe(short, config, front_end, engine, watcher(Memory())[0]).text == "Ulm"
+    assert transcribe(short, config, front_end, engine, control(Memory())[0]).text == "Ulm"
 
 
 def test_finished_chunks_are_not_asked_for_again(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     memory, first = Memory(), ScriptedEngine(longest_s=7.0)
-    whole = transcribe(recording(tmp_path, 25.0, config), config, front_end, first, watcher(memory)[0])
+    whole = transcribe(recording(tmp_path, 25.0, config), config, front_end, first, control(memory)[0])
     again = ScriptedEngine(error=AssertionError("asked again"))
-    resumed = transcribe(recording(tmp_path, 25.0, config), config, front_end, again, watcher(memory)[0])
+    resumed = transcribe(recording(tmp_path, 25.0, config), config, front_end, again, control(memory)[0])
     assert resumed.segments == whole.segments
     assert again.pieces == []
 
@@ -183,12 +183,12 @@ def test_another_model_or_setting_does_not_take_over_old_text(
     tmp_path: Path, config: Config, front_end: FrontEnd
 ) -> None:
     memory = Memory()
-    transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), control(memory)[0])
     other = ScriptedEngine(identity=ModelIdentity("scripted", "1", "float32", "cpu"))
-    transcribe(recording(tmp_path, 9.0, config), config, front_end, other, watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config), config, front_end, other, control(memory)[0])
     assert len(other.pieces) == 1
     hotter = ScriptedEngine()
-    transcribe(recording(tmp_path, 9.0, config, hotwords=("Ulm",)), config, front_end, hotter, watcher(memory)[0])
+    transcribe(recording(tmp_path, 9.0, config, hotwords=("Ulm",)), config, front_end, hotter, control(memory)[0])
     assert hotter.pieces[0].hotwords == ("Ulm",)
 
 
@@ -196,7 +196,7 @@ def test_hotwords_beyond_what_the_model_takes_are_reported(tmp_path: Path, confi
     engine = ScriptedEngine()
     words = ("a", "b", "c", "d")
     transcript = transcribe(
-        recording(tmp_path, 3.0, config, hotwords=words), config, front_end, engine, watcher(Memory())[0]
+        recording(tmp_path, 3.0, config, hotwords=words), config, front_end, engine, control(Memory())[0]
     )
     assert engine.pieces[0].hotwords == ("a", "b")
     assert any("2 of 4 hotwords" in note for note in transcript.audio.notes)
@@ -209,10 +209,10 @@ def test_a_stop_ends_the_work_and_what_the_engine_raises_comes_through(
         raise StoppedError("now")
 
     with pytest.raises(StoppedError):
-        transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), watcher(Memory(), stop)[0])
+        transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), control(Memory(), stop)[0])
     broken = ScriptedEngine(error=JobError("not this one"))
     with pytest.raises(JobError, match="not this one"):
-        transcribe(recording(tmp_path, 9.0, config), config, front_end, broken, watcher(Memory())[0])
+        transcribe(recording(tmp_path, 9.0, config), config, front_end, broken, control(Memory())[0])
     assert list(config.folders.cache.iterdir()) == []  # decoded sound has no name
 
 
@@ -222,7 +222,7 @@ def test_silence_is_not_asked_for(tmp_path: Path, config: Config, front_end: Fro
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(5 * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
     quiet = Recording("job", path, "silence.wav", RecordingSettings.of(silent))
-    transcript = transcribe(quiet, silent, front_end, engine, watcher(Memory())[0])
+    transcript = transcribe(quiet, silent, front_end, engine, control(Memory())[0])
     assert engine.pieces == []
     assert transcript.segments == ()
     assert transcript.is_complete

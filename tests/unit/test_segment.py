@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
 from daemon.segment import Chunk, Span, cut, split
-from daemon.segment import speech as speech_module
-from daemon.segment.speech import find_speech
+from daemon.segment import vad as speech_module
+from daemon.segment.vad import detect_speech
 from tests import media
 
 if TYPE_CHECKING:
@@ -209,7 +209,7 @@ def waveform_of(samples: NDArray[np.float32], cache: Path) -> Waveform:
 
 def find(samples: NDArray[np.float32], cache: Path, method: str) -> tuple[Span, ...]:
     with waveform_of(samples, cache) as waveform:
-        return find_speech(waveform, method, lambda: None)
+        return detect_speech(waveform, method, lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -321,7 +321,7 @@ def test_a_stop_is_noticed_while_looking_for_speech(tmp_path: Path) -> None:
     with waveform_of(media.noise(1), tmp_path) as waveform:
         for method in ("silero", "energy"):
             with pytest.raises(errors.StoppedError):
-                find_speech(waveform, method, stop)
+                detect_speech(waveform, method, stop)
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.config import Config, Folders, Watch
+from daemon.host.systemd import Notifier
 from daemon.service import Service
-from daemon.systemd import Notifier
 from tests.conftest import SAMPLES
 from tests.integration.instance import FOLDERS, wait_until
 from tests.scripted_engine import ScriptedEngine

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.cli import single
+from daemon.cli import transcribe as single
 from daemon.config import Config, Folders
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon import files, mounts
 from daemon.config import Folders
 from daemon.config import Retention as RetentionSettings
 from daemon.errors import NoPermissionError, TransientError
+from daemon.host import files, mounts
 from daemon.inbox import Arrival, fingerprint_of
 from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal

@@ -12,7 +12,7 @@ import pytest
 from daemon import checkpoint
 from daemon.config import ModelSettings
 from daemon.errors import EngineUnavailableError
-from daemon.service.starts import Starts
+from daemon.service.start_backoff import StartBackoff
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,11 +35,11 @@ class World:
     def record(self) -> Path:
         return self.root / "starts.json"
 
-    def start(self, *, is_supervised: bool = True) -> Starts:
+    def start(self, *, is_supervised: bool = True) -> StartBackoff:
         settings = ModelSettings.model_validate({"path": str(self.model)})
-        return Starts(self.root, settings, is_supervised=is_supervised, monotonic=lambda: self.now_s)
+        return StartBackoff(self.root, settings, is_supervised=is_supervised, monotonic=lambda: self.now_s)
 
-    def wait(self, starts: Starts) -> float:
+    def wait(self, starts: StartBackoff) -> float:
         """Ask as the loop does until it is due; return how long that took."""
         begun_s = self.now_s
         while not starts.is_due():

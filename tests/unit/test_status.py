@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon import files
 from daemon.errors import ScribedError
+from daemon.host import files
 from daemon.status import (
     LOCK_NAME,
     SNAPSHOT_NAME,

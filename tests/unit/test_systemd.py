@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.systemd import JournalSocket, Notifier
+from daemon.host.systemd import JournalSocket, Notifier
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

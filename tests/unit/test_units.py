@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from daemon.metrics import Standing, Tally, render
+from daemon.status.metrics import Counters, Gauges, render
 
 UNITS = Path(__file__).parents[2] / "systemd"
 SERVICE = UNITS / "scribed.service"
@@ -78,14 +78,14 @@ def test_prometheus_finds_nothing_to_complain_of() -> None:
         ["promtool", "check", "rules", UNITS / "examples" / "alerts.yaml"], capture_output=True, text=True, check=False
     )
     assert rules.returncode == 0, rules.stdout
-    figures = render(Standing("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Tally())
+    figures = render(Gauges("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Counters())
     lint = subprocess.run(["promtool", "check", "metrics"], input=figures, capture_output=True, text=True, check=False)
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
 
 
 def test_alerts_ask_for_figures_that_there_are() -> None:
     rules = yaml.safe_load((UNITS / "examples" / "alerts.yaml").read_text())["groups"][0]["rules"]
-    figures = render(Standing("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Tally())
+    figures = render(Gauges("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Counters())
     known = {line.split()[2] for line in figures.splitlines() if line.startswith("# TYPE")}
     for rule in rules:
         asked = set(re.findall(r"scribed_[a-z_]+", rule["expr"]))

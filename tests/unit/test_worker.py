@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import soundfile
 
-from daemon.board import Faults
 from daemon.config import Config, Folders, Retry, SegmentSettings, Watch
 from daemon.errors import EngineLostError, JobError, TransientError
 from daemon.inbox import Arrival, Inbox, fingerprint_of
@@ -18,7 +17,8 @@ from daemon.job import JobState
 from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import Claims, Delivery, Failures, Places
-from daemon.worker import N_IN_FLIGHT, Desk, Worker
+from daemon.status.publisher import Faults
+from daemon.worker import N_IN_FLIGHT, Resources, Worker
 from tests.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Bench:
 
     config: Config
     engine: ScriptedEngine
-    desk: Desk
+    resources: Resources
     worker: Worker
     woken: threading.Event
     now_s: list[float] = field(default_factory=lambda: [0.0])
@@ -48,18 +48,18 @@ class Bench:
         path = self.config.folders.inbox / name
         times = np.arange(int(duration_s * RATE_HZ)) / RATE_HZ
         soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times), RATE_HZ)
-        claimed = self.desk.claims.claim(Arrival(name, fingerprint_of(path.stat())))
+        claimed = self.resources.claims.claim(Arrival(name, fingerprint_of(path.stat())))
         assert claimed is not None
         assert claimed[1]
         return claimed[0]
 
     def run(self, job: Job) -> Job | None:
         """Work on a job to its outcome and return what the journal says of it."""
-        fresh = self.desk.journal.find(job.job_id)
+        fresh = self.resources.journal.find(job.job_id)
         assert fresh is not None
         assert self.worker.start(fresh)
         self.wait(self.worker.is_idle)
-        return self.desk.journal.find(job.job_id)
+        return self.resources.journal.find(job.job_id)
 
     def wait(self, is_true: Callable[[], bool]) -> None:
         while not is_true():
@@ -88,11 +88,11 @@ def bench(tmp_path: Path, front_end: FrontEnd) -> Iterator[Bench]:
         Delivery(places, journal, mode),
         Failures(places, journal, mode),
     )
-    desk = Desk(places, journal, claims, delivery, failures, Faults(), front_end)
+    resources = Resources(places, journal, claims, delivery, failures, Faults(), front_end)
     woken, now_s = threading.Event(), [0.0]
-    worker = Worker(desk, config, woken.set, lambda: now_s[0])
+    worker = Worker(resources, config, woken.set, lambda: now_s[0])
     worker.engine = engine = ScriptedEngine()
-    yield Bench(config, engine, desk, worker, woken, now_s)
+    yield Bench(config, engine, resources, worker, woken, now_s)
     engine.release()
     assert worker.stop(WAIT_S)
     journal.close()
@@ -157,13 +157,13 @@ def test_what_is_in_the_way_from_outside_is_never_charged_and_is_told(bench: Ben
         assert not bench.worker.is_due(job)
         bench.now_s[0] += min(30 * 2 ** (n_times - 1), 900)
         assert bench.worker.is_due(job)
-    assert [fault.what for fault in bench.desk.faults.standing()] == ["The disk is full."]
+    assert [fault.what for fault in bench.resources.faults.standing()] == ["The disk is full."]
     assert bench.worker.is_backing_off()
     bench.engine.error = None
     done = bench.run(job)
     assert done is not None
     assert done.state is JobState.DONE
-    assert bench.desk.faults.standing() == ()
+    assert bench.resources.faults.standing() == ()
     assert not bench.worker.is_backing_off()
 
 
@@ -189,7 +189,7 @@ def test_a_lost_model_is_noted_and_nothing_is_charged(bench: Bench) -> None:
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (JobState.CLAIMED, 0)
     assert isinstance(bench.worker.lost, EngineLostError)
-    assert bench.desk.journal.recover_in_flight() == ()
+    assert bench.resources.journal.recover_in_flight() == ()
 
 
 def test_a_recording_written_to_in_work_settles_again(bench: Bench) -> None:
@@ -197,13 +197,13 @@ def test_a_recording_written_to_in_work_settles_again(bench: Bench) -> None:
     job = bench.claim()
     assert bench.worker.start(job)
     assert bench.engine.asked.wait(WAIT_S)
-    with bench.desk.places.audio(job).open("ab") as stream:
+    with bench.resources.places.audio(job).open("ab") as stream:
         stream.write(b"more")
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
     assert [changed.job_id for changed in bench.worker.take_changed()] == [job.job_id]
     assert bench.worker.take_changed() == []
-    waiting = bench.desk.journal.find(job.job_id)
+    waiting = bench.resources.journal.find(job.job_id)
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (JobState.CLAIMED, 0)
     assert bench.names("outbox") == []
@@ -227,15 +227,15 @@ def test_a_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench)
     assert bench.worker.start(job)
     assert bench.engine.asked.wait(WAIT_S)
     assert bench.worker.stop(WAIT_S)
-    assert bench.desk.journal.recover_in_flight() == ()
-    assert bench.desk.places.audio(job).exists()
+    assert bench.resources.journal.recover_in_flight() == ()
+    assert bench.resources.places.audio(job).exists()
     assert not bench.worker.start(job)  # nothing begins any more
 
 
 def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a full disk under the journal would be charged to the recording at the next start."""
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
-    job, journal = bench.claim(), bench.desk.journal
+    job, journal = bench.claim(), bench.resources.journal
 
     def refuse(_: str) -> None:
         raise TransientError("The journal cannot be written.")
@@ -243,20 +243,20 @@ def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypat
     with monkeypatch.context() as patch:
         patch.setattr(journal, "rest", refuse)
         bench.run(job)
-        bench.worker.close_books()
-    bench.worker.close_books()
+        bench.worker.flush_pending_marks()
+    bench.worker.flush_pending_marks()
     assert journal.recover_in_flight() == ()
 
 
 def test_who_was_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
     job, other = bench.claim("a.wav"), bench.claim("b.wav")
-    bench.desk.journal.begin(job.job_id)
-    (charged,) = bench.desk.journal.recover_in_flight()
-    bench.worker.set_aside_killers(())  # it was charged some starts ago
+    bench.resources.journal.begin(job.job_id)
+    (charged,) = bench.resources.journal.recover_in_flight()
+    bench.worker.fail_crash_loops(())  # it was charged some starts ago
     bench.now_s[0] += 1000  # the model takes its time
     assert not bench.worker.is_due(charged)
     assert bench.worker.is_due(other)
-    bench.worker.let_others_go_first()
+    bench.worker.start_backoff_of_charged()
     assert not bench.worker.is_due(charged)
     bench.now_s[0] += 30
     assert bench.worker.is_due(charged)
@@ -264,8 +264,8 @@ def test_who_was_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
 
 def test_a_suspect_is_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     suspect, innocent = bench.claim("suspect.wav"), bench.claim("innocent.wav")
-    bench.desk.journal.begin(suspect.job_id)
-    (recovered,) = bench.desk.journal.recover_in_flight()
+    bench.resources.journal.begin(suspect.job_id)
+    (recovered,) = bench.resources.journal.recover_in_flight()
     assert recovered.is_suspect
     assert recovered.attempts == 1
     bench.engine.is_held = True
@@ -294,9 +294,9 @@ def test_what_was_being_claimed_in_a_crash_is_claimed_anew_with_its_hotwords(ben
     inbox = bench.config.folders.inbox
     (inbox / "talk.hotwords.txt").write_text("Bessel\n")
     job = bench.claim()
-    bench.desk.places.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
-    watcher = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
-    intake = Intake(bench.config, watcher, bench.desk, bench.worker)
+    bench.resources.places.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
+    control = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
+    intake = Intake(bench.config, control, bench.resources, bench.worker)
     arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
     assert intake.claimable([arrival]) == []
     for _ in range(3):  # seen, settled while the old claim stands, claimed anew

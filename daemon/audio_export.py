@@ -1,0 +1,114 @@
+"""The cleaned sound as a file to listen to: exactly what the model hears."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import warnings
+from typing import TYPE_CHECKING
+
+import numpy as np
+import soundfile
+
+from daemon import errors
+from daemon.decode import SAMPLE_RATE_HZ
+from daemon.display import printable
+from daemon.host import files
+
+with warnings.catch_warnings():
+    # pydub imports audioop, which Python 3.11 and 3.12 announce the end of (audioop-lts stands in
+    # from 3.13 on), has regular expressions with stray backslashes, and warns where ffmpeg is
+    # missing, which `write` says better.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=SyntaxWarning)
+    warnings.filterwarnings("ignore", message="Couldn't find ff", category=RuntimeWarning)
+    import pydub
+    import pydub.exceptions
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.decode import Waveform
+
+_BLOCK_SAMPLES = 60 * SAMPLE_RATE_HZ
+_MAX_WAV_BYTES = (1 << 32) - (1 << 16)  # beyond it a WAV header cannot count; RF64 can
+_MAX_COMPRESSED_S = 2 * 3600.0  # pydub holds all of it in memory: 230 MB
+# ffmpeg's muxer, its encoder, and a bit rate at which speech is clear.
+_ENCODINGS = {
+    ".mp3": ("mp3", "libmp3lame", "64k"),
+    ".m4a": ("ipod", "aac", "64k"),
+    ".opus": ("opus", "libopus", "32k"),
+}
+
+
+def check_target(target: Path) -> None:
+    """See whether `write` knows the ending of a file, before the work of decoding begins.
+
+    Raises:
+        errors.UsageError: the ending is unknown, or ffmpeg is missing for it.
+    """
+    ending = target.suffix.lower()
+    if ending != ".wav" and ending not in _ENCODINGS:
+        raise errors.UsageError(
+            f"{printable(target.name)} has no known ending.", "Write to a .wav, .mp3, .m4a or .opus file."
+        )
+    if ending in _ENCODINGS and shutil.which("ffmpeg") is None:
+        raise errors.UsageError(
+            f"Writing {ending} needs ffmpeg.", "Install it with: sudo apt-get install ffmpeg. Or write a .wav file."
+        )
+
+
+def write(waveform: Waveform, target: Path) -> None:
+    """Write a waveform to a file whose ending says the format; the file appears whole.
+
+    Args:
+        waveform: the sound.
+        target: OUT.wav (32-bit float, of any length), OUT.mp3, OUT.m4a or OUT.opus (up to 2 hours).
+            A file of that name is replaced.
+
+    Raises:
+        errors.UsageError: the ending is unknown, the sound too long for it, or ffmpeg is missing.
+        errors.NoPermissionError: the folder may not be written.
+        errors.TransientError: the disk is full or does not answer.
+    """
+    check_target(target)
+    encoding = _ENCODINGS.get(target.suffix.lower())
+    if encoding is not None and waveform.duration_s > _MAX_COMPRESSED_S:
+        raise errors.UsageError(
+            f"{printable(target.name)} can hold {_MAX_COMPRESSED_S / 3600:g} hours, and this is longer.",
+            "Write a .wav file.",
+        )
+    temporary = files.temporary_beside(target)
+    with contextlib.ExitStack() as on_exit:
+        on_exit.enter_context(files.explained("the sound could not be written", target.absolute().parent))
+        # Made here, so that the file gets the mode which the user's umask asks for.
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        on_exit.callback(temporary.unlink, missing_ok=True)
+        try:
+            if encoding is None:
+                _write_wav(waveform, temporary)
+            else:
+                _write_compressed(waveform, temporary, *encoding)
+        except (soundfile.LibsndfileError, pydub.exceptions.CouldntEncodeError) as error:
+            raise errors.TransientError(f"The sound could not be written: {error}", "Look for free space.") from error
+        temporary.replace(target)
+
+
+def _write_wav(waveform: Waveform, path: Path) -> None:
+    """Write 32-bit float samples block by block."""
+    is_long = 4 * waveform.n_samples > _MAX_WAV_BYTES
+    with soundfile.SoundFile(
+        path, "w", SAMPLE_RATE_HZ, channels=1, subtype="FLOAT", format="RF64" if is_long else "WAV"
+    ) as file:
+        for block in waveform.blocks(_BLOCK_SAMPLES):
+            file.write(block)
+
+
+def _write_compressed(waveform: Waveform, path: Path, muxer: str, encoder: str, bit_rate: str) -> None:
+    """Encode through pydub, which keeps a copy in the system's temporary folder while ffmpeg runs."""
+    pcm = bytearray()
+    for block in waveform.blocks(_BLOCK_SAMPLES):
+        pcm += np.rint(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes()
+    sound = pydub.AudioSegment(data=bytes(pcm), sample_width=2, frame_rate=SAMPLE_RATE_HZ, channels=1)
+    sound.export(str(path), format=muxer, codec=encoder, bitrate=bit_rate).close()

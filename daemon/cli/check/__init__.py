@@ -1,0 +1,1 @@
+"""`scribed check`: what is examined, and what each finding says."""

@@ -1,0 +1,1 @@
+"""From a waveform to what a decoder attends to: the mel spectrogram and the encoder."""

@@ -1,0 +1,179 @@
+"""Where somebody speaks: silero's voice-activity model, or a plain level detector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from daemon.decode import SAMPLE_RATE_HZ, Waveform
+from daemon.segment.chunking import Span
+from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+# The model carries a state from frame to frame. Its definition here: stretches of 60 s on an
+# absolute grid, each warmed up on the 10 s ahead of it. Against one sequential pass this changes
+# under 1 % of the decisions (cold stretches: half of them), and stretches run side by side.
+_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
+_ROWS = 32  # stretches in one batch
+_SLAB_FRAMES = 128  # read at a time: 4 s of each row, which with all that is computed from it takes 20 MB
+
+_MIN_PAUSE_FRAMES = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
+_LONG_FRAMES = 8  # 250 ms
+_NEAR_FRAMES = 32  # 1 s
+_PADDING_SAMPLES = SAMPLE_RATE_HZ // 5
+
+_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_FLOOR_PERCENTILE = 10  # even in speech without pauses a tenth of the frames lie between syllables
+_MIN_FLOOR_DBFS = -70.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Thresholds:
+    """What a frame must reach: to be speech, to go on being speech, and to be speech for certain."""
+
+    high: float
+    low: float
+    certain: float
+
+
+# Silero's own two, and: a lone short word ("no", "hm") reaches 0.95 or more, while clicks, knocks,
+# coughs and beeps stay below 0.2 (espeak voices, in silence and in noise at 30 dB).
+_PROBABILITY = _Thresholds(high=0.5, low=0.35, certain=0.8)
+_DECIBELS_ABOVE_FLOOR = _Thresholds(high=10.0, low=6.0, certain=20.0)
+
+
+def detect_speech(waveform: Waveform, method: str, check: Callable[[], None]) -> tuple[Span, ...]:
+    """Find the speech in a recording.
+
+    A lost "yes" is worse than a breath too much: frames that are only likely (0.35) extend sure
+    ones (0.5), and a burst under 250 ms is dropped only if it is unsure as well as alone, with no
+    longer speech within 1 s. Each span is padded by 200 ms on either side, or by a quarter of the
+    pause where the pause is shorter than 0.8 s, so that no pause disappears.
+
+    Args:
+        waveform: the recording.
+        method: "silero", "energy" (levels above the noise floor) or "off" (all is speech).
+        check: called at least every two seconds; it may raise errors.StoppedError to end the work.
+
+    Returns:
+        spans in order, without overlaps.
+
+    Raises:
+        errors.EngineUnavailableError: silero's weights are not installed.
+    """
+    if method == "off":
+        return (Span(0, waveform.n_samples),) if waveform.n_samples else ()
+    if method == "energy":
+        bursts = _find_bursts(_levels_above_floor(waveform, check), _DECIBELS_ABOVE_FLOOR)
+    else:
+        bursts = _find_bursts(_probabilities(waveform, check), _PROBABILITY)
+    return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
+
+
+def _find_bursts(levels: NDArray[np.float32], thresholds: _Thresholds) -> NDArray[np.int64]:
+    """Return the (start, stop) frames of speech, shape (n, 2), from one level for each frame."""
+    is_on = np.concatenate(([False], levels >= thresholds.low, [False]))
+    bursts = np.flatnonzero(is_on[1:] != is_on[:-1]).reshape(-1, 2)
+    bursts = bursts[_peaks(levels, bursts) >= thresholds.high]
+    is_pause = bursts[1:, 0] - bursts[:-1, 1] >= _MIN_PAUSE_FRAMES
+    starts = bursts[np.concatenate(([True], is_pause))[: len(bursts)], 0]
+    stops = bursts[np.concatenate((is_pause, [True]))[: len(bursts)], 1]
+    bursts = np.stack((starts, stops), axis=1)
+    is_long = bursts[:, 1] - bursts[:, 0] >= _LONG_FRAMES
+    return bursts[is_long | (_peaks(levels, bursts) >= thresholds.certain) | _is_near(bursts, bursts[is_long])]
+
+
+def _peaks(levels: NDArray[np.float32], bursts: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return the highest level of each burst, shape (n,); what lies between bursts is lower."""
+    return np.maximum.reduceat(levels, bursts[:, 0]) if len(bursts) else np.zeros(0, np.float32)
+
+
+def _is_near(bursts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Return for each burst whether one of the others lies within 1 s of it, shape (n,)."""
+    n_begun = np.searchsorted(others[:, 0], bursts[:, 1] + _NEAR_FRAMES, side="right")
+    n_over = np.searchsorted(others[:, 1], bursts[:, 0] - _NEAR_FRAMES, side="left")
+    is_near: NDArray[np.bool_] = n_begun > n_over
+    return is_near
+
+
+def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
+    """Return spans with padding from bursts of speech in samples, shape (n, 2)."""
+    if len(bursts) == 0:
+        return ()
+    starts, stops = bursts[:, 0], np.minimum(bursts[:, 1], n_samples)
+    paddings = np.minimum(_PADDING_SAMPLES, (starts[1:] - stops[:-1]) // 4)
+    starts = np.concatenate(([max(0, starts[0] - _PADDING_SAMPLES)], starts[1:] - paddings))
+    stops = np.concatenate((stops[:-1] + paddings, [min(n_samples, stops[-1] + _PADDING_SAMPLES)]))
+    return tuple(Span(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
+
+
+def _probabilities(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
+    """Return silero's probability of speech for each frame, shape (n_frames,)."""
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    silero = Silero()
+    starts = range(0, n_frames, _STRETCH_FRAMES)
+    batches = [
+        _judge_stretches(silero, waveform, starts[index : index + _ROWS], check)
+        for index in range(0, len(starts), _ROWS)
+    ]
+    return np.concatenate([np.zeros(0, np.float32), *batches])[:n_frames]
+
+
+def _judge_stretches(
+    silero: Silero, waveform: Waveform, starts: range, check: Callable[[], None]
+) -> NDArray[np.float32]:
+    """Judge stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
+    state = silero.begin(len(starts))
+
+    def judge(begin: int, end: int) -> NDArray[np.float32]:
+        check()
+        sound = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
+        return silero.judge(np.stack(sound), state)
+
+    if starts[-1] > 0:
+        for begin in range(-_WARM_UP_FRAMES, 0, _SLAB_FRAMES):
+            judge(begin, min(begin + _SLAB_FRAMES, 0))
+    if starts[0] == 0:
+        state[:, 0] = 0  # nothing lies ahead of the first stretch: it begins cold, not warmed up on silence
+    n_longest = min(_STRETCH_FRAMES, n_frames - starts[0])
+    for begin in range(0, n_longest, _SLAB_FRAMES):
+        end = min(begin + _SLAB_FRAMES, n_longest)
+        probabilities[:, begin:end] = judge(begin, end)
+    return probabilities.reshape(-1)
+
+
+def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0) -> NDArray[np.float32]:
+    """Return the samples of some frames and `n_ahead` before them, with zeros for what lies outside the recording."""
+    start, stop = first * FRAME_SAMPLES - n_ahead, (first + n_frames) * FRAME_SAMPLES
+    samples = np.zeros(stop - start, np.float32)
+    sound = waveform.read(max(0, start), max(0, stop))
+    n_before = max(0, -start)
+    samples[n_before : n_before + len(sound)] = sound
+    return samples
+
+
+def _levels_above_floor(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
+    """Return the level of each frame in dB above the noise around it, shape (n_frames,)."""
+    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    levels = np.zeros(n_frames, np.float32)
+    for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
+        check()
+        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
+        energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
+        levels[first : first + len(frames)] = 10 * np.log10(energies + 1e-12)
+    floors = np.empty_like(levels)
+    for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
+        around = levels[max(0, first - _FLOOR_WINDOW_FRAMES) : first + 2 * _FLOOR_WINDOW_FRAMES]
+        floors[first : first + _FLOOR_WINDOW_FRAMES] = max(
+            _MIN_FLOOR_DBFS, float(np.percentile(around, _FLOOR_PERCENTILE))
+        )
+    return levels - floors

@@ -1,0 +1,74 @@
+"""One round of `scribed once`: what is in the inbox at its beginning, and no more."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daemon.errors import ExitCode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.inbox import Arrival, Scan
+    from daemon.service.intake import Intake
+    from daemon.worker import Worker
+
+log = structlog.get_logger()
+
+
+class OnceRun:
+    """Knows what belongs to the round, and when it is over.
+
+    Args:
+        intake: what arrives.
+        worker: what is done of it.
+        monotonic: seconds that only ever grow.
+    """
+
+    def __init__(self, intake: Intake, worker: Worker, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._intake = intake
+        self._worker = worker
+        self._monotonic = monotonic
+        self._expected: set[str] | None = None
+        self._ends_s = 0.0
+        self._left: dict[str, str] = {}
+        self._is_over = False
+
+    def admit(self, scan: Scan) -> list[Arrival]:
+        """Return the settled recordings of this round, and see whether it is over."""
+        intake, worker = self._intake, self._worker
+        now_s = self._monotonic()
+        if self._expected is None:
+            self._expected = {a.path for a in scan.settled} | {a.path for a in scan.arriving}
+            self._ends_s = now_s + intake.config.watch.settle_s + 2 * intake.config.watch.scan_s
+        settled = [a for a in scan.settled if a.path in self._expected and not intake.is_refused(a)]
+        arriving = {a.path: a.reason for a in scan.arriving if a.path in self._expected}
+        if now_s >= self._ends_s:
+            self._left = arriving
+        is_waiting_for_more = bool(arriving) and now_s < self._ends_s
+        # In this order: work that ends in between may make more claimable.
+        has_worked_off = worker.is_idle() and (not intake.has_claimed_work() or worker.is_backing_off())
+        has_nothing_to_claim = not intake.claimable(settled) or intake.claim_fault() is not None
+        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off
+        return settled
+
+    def give_up(self) -> None:
+        """End the round with what is in work: nothing more can be done now."""
+        self._is_over = self._worker.is_idle()
+
+    def is_over(self) -> bool:
+        """Whether everything of this round is done, failed, or cannot be done now."""
+        return self._is_over
+
+    def exit_code(self) -> ExitCode:
+        """Name what was left and return how the round ended."""
+        for path, reason in sorted(self._left.items()):
+            log.warning("once.left_in_inbox", path=path, reason=reason)
+        worker = self._worker
+        log.info("once.finished", n_delivered=worker.n_delivered, n_failed=worker.n_failed, n_left=len(self._left))
+        if self._intake.claim_fault() is not None or worker.is_backing_off():
+            return ExitCode.CANNOT_WRITE
+        return ExitCode.SOME_FAILED if worker.n_failed else ExitCode.OK

@@ -1,0 +1,155 @@
+"""Figures for Prometheus, as a file that its node exporter picks up: no port is opened, no name of a recording told.
+
+https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
+https://github.com/prometheus/node_exporter#textfile-collector
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from daemon import __version__
+from daemon.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from daemon.transcript import Transcript
+
+# The collector runs as a user of its own.
+_MODE = 0o644
+# From a memo to a day in court, and from a GPU to a slow CPU.
+_BOUNDS_S = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
+
+
+@dataclass(slots=True)
+class _Histogram:
+    """How many values were up to each bound, and their sum."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(_BOUNDS_S) + 1))
+    sum_s: float = 0.0
+
+    def add(self, value_s: float) -> None:
+        self.counts[bisect_left(_BOUNDS_S, value_s)] += 1
+        self.sum_s += value_s
+
+    def samples(self, name: str) -> Iterator[str]:
+        totals = list(accumulate(self.counts))
+        for bound_s, total in zip((*map(_number, _BOUNDS_S), "+Inf"), totals, strict=True):
+            yield f'{name}_bucket{{le="{bound_s}"}} {total}'
+        yield f"{name}_sum {_number(self.sum_s)}"
+        yield f"{name}_count {totals[-1]}"
+
+
+class Counters:
+    """Counts what was done since the start; may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._audio = _Histogram()
+        self._work = _Histogram()
+        self._n_incomplete = 0
+        self._n_gaps = 0
+        self._gaps_s = 0.0
+        self._n_failed = 0
+        self._rtfx = 0.0
+
+    def add_delivered(self, transcript: Transcript) -> None:
+        """Count a delivered transcript."""
+        with self._lock:
+            self._audio.add(transcript.audio.duration_s)
+            self._work.add(transcript.processing.wall_s)
+            self._rtfx = transcript.processing.rtfx
+            self._n_incomplete += not transcript.is_complete
+            self._n_gaps += len(transcript.coverage.gaps)
+            self._gaps_s += sum(gap.end_s - gap.start_s for gap in transcript.coverage.gaps)
+
+    def add_failed(self) -> None:
+        """Count a recording that was set aside."""
+        with self._lock:
+            self._n_failed += 1
+
+    def families(self) -> Iterator[str]:
+        """Yield the lines of all counters."""
+        with self._lock:
+            name = "scribed_recording_audio_seconds"
+            yield from _family(name, "histogram", "Length of delivered recordings.", self._audio.samples(name))
+            name = "scribed_recording_work_seconds"
+            text = "Time from the start of the work to the delivery."
+            yield from _family(name, "histogram", text, self._work.samples(name))
+            yield from _single(
+                "scribed_rtfx", "gauge", "Seconds of sound per second, of the last delivery.", self._rtfx
+            )
+            text = "Recordings that were set aside."
+            yield from _single("scribed_recordings_failed_total", "counter", text, self._n_failed)
+            text = "Transcripts that do not cover all the speech."
+            yield from _single("scribed_transcripts_incomplete_total", "counter", text, self._n_incomplete)
+            yield from _single("scribed_gaps_total", "counter", "Stretches of speech without text.", self._n_gaps)
+            yield from _single("scribed_gap_seconds_total", "counter", "Speech without text.", self._gaps_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """How the service stands at one instant.
+
+    Attributes:
+        state: loading, ready, draining or stopped.
+        recordings: how many there are, by where: arriving, waiting, running, failed.
+        n_faults: how many faults stand.
+        started_at: when the service started, seconds since 1970.
+        loaded_at: when the model was ready, seconds since 1970; 0 before.
+        load_s: how long it took.
+    """
+
+    state: str
+    recordings: Mapping[str, int]
+    n_faults: int
+    started_at: float
+    loaded_at: float
+    load_s: float
+
+
+def render(standing: Gauges, counters: Counters) -> str:
+    """Return the file's content."""
+    return "".join(f"{line}\n" for line in (*_gauges(standing), *counters.families()))
+
+
+def write(target: Path, standing: Gauges, counters: Counters) -> None:
+    """Put the file down in one step; raises OSError."""
+    files.replace(target, render(standing, counters).encode(), _MODE)
+
+
+def _gauges(standing: Gauges) -> Iterator[str]:
+    info = [f'scribed_info{{version="{__version__}"}} 1']
+    yield from _family("scribed_info", "gauge", "The version that runs.", info)
+    text = "Whether the service runs; 0 after an orderly stop."
+    yield from _single("scribed_up", "gauge", text, standing.state != "stopped")
+    text = "Whether recordings are being transcribed."
+    yield from _single("scribed_ready", "gauge", text, standing.state == "ready")
+    places = (f'scribed_recordings{{place="{place}"}} {count}' for place, count in standing.recordings.items())
+    yield from _family("scribed_recordings", "gauge", "Recordings by where they are.", places)
+    yield from _single("scribed_faults", "gauge", "Faults that a person has to put right.", standing.n_faults)
+    text = "When the service started."
+    yield from _single("scribed_start_timestamp_seconds", "gauge", text, standing.started_at)
+    text = "When the model was ready; 0 before."
+    yield from _single("scribed_model_loaded_timestamp_seconds", "gauge", text, standing.loaded_at)
+    yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", standing.load_s)
+
+
+def _family(name: str, kind: str, text: str, samples: Iterable[str]) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} {kind}"
+    yield from samples
+
+
+def _single(name: str, kind: str, text: str, value: float) -> Iterator[str]:
+    return _family(name, kind, text, [f"{name} {_number(value)}"])
+
+
+def _number(value: float) -> str:
+    return f"{value:.15g}" if not isinstance(value, bool) else str(int(value))
