@@ -83,11 +83,11 @@ def noise(duration_s: float, rate_hz: int = 16_000, level: float = 0.1, seed: in
 
 
 def decode(
-    path: Path, settings: Preprocess, cache: Path, check: Callable[[], None] = lambda: None
+    path: Path, settings: Preprocess, cache: Path, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> tuple[Waveform, Receipt]:
     """Decode in this process, where a test can look on."""
     with RecordingFile.open(path) as source, WaveformWriter(cache) as writer:
-        return cleaning.decode(source, writer, settings, check)
+        return cleaning.decode(source, writer, settings, raise_if_stopped)
 
 
 def samples_of(waveform: Waveform) -> NDArray[np.float32]:

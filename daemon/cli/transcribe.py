@@ -52,7 +52,7 @@ def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: s
     if outbox is not None:
         with files.explained(f"{outbox} cannot be used", outbox.parent):
             outbox.mkdir(parents=True, exist_ok=True)
-    check = _stop_on_signals()
+    raise_if_stopped = _stop_on_signals()
     console = Console(stderr=True, highlight=False)
     with console.status("Loading the model") as status:
         model = engine.load(config.model, config.folders.cache, status.update)
@@ -61,7 +61,9 @@ def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: s
     try:
         for recording in recordings:
             try:
-                transcript = _transcribe_one(recording, config, front_end, model, check=check, console=console)
+                transcript = _transcribe_one(
+                    recording, config, front_end, model, raise_if_stopped=raise_if_stopped, console=console
+                )
             except (JobError, NoPermissionError) as error:
                 console.print(f"{printable(str(recording))}: {error}", style="red", soft_wrap=True, markup=False)
                 n_failed += 1
@@ -134,7 +136,7 @@ def _own_cache() -> Path:
 
 
 def _stop_on_signals() -> Callable[[], None]:
-    """Return a check that ends the work after Ctrl-C or SIGTERM."""
+    """Return a function that raises StoppedError to end the work after Ctrl-C or SIGTERM."""
     seen: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -144,15 +146,21 @@ def _stop_on_signals() -> Callable[[], None]:
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
 
-    def check() -> None:
+    def raise_if_stopped() -> None:
         if seen:
             raise StoppedError("Interrupted.")
 
-    return check
+    return raise_if_stopped
 
 
 def _transcribe_one(
-    path: Path, config: Config, front_end: FrontEnd, model: Engine, *, check: Callable[[], None], console: Console
+    path: Path,
+    config: Config,
+    front_end: FrontEnd,
+    model: Engine,
+    *,
+    raise_if_stopped: Callable[[], None],
+    console: Console,
 ) -> Transcript:
     name = printable(path.name)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
@@ -163,7 +171,7 @@ def _transcribe_one(
             bar.update(task, completed=done.done)
 
         recording = Recording(new_job_id(), path, path.name, RecordingSettings.of(config))
-        return transcribe(recording, config, front_end, model, RunControl(check, show, Forgetful()))
+        return transcribe(recording, config, front_end, model, RunControl(raise_if_stopped, show, Forgetful()))
 
 
 def _print_documents(recording: Path, documents: dict[str, bytes], *, is_one: bool) -> None:

@@ -59,7 +59,10 @@ def is_recording(source: RecordingFile) -> bool:
 
 
 def decode(
-    source: RecordingFile, writer: WaveformWriter, settings: Preprocess, check: Callable[[], None] = lambda: None
+    source: RecordingFile,
+    writer: WaveformWriter,
+    settings: Preprocess,
+    raise_if_stopped: Callable[[], None] = lambda: None,
 ) -> tuple[Waveform, Receipt]:
     """Decode and clean a recording.
 
@@ -70,7 +73,7 @@ def decode(
         source: the recording.
         writer: takes the sound in.
         settings: the `preprocess` section of the configuration.
-        check: called at least every two seconds; it may raise errors.StoppedError to end the work.
+        raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
 
     Returns:
         the waveform, which the caller closes, and what there is to know about the recording.
@@ -83,14 +86,14 @@ def decode(
     open_reader = partial(readers.open_reader, source)
     # What is seen only at the end, and rare, is decoded a second time.
     try:
-        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, check)
+        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, raise_if_stopped)
     except readers.DamagedError:
         writer.restart()
         open_reader = partial(open_reader, is_damaged=True)
-        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, check)
+        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, raise_if_stopped)
     if inverted_channel is not None:  # cheaper than keeping two mixes
         writer.restart()
-        receipt, gain, _ = _decode_once(open_reader(), writer, settings, check, inverted_channel)
+        receipt, gain, _ = _decode_once(open_reader(), writer, settings, raise_if_stopped, inverted_channel)
     return writer.finish(gain), receipt
 
 
@@ -98,7 +101,7 @@ def _decode_once(
     reader: readers.Reader,
     writer: WaveformWriter,
     settings: Preprocess,
-    check: Callable[[], None],
+    raise_if_stopped: Callable[[], None],
     channel: int | None = None,
 ) -> tuple[Receipt, float, int | None]:
     """Decode the whole recording, with all channels mixed or with one of them alone.
@@ -111,7 +114,7 @@ def _decode_once(
         levels = Levels(reader.rate_hz, reader.channels)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None
         dynamics = Dynamics()
-        for sound in _cleaned(reader, levels, settings, check, channel):
+        for sound in _cleaned(reader, levels, settings, raise_if_stopped, channel):
             writer.append(sound)
             dynamics.push(sound)
             if meter is not None and len(sound):
@@ -124,12 +127,16 @@ def _decode_once(
 
 
 def _cleaned(
-    reader: readers.Reader, levels: Levels, settings: Preprocess, check: Callable[[], None], channel: int | None
+    reader: readers.Reader,
+    levels: Levels,
+    settings: Preprocess,
+    raise_if_stopped: Callable[[], None],
+    channel: int | None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the recording as mono, high-passed, at 16 kHz."""
     conditioner = Conditioner(reader.rate_hz, settings.highpass_hz)
-    for block in reader.blocks(check):
-        check()
+    for block in reader.blocks(raise_if_stopped):
+        raise_if_stopped()
         mono = _mix(levels.observe(block), channel)
         if levels.duration_s > settings.max_duration_h * 3600:
             raise _too_long_error(settings)

@@ -98,7 +98,7 @@ class FrontEnd:
         path: Path,
         settings: Preprocess,
         vad: Literal["silero", "energy", "off"],
-        check: Callable[[], None] = lambda: None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
     ) -> Prepared:
         """Decode a recording, clean it, and find the speech in it.
 
@@ -106,7 +106,7 @@ class FrontEnd:
             path: of the recording; it is opened without following links.
             settings: the `preprocess` section of the configuration.
             vad: how speech is found.
-            check: called several times a second; it may raise errors.StoppedError to end the work.
+            raise_if_stopped: called several times a second; it may raise errors.StoppedError to end the work.
 
         Raises:
             errors.JobError: it is no recording, damaged beyond reading, protected, empty or too
@@ -114,7 +114,7 @@ class FrontEnd:
             errors.NoPermissionError: it may not be read.
             errors.TransientError: it is gone, its share does not answer, or the cache disk is full.
             errors.EngineUnavailableError: silero's weights are not installed.
-            errors.StoppedError: `check` raised it, or the front end was closed.
+            errors.StoppedError: `raise_if_stopped` raised it, or the front end was closed.
             DecoderError: there is a mistake in our own code.
         """
         with RecordingFile.open(path) as source, open_unlinked(self._cache) as file:
@@ -124,9 +124,11 @@ class FrontEnd:
                 sound_s = min(_sound_s(descriptor), settings.max_duration_h * 3600)
                 return _LIMIT_S + source.size / _LIMIT_BYTES_PER_S + sound_s / _LIMIT_TIMES_REAL_TIME
 
-            self._wait_for_turn(check)
+            self._wait_for_turn(raise_if_stopped)
             try:
-                answer = self._ask(Order(settings, vad, self._cache), (source.descriptor, descriptor), limit_s, check)
+                answer = self._ask(
+                    Order(settings, vad, self._cache), (source.descriptor, descriptor), limit_s, raise_if_stopped
+                )
             finally:
                 self._end_turn()
             if not isinstance(answer, Done) or not _is_sound(answer, descriptor):
@@ -163,11 +165,11 @@ class FrontEnd:
         for decoder in idle:
             decoder.end()
 
-    def _wait_for_turn(self, check: Callable[[], None]) -> None:
+    def _wait_for_turn(self, raise_if_stopped: Callable[[], None]) -> None:
         """Wait until fewer recordings are being prepared than there are decoders."""
         with self._changed:
             while self._n_free == 0:
-                check()
+                raise_if_stopped()
                 self._raise_closed()
                 self._changed.wait(_LOOK_S)
             self._n_free -= 1
@@ -186,14 +188,14 @@ class FrontEnd:
         question: Question,
         descriptors: tuple[int, ...],
         limit_s: Callable[[], float],
-        check: Callable[[], None],
+        raise_if_stopped: Callable[[], None],
     ) -> Answer:
         """Let a decoder answer a question; it is ended unless it answers as it should."""
-        decoder = self._take(check)
+        decoder = self._take(raise_if_stopped)
         is_well = False
         try:
             decoder.channel.ask(question, *descriptors)
-            answer = self._await(decoder, limit_s, check)
+            answer = self._await(decoder, limit_s, raise_if_stopped)
             # One that had too little memory may have lost its way in it.
             is_well = not isinstance(answer, Broken | Refused) or getattr(answer, "error", "") in _ERRORS
         except (EOFError, OSError):
@@ -209,7 +211,7 @@ class FrontEnd:
             raise _ERRORS.get(answer.error, errors.JobError)(answer.what, answer.remedy)
         return answer
 
-    def _take(self, check: Callable[[], None]) -> _Decoder:
+    def _take(self, raise_if_stopped: Callable[[], None]) -> _Decoder:
         """Return an idle decoder that is alive, else a new one."""
         with self._changed:
             self._raise_closed()
@@ -223,7 +225,7 @@ class FrontEnd:
             self._busy.add(decoder)
         is_started = False
         try:
-            is_started = isinstance(self._await(decoder, lambda: _START_LIMIT_S, check), Ready)
+            is_started = isinstance(self._await(decoder, lambda: _START_LIMIT_S, raise_if_stopped), Ready)
         except (EOFError, OSError, ValueError):
             self._raise_closed()
         finally:
@@ -242,11 +244,11 @@ class FrontEnd:
         if not is_kept:
             decoder.end()
 
-    def _await(self, decoder: _Decoder, limit_s: Callable[[], float], check: Callable[[], None]) -> Answer:
+    def _await(self, decoder: _Decoder, limit_s: Callable[[], float], raise_if_stopped: Callable[[], None]) -> Answer:
         """Wait for the decoder's answer."""
         took_s, last_s = 0.0, self._monotonic()
         while (answer := decoder.channel.poll(_LOOK_S)) is None:
-            check()
+            raise_if_stopped()
             now_s = self._monotonic()
             took_s, last_s = took_s + min(now_s - last_s, _MAX_LOOK_S), now_s
             if took_s > limit_s():

@@ -239,12 +239,12 @@ def _not_a_file() -> JobError:
     return JobError("It is not a file.", "Put the recording itself into the inbox.")
 
 
-def sha256_of(path: Path, check: Callable[[], None] = lambda: None) -> str:
-    """Return the sha256 of a file in hexadecimal; `check` is called at every MiB and may raise."""
+def sha256_of(path: Path, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
+    """Return the sha256 of a file in hexadecimal; `raise_if_stopped` is called at every MiB and may raise."""
     digest = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb") as stream:
         while block := stream.read(_BLOCK_BYTES):
-            check()
+            raise_if_stopped()
             digest.update(block)
     return digest.hexdigest()
 

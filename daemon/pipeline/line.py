@@ -96,12 +96,12 @@ class RunControl:
     """How the outside follows and ends the work.
 
     Attributes:
-        check: called often; raises StoppedError to end the work.
+        raise_if_stopped: called often; raises StoppedError to end the work.
         progress: called after each chunk.
         memory: keeps finished chunks.
     """
 
-    check: Callable[[], None]
+    raise_if_stopped: Callable[[], None]
     progress: Callable[[Progress], None]
     memory: ChunkMemory
 
@@ -125,12 +125,12 @@ def transcribe(
         StoppedError: the watcher ended it.
     """
     started_at, started_s = now(), time.monotonic()
-    source = _describe(recording, control.check)
+    source = _describe(recording, control.raise_if_stopped)
     settings = recording.settings
     preprocess = config.preprocess.model_copy(
         update={"highpass_hz": settings.highpass_hz, "normalize": settings.normalize}
     )
-    prepared = front_end.prepare(recording.audio, preprocess, config.segment.vad, control.check)
+    prepared = front_end.prepare(recording.audio, preprocess, config.segment.vad, control.raise_if_stopped)
     receipt, speech = prepared.receipt, _Speech(prepared.speech, is_sure=config.segment.vad == "silero")
     with prepared.waveform as waveform:
         chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
@@ -159,7 +159,7 @@ def transcribe(
     )
 
 
-def _describe(recording: Recording, check: Callable[[], None]) -> Source:
+def _describe(recording: Recording, raise_if_stopped: Callable[[], None]) -> Source:
     fd = files.open_regular(recording.audio)
     try:
         facts = os.fstat(fd)
@@ -168,7 +168,7 @@ def _describe(recording: Recording, check: Callable[[], None]) -> Source:
     return Source(
         name=recording.path.rpartition("/")[2],
         path=recording.path,
-        sha256=files.sha256_of(recording.audio, check),
+        sha256=files.sha256_of(recording.audio, raise_if_stopped),
         n_bytes=facts.st_size,
         modified_at=_as_utc(facts.st_mtime),
     )
@@ -259,7 +259,7 @@ class _Asking:
         return len(ahead) < 2 * n_slots and ahead_s < slots_s + min(slots_s, _MAX_WAITING_S)
 
     def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[ChunkResponse]:
-        self.control.check()
+        self.control.raise_if_stopped()
         samples = self.waveform.read(chunk.start, chunk.stop)
         return self.engine.submit(
             ChunkRequest(samples, self.recording.settings.language, hotwords, self.recording.job_id)
@@ -278,7 +278,7 @@ class _Asking:
 
     def _wait(self, pending: Future[ChunkResponse]) -> ChunkResponse:
         while True:
-            self.control.check()
+            self.control.raise_if_stopped()
             try:
                 return pending.result(timeout=_CHECK_S)
             except TimeoutError:

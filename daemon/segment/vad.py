@@ -49,7 +49,7 @@ _PROBABILITY = _Thresholds(high=0.5, low=0.35, certain=0.8)
 _DECIBELS_ABOVE_FLOOR = _Thresholds(high=10.0, low=6.0, certain=20.0)
 
 
-def detect_speech(waveform: Waveform, method: str, check: Callable[[], None]) -> tuple[Span, ...]:
+def detect_speech(waveform: Waveform, method: str, raise_if_stopped: Callable[[], None]) -> tuple[Span, ...]:
     """Find the speech in a recording.
 
     A lost "yes" is worse than a breath too much: frames that are only likely (0.35) extend sure
@@ -60,7 +60,7 @@ def detect_speech(waveform: Waveform, method: str, check: Callable[[], None]) ->
     Args:
         waveform: the recording.
         method: "silero", "energy" (levels above the noise floor) or "off" (all is speech).
-        check: called at least every two seconds; it may raise errors.StoppedError to end the work.
+        raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
 
     Returns:
         spans in order, without overlaps.
@@ -71,9 +71,9 @@ def detect_speech(waveform: Waveform, method: str, check: Callable[[], None]) ->
     if method == "off":
         return (Span(0, waveform.n_samples),) if waveform.n_samples else ()
     if method == "energy":
-        bursts = _find_bursts(_levels_above_floor(waveform, check), _DECIBELS_ABOVE_FLOOR)
+        bursts = _find_bursts(_levels_above_floor(waveform, raise_if_stopped), _DECIBELS_ABOVE_FLOOR)
     else:
-        bursts = _find_bursts(_probabilities(waveform, check), _PROBABILITY)
+        bursts = _find_bursts(_probabilities(waveform, raise_if_stopped), _PROBABILITY)
     return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
 
 
@@ -114,20 +114,20 @@ def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
     return tuple(Span(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _probabilities(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
+def _probabilities(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> NDArray[np.float32]:
     """Return silero's probability of speech for each frame, shape (n_frames,)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     silero = Silero()
     starts = range(0, n_frames, _STRETCH_FRAMES)
     batches = [
-        _judge_stretches(silero, waveform, starts[index : index + _ROWS], check)
+        _judge_stretches(silero, waveform, starts[index : index + _ROWS], raise_if_stopped)
         for index in range(0, len(starts), _ROWS)
     ]
     return np.concatenate([np.zeros(0, np.float32), *batches])[:n_frames]
 
 
 def _judge_stretches(
-    silero: Silero, waveform: Waveform, starts: range, check: Callable[[], None]
+    silero: Silero, waveform: Waveform, starts: range, raise_if_stopped: Callable[[], None]
 ) -> NDArray[np.float32]:
     """Judge stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
@@ -135,7 +135,7 @@ def _judge_stretches(
     state = silero.begin(len(starts))
 
     def judge(begin: int, end: int) -> NDArray[np.float32]:
-        check()
+        raise_if_stopped()
         sound = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
         return silero.judge(np.stack(sound), state)
 
@@ -161,12 +161,12 @@ def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0
     return samples
 
 
-def _levels_above_floor(waveform: Waveform, check: Callable[[], None]) -> NDArray[np.float32]:
+def _levels_above_floor(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> NDArray[np.float32]:
     """Return the level of each frame in dB above the noise around it, shape (n_frames,)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     levels = np.zeros(n_frames, np.float32)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
-        check()
+        raise_if_stopped()
         frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
         energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
         levels[first : first + len(frames)] = 10 * np.log10(energies + 1e-12)

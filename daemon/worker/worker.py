@@ -239,7 +239,7 @@ class Worker:
         if resources.claims.fingerprint(job) != before:
             resources.journal.drop_chunks(job.job_id)
             raise ChangedError("The recording was written to while it was transcribed.")
-        self._check(work)
+        self._raise_if_stopped(work)
         documents = render(transcript, settings.formats, has_timestamps=settings.timestamps)
         resources.delivery.deliver(
             job,
@@ -259,7 +259,7 @@ class Worker:
         job = work.job
         recording = Recording(job.job_id, self._resources.places.audio(job), job.path, settings, job.attempts + 1)
         control = RunControl(
-            check=lambda: self._check(work),
+            raise_if_stopped=lambda: self._raise_if_stopped(work),
             progress=lambda progress: self._note_progress(work, progress),
             memory=_JournalMemory(self._resources.journal, job.job_id, lambda: self._note_finished_chunk(work)),
         )
@@ -276,7 +276,7 @@ class Worker:
         words = dict.fromkeys((*settings.hotwords, *self._resources.claims.hotwords(job)))
         return replace(settings, hotwords=tuple(words))
 
-    def _check(self, work: _Work) -> None:
+    def _raise_if_stopped(self, work: _Work) -> None:
         if work.cancelled.is_set():
             raise StoppedError("The recording was cancelled.")
         if self._stopping.is_set():

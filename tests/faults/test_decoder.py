@@ -62,14 +62,14 @@ class Line:
         [pid] = self.decoders()
         return pid
 
-    def transcribe(self, path: Path, check: Callable[[], None] = lambda: None) -> Transcript:
+    def transcribe(self, path: Path, raise_if_stopped: Callable[[], None] = lambda: None) -> Transcript:
         recording = Recording("job", path, path.name, RecordingSettings.of(self.config))
-        follow = RunControl(check, lambda _: None, Forgetful())
+        follow = RunControl(raise_if_stopped, lambda _: None, Forgetful())
         return transcribe(recording, self.config, self.front_end, self.model, follow)
 
-    def fails(self, path: Path, check: Callable[[], None] = lambda: None) -> ScribedError:
+    def fails(self, path: Path, raise_if_stopped: Callable[[], None] = lambda: None) -> ScribedError:
         with pytest.raises(ScribedError) as caught:
-            self.transcribe(path, check)
+            self.transcribe(path, raise_if_stopped)
         return caught.value
 
 
@@ -101,14 +101,14 @@ def line(shared_line: Line, said: str) -> Iterator[Line]:
 
 
 def when_decoding(path: Path, act: Callable[[int], None]) -> Callable[[], None]:
-    """Return a check that acts, each time it is called, on the decoder which has the recording open."""
+    """Return a function that acts, each time it is called, on the decoder which has the recording open."""
 
-    def check() -> None:
+    def raise_if_stopped() -> None:
         for pid in hostile.decoders_of(os.getpid()):
             if str(path) in hostile.open_files_of(pid):
                 act(pid)
 
-    return check
+    return raise_if_stopped
 
 
 def test_one_decoder_serves_many_recordings(line: Line) -> None:

@@ -60,9 +60,9 @@ def recording(tmp_path: Path, duration_s: float, config: Config, **changes: obje
     return Recording("job", path, "sub/sound.wav", settings)
 
 
-def control(memory: Memory, check: Callable[[], None] = lambda: None) -> tuple[RunControl, list[Progress]]:
+def control(memory: Memory, raise_if_stopped: Callable[[], None] = lambda: None) -> tuple[RunControl, list[Progress]]:
     seen: list[Progress] = []
-    return RunControl(check, seen.append, memory), seen
+    return RunControl(raise_if_stopped, seen.append, memory), seen
 
 
 def test_every_second_is_asked_for_and_progress_reaches_the_end(
