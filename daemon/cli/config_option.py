@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daemon.config import file as configfile
+from daemon import configfile
 from daemon.status import was_read
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from daemon.config.file import EMPTY, BrokenFileError, Document, Fault, KeyPath, clip, read_document
 from daemon.config.schema import LATER, Config, json_schema
 from daemon.config.wording import explain
+from daemon.configfile import EMPTY, BrokenFileError, Document, Fault, KeyPath, clip, read_document
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:

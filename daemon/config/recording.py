@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from daemon.config.file import BrokenFileError, Fault, KeyPath, clip, parse, read_file
 from daemon.config.reading import check
+from daemon.configfile import BrokenFileError, Fault, KeyPath, clip, parse, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from pydantic import (
     WithJsonSchema,
 )
 
-from daemon.config.file import STATE_FOLDER
+from daemon.configfile import STATE_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable

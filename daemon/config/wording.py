@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from daemon.config.file import Document, Fault, KeyPath, clip
+from daemon.configfile import Document, Fault, KeyPath, clip
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daemon import config as configuration
-from daemon import logs
-from daemon.config import file as configfile
+from daemon import configfile, logs
 from daemon.errors import ConfigError, ExitCode, NoPermissionError, TransientError
 from daemon.frontend import FrontEnd
 from daemon.host import files

@@ -15,11 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from daemon import config
+from daemon import config, configfile
 from daemon.config import Config, RecordingSettings
-from daemon.config import file as configfile
-from daemon.config.file import SYSTEM_PATH
 from daemon.config.schema import LATER
+from daemon.configfile import SYSTEM_PATH
 from daemon.errors import ConfigError, ExitCode
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"

@@ -74,7 +74,7 @@ def test_weights_may_lie_in_several_files(tmp_path: Path) -> None:
 
 
 def test_demo_is_the_model_within_the_package() -> None:
-    assert checkpoint.find_folder("demo") == Path(checkpoint.__file__).parent / "demo" / "model"
+    assert checkpoint.find_folder("demo") == Path(checkpoint.__file__).parents[1] / "demo" / "model"
     assert checkpoint.find_folder(Path("/srv/models/demo")) == Path("/srv/models/demo")
 
 

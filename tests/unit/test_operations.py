@@ -18,7 +18,7 @@ RAISED = {"JobError", "TransientError", "EngineLostError"}
 # Calls whose second word is the reason.
 TOLD = {"_set_aside", "_charge", "note"}
 # Of commands only: they say it to who typed them.
-ELSEWHERE = {"listening.py", "fetch.py", "cli"}
+ELSEWHERE = {"audio_export.py", "checkpoint", "cli"}
 # Without so many letters of its own it is no sentence: it repeats what something else has said.
 _MIN_LETTERS = 12
 

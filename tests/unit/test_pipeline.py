@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from daemon import pipeline
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.errors import JobError, StoppedError
 from daemon.pipeline import Progress, Recording, RunControl, transcribe
+from daemon.pipeline import line as pipeline
 from daemon.transcript import ModelIdentity
 from tests.scripted_engine import ScriptedEngine
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.cli.check.finding import Finding
-from daemon.config.file import SYSTEM_PATH
+from daemon.configfile import SYSTEM_PATH
 from daemon.errors import ExitCode
 
 if TYPE_CHECKING:
