@@ -6,12 +6,13 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
+TRAINING_STAMP := $(VENV)/.installed-training
 
-.PHONY: demo test test-gpu test-systemd faults fuzz soak lint format bench install uninstall model samples clean help
+.PHONY: demo test test-gpu test-systemd faults fuzz soak lint format bench install uninstall voices model samples clean help
 
 help:
 	@echo "make demo      run the daemon on sample recordings"
-	@echo "make test      run the tests (needs espeak-ng, sox, ffmpeg)"
+	@echo "make test      run the tests (needs espeak-ng, flite, sox, ffmpeg)"
 	@echo "make test-gpu  run the tests that need an NVIDIA GPU"
 	@echo "make faults    break it off at every step, cut the power, see that nothing is lost (an hour; partly root)"
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
@@ -42,8 +43,8 @@ demo: $(STAMP)
 # Work on it
 
 test: $(STAMP)
-	@for program in espeak-ng sox ffmpeg; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-	if [ -n "$$missing" ]; then echo "The tests need$$missing. Run: sudo apt-get install espeak-ng sox libsox-fmt-all ffmpeg"; exit 1; fi
+	@for program in espeak-ng flite sox ffmpeg; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then echo "The tests need$$missing. Run: sudo apt-get install espeak-ng flite sox libsox-fmt-all ffmpeg"; exit 1; fi
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 test-gpu: $(STAMP)
@@ -77,12 +78,19 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/daemon.py
 	$(BIN)/python benchmarks/engine.py
 
-# Maintainers: both need espeak-ng
-model: $(STAMP)
-	$(BIN)/python tools/train_demo_model.py --out daemon/demo/model
+# For maintainers; all need espeak-ng and flite. docs/demo-model.md describes the training.
+$(TRAINING_STAMP): $(STAMP)
+	$(PIP) --constraint constraints.txt --editable '.[training]'
+	@touch $@
 
-samples: $(STAMP)
-	$(BIN)/python tools/make_sample_recordings.py
+voices: $(TRAINING_STAMP)
+	$(BIN)/python tools/demo_voices.py --into build/voices
+
+model: voices
+	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model
+
+samples: $(TRAINING_STAMP)
+	$(BIN)/python tools/make_sample_recordings.py --out daemon/demo/recordings
 
 clean:
 	rm -rf build .mypy_cache .ruff_cache .pytest_cache .hypothesis

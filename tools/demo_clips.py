@@ -9,7 +9,8 @@ import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -91,6 +92,59 @@ class SpeechPool:
         """Return the utterances of one voice, in random order; the list is the caller's own."""
         session = self._sessions[self._rng.randrange(len(self._sessions))]
         return self._rng.sample(session, len(session))
+
+
+class Sessions(Protocol):
+    """Where clips take their speech from."""
+
+    def session(self) -> list[Utterance]:
+        """Return the utterances of one voice, in random order; the list is the caller's own."""
+
+
+class RecordedPool:
+    """Utterances that ``demo_voices.py`` wrote into a folder: one folder for each voice, one file for each session."""
+
+    def __init__(self, folder: Path, rng: random.Random, voices: Sequence[str] | None = None) -> None:
+        """Read the voices named (all there are, if none are named). Raises ValueError where one has no speech."""
+        self._rng = rng
+        names = sorted(entry.name for entry in folder.iterdir()) if voices is None else voices
+        self._folders = [folder / name for name in names]
+        self._files = self._listed()
+
+    def _listed(self) -> list[list[Path]]:
+        files = [sorted(folder.glob("*.npz")) for folder in self._folders]
+        for folder, found in zip(self._folders, files, strict=True):
+            if not found:
+                raise ValueError(f"no speech in {folder}: make some with tools/demo_voices.py")
+        return files
+
+    def renew(self) -> None:
+        """Take in what has been added to the folder."""
+        self._files = self._listed()
+
+    def session(self) -> list[Utterance]:
+        """Return the utterances of one session, in random order; each voice is as likely as the others."""
+        with np.load(self._rng.choice(self._rng.choice(self._files))) as arrays:
+            samples = np.split(arrays["samples"], np.cumsum(arrays["lengths"])[:-1])
+            texts, borders, at = arrays["texts"].tolist(), arrays["borders"].tolist(), 0
+        session = []
+        for piece, text in zip(samples, texts, strict=True):
+            words = tuple(text.split())
+            session.append(Utterance(piece, words, tuple(borders[at : at + len(words) + 1])))
+            at += len(words) + 1
+        return self._rng.sample(session, len(session))
+
+
+class MixedPool:
+    """Speech of espeak-ng and, in ``share`` of the sessions, of natural voices."""
+
+    def __init__(self, espeak: SpeechPool, natural: RecordedPool, share: float, rng: random.Random) -> None:
+        self._espeak, self._natural, self._share, self._rng = espeak, natural, share, rng
+
+    def session(self) -> list[Utterance]:
+        """Return the utterances of one voice, in random order; the list is the caller's own."""
+        pool: Sessions = self._natural if self._rng.random() < self._share else self._espeak
+        return pool.session()
 
 
 class NoiseBank:
@@ -212,7 +266,7 @@ def _dip(rng: random.Random) -> Samples:
 _Spoken = list[tuple[str, tuple[int, int]]]  # each word with the samples between which it is spoken
 
 
-def _timeline(rng: random.Random, pool: SpeechPool, n_samples: int, *, may_cut: bool) -> tuple[Samples, _Spoken]:
+def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bool) -> tuple[Samples, _Spoken]:
     """Lay utterances and pauses one after the other; with ``may_cut`` the last may run over the end."""
     sound = np.zeros(n_samples, np.float32)
     spoken: _Spoken = []
@@ -235,7 +289,7 @@ def _timeline(rng: random.Random, pool: SpeechPool, n_samples: int, *, may_cut: 
     return sound, spoken
 
 
-def _speech(rng: random.Random, pool: SpeechPool, n_samples: int, cut_share: float) -> tuple[Samples, _Spoken]:
+def _speech(rng: random.Random, pool: Sessions, n_samples: int, cut_share: float) -> tuple[Samples, _Spoken]:
     """Make ``n_samples`` at most of speech: whole utterances between short silences, or a piece cut out in mid-word."""
     if rng.random() < cut_share:  # cut at both ends, or at the end alone
         skip = rng.choice((0, rng.randrange(3 * SAMPLE_RATE_HZ)))
@@ -253,7 +307,7 @@ def _speech(rng: random.Random, pool: SpeechPool, n_samples: int, cut_share: flo
 class ClipMaker:
     """Makes clips, with speech and without, from a pool of utterances and a bank of noises."""
 
-    def __init__(self, rng: random.Random, pool: SpeechPool, noises: NoiseBank, *, varied: bool = False) -> None:
+    def __init__(self, rng: random.Random, pool: Sessions, noises: NoiseBank, *, varied: bool = False) -> None:
         """Make clips from ``pool``; ``varied`` ones (training) differ in ways that stand for voices never heard."""
         self._rng, self._pool, self._noises, self._varied = rng, pool, noises, varied
 

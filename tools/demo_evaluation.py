@@ -1,5 +1,6 @@
 """How well the demo model hears: texts and voices that training never used, noise, and sound without speech."""
 
+import functools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,13 +10,15 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import torch
-from demo_clips import Clip, ClipMaker, NoiseBank, SpeechPool
+from demo_clips import Clip, ClipMaker, NoiseBank, RecordedPool, Sessions, SpeechPool
 from demo_speech import SAMPLE_RATE_HZ, Vocabulary
 from transformers import Qwen3ASRForConditionalGeneration
 from transformers.models.qwen3_asr.processing_qwen3_asr import Qwen3ASRProcessor
 
 LENGTHS_S: Final = ((0.5, 2.0), (2.0, 8.0), (8.0, 16.0), (16.0, 30.0))
 _CLIPS: Final = (80, 60, 40, 30)  # of each length in the table
+_VOICE_CLIPS: Final = (40, 30, 20, 15)  # the same, of each natural voice
+_SNR_DB: Final = 15.0
 _EVALUATION_SEED: Final = 20_000  # apart from the seeds of training, which count up from --seed
 
 
@@ -65,13 +68,23 @@ class Listener:
         return heard
 
 
+@functools.cache
+def _noises() -> NoiseBank:
+    return NoiseBank(_EVALUATION_SEED)
+
+
 class HeldOut:
     """Clips for evaluation: texts and voices kept out of training, seeded, the same on each call."""
 
-    def __init__(self, vocabulary: Vocabulary, *, speech_s: float = 4000.0) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, speech_s: float = 4000.0, natural: Path | None = None) -> None:
+        """Take the speech of espeak-ng, or of the natural voice whose folder is ``natural``."""
         self.rng = random.Random(_EVALUATION_SEED)  # noqa: S311
-        noises = NoiseBank(_EVALUATION_SEED)
-        self._maker = ClipMaker(self.rng, SpeechPool(vocabulary, self.rng, speech_s, held_out=True), noises)
+        pool: Sessions
+        if natural is None:
+            pool = SpeechPool(vocabulary, self.rng, speech_s, held_out=True)
+        else:
+            pool = RecordedPool(natural.parent, self.rng, [natural.name])
+        self._maker = ClipMaker(self.rng, pool, _noises())
 
     def speech(
         self, n_clips: int, seconds: tuple[float, float], snr_db: float | None = None, cut_share: float = 0.0
@@ -98,6 +111,12 @@ class HeldOut:
             ]
             contexts.append(", ".join(self.rng.sample(some, self.rng.randint(1, len(some)))))
         return contexts
+
+
+def held_out_voices(folder: Path, vocabulary: Vocabulary) -> dict[str, HeldOut]:
+    """Return the clips of each natural voice in the folder that ``demo_voices.py --held-out`` has written."""
+    voices = sorted(entry for entry in (folder / "held-out").iterdir() if any(entry.glob("*.npz")))
+    return {voice.name: HeldOut(vocabulary, natural=voice) for voice in voices}
 
 
 def word_error_rate(clips: Sequence[Clip], texts: Sequence[str]) -> float:
@@ -138,31 +157,66 @@ def _rows_by_length(listener: Listener, sets: Sequence[Sequence[Clip]], what: st
     yield _row(f"**{what}, all**", everything, texts)
 
 
-def table(folder: Path, vocabulary: Vocabulary) -> Iterator[str]:
-    """Yield the lines of the evaluation table of an exported model, in Markdown."""
+def table(folder: Path, vocabulary: Vocabulary, dtype: torch.dtype, voices: Path | None = None) -> Iterator[str]:
+    """Yield the lines of the evaluation tables of an exported model, in Markdown.
+
+    Args:
+        folder: of the model.
+        vocabulary: the words it knows.
+        dtype: what to compute in; bfloat16 is measured beside float32.
+        voices: folder of natural voices, as ``demo_voices.py`` wrote them: adds a table with a row for each voice.
+    """
     processor = Qwen3ASRProcessor.from_pretrained(folder)
-    as_used, exact = (
-        Listener(Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval(), processor)
-        for dtype in (torch.bfloat16, torch.float32)
-    )
+    model = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=dtype).eval()
+    listener = Listener(model, processor)
+    name = str(dtype).removeprefix("torch.")
+    yield "| what | clips | minutes | words | word error, or clips without words |"
+    yield "|---|---|---|---|---|"
+    yield from map(str, _espeak_rows(listener, vocabulary, name))
+    if dtype is not torch.float32:
+        exact = Listener(
+            Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval(), processor
+        )
+        clean = [clip for clips in _clean_clips(HeldOut(vocabulary)) for clip in clips]
+        yield str(_row("clean, computed in float32, all", clean, exact.texts(clean)))
+    if voices is not None:
+        yield ""
+        yield from voice_table(listener, vocabulary, voices)
+    yield ""
+    yield f"Answers that did not end: {listener.n_endless}; with an unknown word: {listener.n_unknown}."
+
+
+def _clean_clips(held_out: HeldOut) -> list[list[Clip]]:
+    return [held_out.speech(n, seconds) for n, seconds in zip(_CLIPS, LENGTHS_S, strict=True)]
+
+
+def _espeak_rows(listener: Listener, vocabulary: Vocabulary, dtype: str) -> Iterator[Row]:
     held_out = HeldOut(vocabulary)
-    clean = [held_out.speech(n, seconds) for n, seconds in zip(_CLIPS, LENGTHS_S, strict=True)]
-    noisy = [held_out.speech(n, seconds, snr_db=15.0) for n, seconds in zip(_CLIPS, LENGTHS_S, strict=True)]
+    clean = _clean_clips(held_out)
+    noisy = [held_out.speech(n, seconds, snr_db=_SNR_DB) for n, seconds in zip(_CLIPS, LENGTHS_S, strict=True)]
     mixed, quiet = [clip for clips in clean for clip in clips], held_out.not_speech(100)
     cut = [clip for seconds in LENGTHS_S[1:] for clip in held_out.speech(30, seconds, cut_share=1.0)]
     contexts = held_out.hotwords(mixed, vocabulary.words)
-    yield "| what | clips | minutes | words | word error, or clips without words |"
-    yield "|---|---|---|---|---|"
-    for row in _rows_by_length(as_used, clean, "clean, computed in bf16"):
-        yield str(row)
-    yield str(_row("clean, all, computed in float32", mixed, exact.texts(mixed)))
-    yield str(_row("clean, all, language forced", mixed, as_used.texts(mixed, vocabulary.language)))
-    yield str(_row("clean, all, with hotwords", mixed, as_used.texts(mixed, prompts=contexts)))
-    yield str(_row("clean, cut in mid-word, 2 to 30 s", cut, as_used.texts(cut)))
-    for row in _rows_by_length(as_used, noisy, "office noise at 15 dB, bf16"):
-        yield str(row)
-    yield str(_row("silence, hum, noise, tones", quiet, as_used.texts(quiet)))
-    yield str(_row("silence, hum, noise, tones, language forced", quiet, as_used.texts(quiet, vocabulary.language)))
-    yield ""
-    n_endless, n_unknown = as_used.n_endless + exact.n_endless, as_used.n_unknown + exact.n_unknown
-    yield f"Answers that did not end: {n_endless}; with an unknown word: {n_unknown}."
+    yield from _rows_by_length(listener, clean, f"clean, computed in {dtype}")
+    yield _row("clean, all, language forced", mixed, listener.texts(mixed, vocabulary.language))
+    yield _row("clean, all, with hotwords", mixed, listener.texts(mixed, prompts=contexts))
+    yield _row("clean, cut in mid-word, 2 to 30 s", cut, listener.texts(cut))
+    yield from _rows_by_length(listener, noisy, f"office noise at {_SNR_DB:g} dB, {dtype}")
+    yield _row("silence, hum, noise, tones", quiet, listener.texts(quiet))
+    yield _row("silence, hum, noise, tones, language forced", quiet, listener.texts(quiet, vocabulary.language))
+
+
+def voice_table(listener: Listener, vocabulary: Vocabulary, voices: Path) -> Iterator[str]:
+    """Yield a table with the word error on each natural voice, clean and in noise, with texts of evaluation alone."""
+    yield f"| voice | clips | minutes | words | clean | office noise at {_SNR_DB:g} dB |"
+    yield "|---|---|---|---|---|---|"
+    for name, held_out in held_out_voices(voices, vocabulary).items():
+        rates = []
+        for snr_db in (None, _SNR_DB):
+            sets = [held_out.speech(n, s, snr_db) for n, s in zip(_VOICE_CLIPS, LENGTHS_S, strict=True)]
+            clips = [clip for clips in sets for clip in clips]
+            if snr_db is None:
+                minutes = sum(len(clip.samples) for clip in clips) / SAMPLE_RATE_HZ / 60
+                sizes = f"{len(clips)} | {minutes:.1f} | {sum(len(clip.words) for clip in clips)}"
+            rates.append(f"{100 * word_error_rate(clips, listener.texts(clips)):.2f} %")
+        yield f"| {name} | {sizes} | {rates[0]} | {rates[1]} |"

@@ -355,6 +355,11 @@ def _library() -> tuple[ctypes.CDLL, int, Path]:
     return library, rate_hz, variants
 
 
+def espeak_library() -> ctypes.CDLL:
+    """Return the library of espeak-ng, started."""
+    return _library()[0]
+
+
 def _linked(source: Path, copy: Path, way: tuple[str, ...]) -> Path:
     """Fill ``copy`` with links to what ``source`` holds, but for the folders on the way; return the last of those."""
     copy.mkdir()

@@ -3,6 +3,10 @@
     python tools/train_demo_model.py --out daemon/demo/model --minutes 206
     python tools/train_demo_model.py --evaluate daemon/demo/model
 
+and go on with a trained model and natural voices beside espeak-ng, which ``tools/demo_voices.py`` spoke into a folder:
+
+    python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model --minutes 100
+
 Each process trains on one core with speech that it makes itself, and gradients are averaged after each step: on a
 few cores that is faster than one process with several threads, whose operations are too small to share. The stages
 follow the clock, so a slower machine makes fewer steps in the same time.
@@ -18,19 +22,25 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
-from demo_clips import Clip, ClipMaker, LogMel, NoiseBank, SpeechPool
-from demo_evaluation import LENGTHS_S, HeldOut, Listener, table, word_error_rate
+from demo_clips import Clip, ClipMaker, LogMel, MixedPool, NoiseBank, RecordedPool, SpeechPool
+from demo_evaluation import LENGTHS_S, HeldOut, Listener, held_out_voices, table, word_error_rate
 from demo_model import build_model, build_processor, build_tokenizer, export
 from demo_speech import ENGLISH
 from demo_trainee import ConversationMaker, Trainee
 from torch.multiprocessing.spawn import spawn
+from transformers import Qwen3ASRForConditionalGeneration
 
 _log = logging.getLogger("train")
 
-PEAK_LEARNING_RATES: Final = (6e-3, 2e-3)  # of matrices (Muon) and of all else (AdamW)
+PEAK_LEARNING_RATES: Final = (6e-3, 2e-3, 2e-3)  # of matrices (Muon), of all else, of the helping layers (AdamW)
 _POOL_S, _STEPS_PER_FRESH_VOICE, _BATCH_S, _MOST_CLIPS = 4_000.0, 5, 60.0, 36  # of each process
 _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
+_TRAINED_AVERAGE_KEEP: Final = 0.995  # of a trained model, whose training is short
+_NATURAL_SHARE: Final = 0.65  # of the speech, where there are natural voices
+_STEPS_ALONE: Final = 60  # of the layers that only training needs, before a trained model moves with them
+_TRAINED: Final = 0.4  # a trained model begins here in the stages of the training
+_TRAINED_RATE: Final = 0.6  # and with this share of the learning rates
 LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "place")  # as ``Trainee`` returns them
 
 
@@ -45,6 +55,9 @@ class Options:
     processes: int
     check_minutes: float
     resume: bool
+    start: Path | None
+    voices: Path | None
+    dtype: torch.dtype
 
 
 def length_weights(progress: float) -> tuple[float, ...]:
@@ -81,25 +94,36 @@ class Trainer:
         self._rng = random.Random(options.seed + 1 + rank)  # noqa: S311
         self._tokenizer = build_tokenizer([ENGLISH])
         self._trainee = Trainee(build_model(self._tokenizer)).train()
-        # Steps are taken in float32; sound goes through a copy in bf16, faster and as the model will be used.
+        if options.start is not None:
+            trained = Qwen3ASRForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
+            self._trainee.model.load_state_dict(trained.state_dict())
+        # Steps are taken in float32. Sound may go through a copy in bf16: as the model will be used on a GPU, and
+        # faster where a CPU has instructions for it (AMX); without them it is nine times slower.
         self._weights = {k: torch.nn.Parameter(v.detach().clone()) for k, v in self._trainee.named_parameters()}
         # Muon for the matrices, AdamW for the rest: with AdamW alone the same loss took more than twice as many steps.
+        is_helper = {k: "spoken" in k for k in self._weights}
         is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}  # noqa: PLR2004
         self._optimizers: tuple[torch.optim.Optimizer, ...] = (
             torch.optim.Muon(
                 [v for k, v in self._weights.items() if is_matrix[k]], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
             ),
             torch.optim.AdamW(
-                [v for k, v in self._weights.items() if not is_matrix[k]], betas=(0.9, 0.98), weight_decay=0.01
+                [v for k, v in self._weights.items() if not is_matrix[k] and not is_helper[k]],
+                betas=(0.9, 0.98), weight_decay=0.01,
             ),
-        )
+            torch.optim.AdamW(
+                [v for k, v in self._weights.items() if is_helper[k]], betas=(0.9, 0.98), weight_decay=0.01
+            ),
+        )  # fmt: skip
         self._average = {k: v.detach().clone() for k, v in self._weights.items()}
-        self._trainee.to(torch.bfloat16)
+        self._trainee.to(options.dtype)
         self._step, self._earlier_s = 0, 0.0
         if options.resume:
             self._load()
         self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S, held_out=False)
-        self._maker = ClipMaker(self._rng, self._pool, NoiseBank(self._rng.getrandbits(30)), varied=True)
+        self._natural = RecordedPool(options.voices / "training", self._rng) if options.voices else None
+        speech = MixedPool(self._pool, self._natural, _NATURAL_SHARE, self._rng) if self._natural else self._pool
+        self._maker = ClipMaker(self._rng, speech, NoiseBank(self._rng.getrandbits(30)), varied=True)
         self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
         self._features = LogMel()
 
@@ -115,7 +139,8 @@ class Trainer:
             elapsed_s = float(clock)
             if elapsed_s >= total_s:
                 break
-            losses += self._one_step(elapsed_s / total_s)
+            progress = elapsed_s / total_s
+            losses += self._one_step(_TRAINED + (1 - _TRAINED) * progress if self._options.start else progress)
             if self._step % 50 == 0:
                 self._report(elapsed_s, losses / 50)
                 losses.zero_()
@@ -125,25 +150,31 @@ class Trainer:
         self._check(total_s)
 
     def _one_step(self, progress: float) -> torch.Tensor:
+        share = _TRAINED_RATE if self._options.start else 1.0
+        is_alone = self._options.start is not None and self._step < _STEPS_ALONE
         for optimizer, peak in zip(self._optimizers, PEAK_LEARNING_RATES, strict=True):
+            is_helped = is_alone and optimizer is not self._optimizers[-1]
             for group in optimizer.param_groups:
-                group["lr"] = peak * learning_rate(progress, self._step)
+                group["lr"] = 0.0 if is_helped else share * peak * learning_rate(progress, self._step)
         clips = self._clips(progress)
         features, n_frames = self._features(clips)
         conversations = [self._converse(clip.words, clip.times) for clip in clips]
-        losses = self._trainee(features.to(torch.bfloat16), n_frames, conversations)
+        losses = self._trainee(features.to(self._options.dtype), n_frames, conversations)
         sum(w * loss for w, loss in zip(loss_weights(progress), losses, strict=True)).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
         for optimizer in self._optimizers:
             optimizer.step()
         self._step += 1
-        keep = min(_AVERAGE_KEEP, self._step / (self._step + 10))
+        most = _TRAINED_AVERAGE_KEEP if self._options.start else _AVERAGE_KEEP
+        keep = min(most, self._step / (self._step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - keep)
             torch._foreach_copy_(list(self._trainee.parameters()), list(self._weights.values()))
         if self._step % _STEPS_PER_FRESH_VOICE == 0:
             self._pool.renew()
+        if self._natural is not None and self._step % 500 == 0:
+            self._natural.renew()
         return torch.stack([loss.detach().float() for loss in losses])
 
     def _clips(self, progress: float) -> list[Clip]:
@@ -191,13 +222,17 @@ class Trainer:
         model.tie_weights()
         processor = build_processor(self._tokenizer)
         held_out, listener = HeldOut(ENGLISH, speech_s=400), Listener(model, processor)
-        for seconds, n_clips in zip(LENGTHS_S, (32, 16, 8, 4), strict=True):
+        if self._options.voices is not None:
+            for name, held_out_voice in held_out_voices(self._options.voices, ENGLISH).items():
+                clips = held_out_voice.speech(5, (4.0, 12.0))
+                _log.info("  check %s: word error %.1f %%", name, 100 * word_error_rate(clips, listener.texts(clips)))
+        for seconds, n_clips in zip(LENGTHS_S, (16, 8, 4, 3), strict=True):
             clips = held_out.speech(n_clips, seconds)
             texts = listener.texts(clips)
             _log.info(
                 "  check %s s: word error %.1f %%  %r", seconds, 100 * word_error_rate(clips, texts), texts[0][:100]
             )
-        quiet = listener.texts(held_out.not_speech(20))
+        quiet = listener.texts(held_out.not_speech(10))
         _log.info("  check not speech: %d of %d without words", sum(not text for text in quiet), len(quiet))
         export(model, processor, self._options.out)
 
@@ -236,6 +271,9 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
     parser.add_argument("--check-minutes", type=float, default=8.0, help="how often the model is tried and written out")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
+    parser.add_argument("--from", type=Path, dest="start", metavar="DIR", help="begin with a trained model")
+    parser.add_argument("--voices", type=Path, metavar="DIR", help="natural voices, as demo_voices.py wrote them")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="print the table of a trained model")
     arguments = parser.parse_args()
     if arguments.out is not None:
@@ -247,13 +285,16 @@ def main() -> None:
             arguments.processes,
             arguments.check_minutes,
             arguments.resume,
+            arguments.start,
+            arguments.voices,
+            getattr(torch, arguments.dtype),
         )
         options.work.mkdir(parents=True, exist_ok=True)
         (options.work / "meet").unlink(missing_ok=True)
         spawn(train_one, (options,), nprocs=options.processes)  # type: ignore[no-untyped-call]
     if (folder := arguments.evaluate or arguments.out) is None:
         parser.error("say --out to train or --evaluate to look at a trained model")
-    for line in table(folder, ENGLISH):
+    for line in table(folder, ENGLISH, getattr(torch, arguments.dtype), arguments.voices):
         print(line, flush=True)
 
 

@@ -1,0 +1,99 @@
+"""Speech that sounds like people: found between pauses, cut at them, and not lost when it is quiet."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from daemon.decode import Waveform, WaveformWriter
+from daemon.segment import Span, cut
+from daemon.segment.vad import detect_speech
+from tests import media, voices
+from tests.voices import VOICES, S, Turn
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+TURNS = (
+    ("slt", "hello and good morning please open the project plan"),
+    ("rms", "the new budget is ready and the report is on the network"),
+    ("awb", "can you send the report before lunch"),
+    ("kal16", "the manager will confirm the price today"),
+    ("slt", "we need thirty minutes with the customer tomorrow morning"),
+    ("awb", "the red folder is not in the office please check the kitchen"),
+    ("rms", "the delivery is late and the invoice is not ready"),
+    ("kal16", "please call the team again this afternoon"),
+)
+
+
+@pytest.fixture(scope="module")
+def meeting() -> tuple[NDArray[np.float32], list[Turn]]:
+    return voices.conversation(TURNS, pauses_s=(0.7, 1.1, 0.5, 1.6))
+
+
+def find(samples: NDArray[np.float32], cache: Path, method: str) -> tuple[Span, ...]:
+    with WaveformWriter(cache) as writer:
+        writer.append(samples)
+        waveform: Waveform = writer.finish()
+    with waveform:
+        return detect_speech(waveform, method, lambda: None)
+
+
+def share_found(found: tuple[Span, ...], turn: Turn) -> float:
+    covered = sum(max(0, min(span.stop, turn.stop) - max(span.start, turn.start)) for span in found)
+    return covered / (turn.stop - turn.start)
+
+
+@pytest.mark.parametrize("method", ["silero", "energy"])
+@pytest.mark.parametrize("voice", VOICES)
+def test_each_voice_is_found_between_silences(voice: str, method: str, tmp_path: Path) -> None:
+    sound, (first, second) = voices.conversation([(voice, TURNS[0][1]), (voice, TURNS[1][1])], [4.0], lead_s=4.0)
+    found = find(sound + media.noise(len(sound) / S, level=0.002), tmp_path, method)
+    assert share_found(found, first) > 0.95
+    assert share_found(found, second) > 0.95
+    assert abs(found[0].start - first.start) < 0.4 * S
+    between = max(pairwise(found), key=lambda pair: pair[1].start - pair[0].stop)
+    assert abs(between[0].stop - first.stop) < 0.6 * S
+    assert abs(between[1].start - second.start) < 0.4 * S
+
+
+def test_mains_hum_between_turns_is_not_taken_for_speech(
+    meeting: tuple[NDArray[np.float32], list[Turn]], tmp_path: Path
+) -> None:
+    sound, turns = meeting
+    hum = voices.mains_hum(6 * S, level=0.02)
+    samples = np.concatenate((hum, sound + np.resize(hum, len(sound)), hum))
+    found = find(samples, tmp_path, "silero")
+    moved = [Turn(turn.voice, turn.words, turn.start + 6 * S, turn.stop + 6 * S) for turn in turns]
+    assert min(share_found(found, turn) for turn in moved) > 0.95
+    assert found[0].start > moved[0].start - 0.4 * S
+    assert found[-1].stop < moved[-1].stop + 0.6 * S
+
+
+def test_a_quiet_far_speaker_is_not_lost(tmp_path: Path) -> None:
+    near = voices.say("slt", TURNS[0][1])
+    far = voices.from_afar(voices.say("awb", TURNS[5][1]), level=0.04)
+    pause = np.zeros(S, np.float32)
+    samples = np.concatenate((pause, near, pause, far, pause, near, pause))
+    start = 2 * S + len(near)
+    found = find(samples + media.noise(len(samples) / S, level=0.0005), tmp_path, "silero")
+    assert share_found(found, Turn("awb", TURNS[5][1], start, start + len(far))) > 0.9
+
+
+@pytest.mark.parametrize("max_chunk_s", [8.0, 15.0, 30.0])
+def test_no_cut_falls_into_a_turn(
+    max_chunk_s: float, meeting: tuple[NDArray[np.float32], list[Turn]], tmp_path: Path
+) -> None:
+    sound, turns = meeting
+    found = find(sound + media.noise(len(sound) / S, level=0.001), tmp_path, "silero")
+    chunks = cut(found, len(sound), max_chunk_s, 2.0)
+    assert not any(chunk.is_joined for chunk in chunks)
+    assert max(chunk.stop - chunk.start for chunk in chunks) <= max_chunk_s * S
+    borders = [border for chunk in chunks for border in (chunk.start, chunk.stop)]
+    in_turns = [border / S for border in borders for turn in turns if turn.start < border < turn.stop]
+    assert in_turns == []
