@@ -48,8 +48,13 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The decoder has started."""
+    """The decoder process has started and given up its rights.
 
+    Attributes:
+        missing: protections that the kernel does not give, as plain sentences.
+    """
+
+    missing: tuple[str, ...] = ()
     kind: Literal["ready"] = "ready"
 
 

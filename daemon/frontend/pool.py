@@ -92,6 +92,7 @@ class FrontEnd:
         self._idle: list[_Decoder] = []
         self._busy: set[_Decoder] = set()
         self._is_closed = False
+        self._is_reported = False
 
     def prepare(
         self,
@@ -196,8 +197,7 @@ class FrontEnd:
         try:
             decoder.channel.ask(question, *descriptors)
             answer = self._await(decoder, limit_s, raise_if_stopped)
-            # One that had too little memory may have lost its way in it.
-            is_well = not isinstance(answer, Broken | Refused) or getattr(answer, "error", "") in _ERRORS
+            is_well = _can_go_on(answer)
         except (EOFError, OSError):
             self._raise_closed()
             raise decoder.autopsy() from None
@@ -225,7 +225,9 @@ class FrontEnd:
             self._busy.add(decoder)
         is_started = False
         try:
-            is_started = isinstance(self._await(decoder, lambda: _START_LIMIT_S, raise_if_stopped), Ready)
+            answer = self._await(decoder, lambda: _START_LIMIT_S, raise_if_stopped)
+            if is_started := isinstance(answer, Ready):
+                self._report_missing(answer.missing)
         except (EOFError, OSError, ValueError):
             self._raise_closed()
         finally:
@@ -234,6 +236,14 @@ class FrontEnd:
         if not is_started:
             raise errors.TransientError("The decoder could not be started.", "The log of the service says more.")
         return decoder
+
+    def _report_missing(self, protections: tuple[str, ...]) -> None:
+        """Log once what the kernel cannot forbid to decoder processes."""
+        with self._changed:
+            is_new = bool(protections) and not self._is_reported
+            self._is_reported |= is_new
+        if is_new:
+            log.warning("decoder.sandbox_incomplete", missing=list(protections), remedy="Run `scribed check`.")
 
     def _put_back(self, decoder: _Decoder, *, is_well: bool) -> None:
         with self._changed:
@@ -335,6 +345,14 @@ class _Decoder:
         self.channel.close()
         os.close(self._lifeline)
         self._last_words.close()
+
+
+def _can_go_on(answer: Answer) -> bool:
+    """Return whether the process that gave this answer can be used again."""
+    if isinstance(answer, Refused):
+        # One that ran out of memory may be in any state; one without the VAD's weights cannot load them any more.
+        return answer.error in _ERRORS and answer.error != errors.EngineUnavailableError.__name__
+    return not isinstance(answer, Broken)
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,9 @@
-"""The decoder process: `python -m daemon.frontend.worker_process SOCKET LIFELINE`, started by the pool."""
+"""The decoder process: `python -m daemon.frontend.worker_process SOCKET LIFELINE`, started by the pool.
+
+Before it looks at the first recording it gives up the right to open anything: codecs read hostile files, and one
+that was taken over finds no path, no network and no other process (`daemon.host.sandbox`). So whatever is loaded on
+first use has to be loaded ahead.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +15,22 @@ import signal
 import socket
 import sys
 import traceback
-from contextlib import suppress
+from collections import deque
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import soundfile
+
 from daemon import errors
-from daemon.decode import RecordingFile, WaveformWriter
+from daemon.config import Preprocess
+from daemon.decode import RecordingFile, WaveformWriter, readers
 from daemon.decode.cleaning import decode, is_recording
 from daemon.frontend.messages import Broken, Channel, Done, Look, Looked, Order, Ready, Refused
+from daemon.host import sandbox
 from daemon.host.privileges import leave_no_core
+from daemon.segment.silero import load_weights
 from daemon.segment.vad import detect_speech
 
 if TYPE_CHECKING:
@@ -27,6 +39,7 @@ if TYPE_CHECKING:
 # Beyond what is taken after the imports. A recording of ten hours needs a tenth of it, for the
 # index of its packets.
 _MEMORY_BYTES = 1 << 29
+_WARM_UP_RATE_HZ = 8000
 _F_SETSIG = 10  # fcntl.h; the module fcntl does not have it
 _MOST_DISPENSABLE = "1000"
 
@@ -39,8 +52,10 @@ def main() -> None:
     end, lifeline = (int(word) for word in sys.argv[1:])
     _die_with(lifeline)
     channel = Channel(socket.socket(fileno=end))
+    _load_ahead()
     _limit()
-    channel.answer(Ready())
+    missing = sandbox.give_up_rights()
+    channel.answer(Ready(tuple(found.what for found in missing)))
     with suppress(EOFError, BrokenPipeError):
         while True:
             answer = _answer(*channel.next_question())
@@ -58,6 +73,30 @@ def _die_with(lifeline: int) -> None:
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_RDONLY | os.O_ASYNC)
+
+
+def _load_ahead() -> None:
+    """Load what Python and the libraries load on first use: clean half a second of noise and look for speech in it."""
+    with suppress(errors.EngineUnavailableError):  # whoever asks for that model gets the error
+        load_weights()
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, _WARM_UP_RATE_HZ // 2).astype(np.float32)
+    settings = Preprocess(normalize="loudness")
+    with _memory_file() as file:
+        soundfile.write(file, noise, _WARM_UP_RATE_HZ, format="FLAC")
+        with RecordingFile(os.dup(file.fileno())) as source, _memory_file() as audio:
+            with closing(readers.open_reader(source, is_damaged=True)) as reader:  # FFmpeg, not libsndfile
+                deque(reader.blocks(lambda: None), maxlen=0)
+            with WaveformWriter(Path(), audio) as writer:
+                waveform, _ = decode(source, writer, settings)
+            detect_speech(waveform, "energy", lambda: None)
+    try:
+        raise ValueError  # noqa: TRY301 (formatting a traceback loads what that needs)
+    except ValueError:
+        traceback.format_exc()
+
+
+def _memory_file() -> io.FileIO:
+    return io.FileIO(os.memfd_create("warm-up"), "r+b")
 
 
 def _limit() -> None:

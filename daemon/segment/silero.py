@@ -8,6 +8,7 @@ onnxruntime frame by frame, and more than twice as fast as with the package's mo
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections import defaultdict
 from contextlib import suppress
@@ -43,7 +44,7 @@ class Silero:
     """
 
     def __init__(self) -> None:
-        weights = _load_weights()
+        weights = load_weights()
         self._basis = np.ascontiguousarray(weights["model.stft.forward_basis_buffer"][:, 0].T)
         self._layers = []
         for index, (n_steps, stride) in enumerate(_CONVOLUTIONS):
@@ -145,8 +146,13 @@ def _as_matrix(weight: NDArray[np.float32], n_steps: int, stride: int) -> NDArra
     return matrix.reshape(n_steps * n_in, -1)
 
 
-def _load_weights() -> dict[str, NDArray[np.float32]]:
-    """Load the weights out of the package silero_vad, whose own code would import torch."""
+@functools.cache
+def load_weights() -> dict[str, NDArray[np.float32]]:
+    """Load the weights out of the package silero_vad, whose own code would import torch; only once.
+
+    Raises:
+        errors.EngineUnavailableError: they are not installed.
+    """
     package = importlib.util.find_spec("silero_vad")
     weights: dict[str, NDArray[np.float32]] = {}
     for folder in (package.submodule_search_locations if package is not None else None) or []:

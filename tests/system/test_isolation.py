@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daemon.host import sandbox
+from tests import escape
 from tests.conftest import SAMPLES
 from tests.system.box import PYTHON
 from tests.system.unit import TIMEOUT_S, Unit, wait_until
@@ -171,6 +174,54 @@ def test_torch_and_decoders_get_what_they_need(inside: dict[str, Any]) -> None:
     assert inside["torch threads"] == min(len(os.sched_getaffinity(0)), os.cpu_count() or 1)
     assert inside["torch product"] == 64
     assert inside["child with a limit"] == 0
+
+
+# Run in the daemon's place: a recording takes over a decoder process, which is started as the daemon starts it.
+TAKE_OVER = """
+import json, os, subprocess, sys
+from pathlib import Path
+sys.path.append("/mnt/scribed/repository")
+from daemon.config import Preprocess
+from daemon.errors import JobError
+from daemon.frontend import FrontEnd
+from daemon.host import sandbox
+from tests import escape
+
+cache = Path("/var/cache/scribed")
+victim = subprocess.Popen(["sleep", "1000"])
+aims = escape.Aims("/var/lib/scribed/secret", "/var/lib/scribed", os.getpid(), victim.pid)
+Path(aims.secret).write_text("what was said in confidence")
+seen = {"freely": {name: escape.outcome(getattr(Path(aims.secret), name)) for name in ("read_bytes", "stat")}}
+sys.executable = str(escape.write_launcher(cache / "launcher", aims))
+front_end = FrontEnd(cache, n_decoders=1)
+try:
+    front_end.prepare(cache / "attack.wav", Preprocess(), "silero")
+except JobError as error:
+    seen["taken over"] = json.loads(error.what)
+with front_end.prepare(cache / "memo.wav", Preprocess(), "silero").waveform as waveform:
+    seen["samples"] = waveform.n_samples
+front_end.close()
+victim.kill()
+victim.wait()
+seen["missing"] = [found.what for found in sandbox.find_missing()]
+print(json.dumps(seen))
+"""
+
+
+def test_hostile_code_in_a_decoder_is_refused_everything_under_the_unit(box: Box) -> None:
+    Unit(box).stop()
+    shutil.copyfile(SAMPLES / "memo.wav", box.path("/var/cache/scribed/memo.wav"))
+    attack = bytearray((SAMPLES / "memo.wav").read_bytes())
+    attack[escape.MARK_AT : escape.MARK_AT + len(escape.MARK)] = escape.MARK
+    box.path("/var/cache/scribed/attack.wav").write_bytes(attack)
+    box.do("chmod", "0644", "/var/cache/scribed/memo.wav", "/var/cache/scribed/attack.wav")
+    seen = json.loads(run_inside(box, TAKE_OVER).splitlines()[-1])
+    box.do("sh", "-c", "rm -f /var/cache/scribed/*.wav /var/cache/scribed/launcher /var/lib/scribed/secret")
+    assert seen["freely"] == {"read_bytes": "done", "stat": "done"}
+    assert seen["missing"] == [found.what for found in sandbox.find_missing()]  # the unit withholds none of it
+    assert len(seen["taken over"]) > 50
+    assert {way: result for way, result in seen["taken over"].items() if result not in escape.REFUSED} == {}
+    assert seen["samples"] > 0
 
 
 # What the daemon may open. Below /etc: the linker, names of users, the time zone, the system's name, our
