@@ -1,4 +1,4 @@
-"""How names that strangers chose are shown: valid Unicode, on one line, hashed on demand. Pure."""
+"""How text that strangers chose is shown: valid Unicode, one line, harmless to a terminal, hashed on demand. Pure."""
 
 from __future__ import annotations
 
@@ -37,3 +37,11 @@ def shown_name(name: str, names: str) -> str:
         return escape(name)
     # surrogatepass, because every name has a hash, whatever bytes it is made of.
     return f"name:{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def shortened(text: str, max_chars: int = 120) -> str:
+    """Return the text, or its two ends where it is longer than this."""
+    if len(text) <= max_chars:
+        return text
+    kept = (max_chars - 3) // 2
+    return f"{text[:kept]}...{text[-kept:]}"

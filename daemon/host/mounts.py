@@ -1,4 +1,4 @@
-"""Which disk or share a folder lies on, and whether its changes can be heard of."""
+"""Which disk or share a folder is on, and what that means for its files."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ import re
 from pathlib import Path
 
 _TABLE = Path("/proc/self/mountinfo")
-# Here others write without our kernel being told: events would be of our own doing alone.
+# Here others write without our kernel knowing: only our own changes would cause events.
 _SILENT = re.compile(r"nfs4?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|virtiofs|vboxsf|vmhgfs|fuse(?!ctl).*")
+_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "ntfs3", "erofs"})
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def top_of(folder: Path) -> Path:
     """Return the highest folder above this one on the same disk or share: where that is mounted.
 
-    A folder that does not exist is looked for in the nearest one above it that does. It is "/" where
-    the folder lies on no disk of its own. Bind mounts of one disk do not count, so that the answer
-    is the same within the service's sandbox and outside.
+    For a folder that does not exist, the nearest existing one above it counts. The answer is "/" where
+    the folder has no disk of its own. Bind mounts of one disk do not count, so that the answer
+    is the same inside the service's sandbox and outside.
     """
     path = Path(os.path.realpath(folder))
     while not path.exists():
@@ -27,12 +28,15 @@ def top_of(folder: Path) -> Path:
     return path
 
 
-def is_silent(folder: Path, table: Path = _TABLE) -> bool:
-    """Whether others can change this folder unheard: it is a network share (NFS, SMB, 9p) or FUSE.
+def filesystem_of(folder: Path, table: Path = _TABLE) -> str:
+    """Return the kind of file system a path is on, as in mountinfo ("ext4", "nfs4"); "" where that is unknown.
 
     Args:
-        folder: any folder.
+        folder: any path; links in it are followed.
         table: what proc(5) calls mountinfo.
+
+    Raises:
+        OSError: the table cannot be read.
     """
     kind, depth = "", -1
     path = Path(os.path.realpath(folder))
@@ -41,4 +45,21 @@ def is_silent(folder: Path, table: Path = _TABLE) -> bool:
         top = Path(_ESCAPE.sub(lambda found: chr(int(found[1], 8)), fields.split()[4]))
         if path.is_relative_to(top) and len(top.parts) >= depth:  # a later mount hides an earlier one
             kind, depth = rest.split()[0], len(top.parts)
-    return _SILENT.fullmatch(kind) is not None
+    return kind
+
+
+def is_silent(folder: Path, table: Path = _TABLE) -> bool:
+    """Whether others can change this folder without our kernel knowing: a network share (NFS, SMB, 9p) or FUSE.
+
+    Raises:
+        OSError: the table of mounts cannot be read.
+    """
+    return _SILENT.fullmatch(filesystem_of(folder, table)) is not None
+
+
+def compresses(path: Path, table: Path = _TABLE) -> bool:
+    """Whether a file here may take less room than its size without having holes."""
+    try:
+        return filesystem_of(path, table) in _COMPRESSING
+    except OSError:  # no /proc
+        return False

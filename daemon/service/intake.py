@@ -8,10 +8,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from daemon.display import shown_name
 from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.inbox import Scan
 from daemon.spool import is_error_note
+from daemon.status.arrival_faults import report_scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -82,12 +82,12 @@ class Intake:
             self._faults.note("inbox", f"The inbox cannot be listed: {error.strerror}.", "Is its disk or share there?")
         else:
             self._faults.clear("inbox")
+            report_scan(self._faults, self.scan, self.config.logging.names)
         return True
 
     def take_in(self, admit: Callable[[Scan], Iterable[Arrival]] | None) -> None:
         """Start what is claimed and claim what has settled, or what `admit` lets through of it."""
         self._clear_notes()
-        self._tell_unreadable()
         for job_id in self._resources.journal.cancelled():
             self._cancel(job_id)
         self._let_settle()
@@ -103,14 +103,6 @@ class Intake:
             if is_error_note(note):
                 with suppress(OSError):  # it may lie in a folder that is closed to us; then it stays
                     note.unlink(missing_ok=True)
-
-    def _tell_unreadable(self) -> None:
-        names = [shown_name(path, self.config.logging.names) for path in self.scan.unreadable]
-        if names:
-            what = f"{len(names)} recording(s) in the inbox may not be read, the first is {names[0]}."
-            self._faults.note("unreadable", what, "Give the service's user read permission on them.")
-        else:
-            self._faults.clear("unreadable")
 
     def _cancel(self, job_id: str) -> None:
         if self._worker.cancel(job_id):

@@ -24,7 +24,8 @@ from daemon.service.intake import Intake
 from daemon.service.once import OnceRun
 from daemon.service.start_backoff import StartBackoff
 from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished
-from daemon.status.publisher import Faults, StatusPublisher
+from daemon.status.faults import Faults
+from daemon.status.publisher import StatusPublisher
 from daemon.worker import Resources, Worker
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Service:
             AlreadyRunningError, NoPermissionError, TransientError: it cannot start.
             EngineUnavailableError, EngineLostError: there is no model, or no longer.
         """
+        self._inbox.is_once = once
         if not self._await_folders(once=once):
             return ExitCode.OK
         locks = [(files.Lock(path), holds) for path, holds in self._places.locks()]

@@ -1,12 +1,12 @@
 """What people and programs learn about the service: the snapshot, its publisher, and the metrics."""
 
+from daemon.status.faults import Fault
 from daemon.status.snapshot import (
     LOCK_NAME,
     SNAPSHOT_NAME,
     STATUS_NAME,
     Done,
     Failed,
-    Fault,
     Model,
     Running,
     Snapshot,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
-
-import structlog
 
 from daemon.display import shown_name
 from daemon.host import files
@@ -17,7 +14,6 @@ from daemon.status import (
     STATUS_NAME,
     Done,
     Failed,
-    Fault,
     Model,
     Running,
     Snapshot,
@@ -33,47 +29,13 @@ if TYPE_CHECKING:
     from daemon.config import Config
     from daemon.host.systemd import Notifier
     from daemon.journal import Journal
+    from daemon.status.faults import Faults
     from daemon.status.metrics import Counters
 
 _INTERVAL_S = 1.0
 _N_RECENT = 20
 # As often as Prometheus commonly looks; the file's age tells whether the service still lives.
 _METRICS_INTERVAL_S = 15.0
-
-log = structlog.get_logger()
-
-
-class Faults:
-    """What a person has to put right, by key; may be used from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._faults: dict[str, Fault] = {}
-
-    def note(self, key: str, what: str, remedy: str) -> None:
-        """Remember a fault; it is logged when it is new or has changed."""
-        with self._lock:
-            known = self._faults.get(key)
-            self._faults[key] = Fault(what, known.since if known else now(), remedy)
-        if known is None or known.what != what:
-            log.warning("service.fault_found", what=what, remedy=remedy)
-
-    def clear(self, key: str) -> None:
-        """Forget a fault; it is no fault to do so twice."""
-        with self._lock:
-            known = self._faults.pop(key, None)
-        if known is not None:
-            log.info("service.fault_cleared", what=known.what)
-
-    def find(self, key: str) -> Fault | None:
-        """Return the fault of this key, if it stands."""
-        with self._lock:
-            return self._faults.get(key)
-
-    def standing(self) -> tuple[Fault, ...]:
-        """Return all faults, the oldest first."""
-        with self._lock:
-            return tuple(sorted(self._faults.values(), key=lambda fault: fault.since))
 
 
 class StatusPublisher:

@@ -18,6 +18,8 @@ from daemon.host import files
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from daemon.status.faults import Fault
+
 SCHEMA = "scribed.status/1"
 SNAPSHOT_NAME = "status.json"
 STATUS_NAME = "STATUS.txt"
@@ -64,15 +66,6 @@ class Failed:
     name: str
     reason: str
     attempts: int
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something a person has to put right."""
-
-    what: str
-    since: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)

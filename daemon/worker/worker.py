@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from daemon.journal import Journal
     from daemon.journal.records import ChunkText
     from daemon.spool import Claims, Delivery, Failures, Places
-    from daemon.status.publisher import Faults
+    from daemon.status.faults import Faults
     from daemon.transcript import Transcript
 
 # Recordings prepared and transcribed side by side. The engine fills its batches from all of them, so

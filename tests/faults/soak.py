@@ -198,7 +198,7 @@ def _make_sources(folder: Path) -> list[Path]:
     for name in ("reminder.mp3", "voicemail.m4a"):
         shutil.copyfile(SAMPLES / name, folder / name)
     (folder / "words.mp3").write_bytes(b"these are words and no sound\n" * 50)
-    (folder / "empty.ogg").touch()
+    (folder / "cut.ogg").write_bytes(b"OggS")
     return sorted(folder.iterdir())
 
 

@@ -158,7 +158,7 @@ def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes
     secret = tmp_path / "secret.wav"
     shutil.copyfile(SAMPLES / "memo.wav", secret)
     bad = {
-        "empty.wav": b"",
+        "byte.wav": b"R",
         "text.mp3": b"these are words and not sound\n" * 100,
         "playlist.mp3": f"#EXTM3U\n#EXTINF:9,\n{secret}\n".encode(),
         "concat.wav": f"ffconcat version 1.0\nfile '{secret}'\n".encode(),
@@ -297,9 +297,9 @@ def test_reload_takes_the_mode_of_documents_and_where_they_go(make_instance: Mak
     instance.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "config.reloaded" in instance.log, "the configuration is read again")
     instance.drop(SAMPLES / "memo.wav", "court/memo.wav")
-    (instance.folder("inbox") / "empty.wav").touch()
+    (instance.folder("inbox") / "words.wav").write_text("no sound at all")
     wait_until(lambda: is_done(instance, "memo.wav"), "the recording is delivered")
-    wait_until(lambda: instance.names("failed"), "the empty one is set aside")
-    for document in (instance.folder("outbox") / "memo.txt", instance.folder("failed") / "empty.wav.error.txt"):
+    wait_until(lambda: instance.names("failed"), "the other is set aside")
+    for document in (instance.folder("outbox") / "memo.txt", instance.folder("failed") / "words.wav.error.txt"):
         assert document.stat().st_mode & 0o777 == 0o640
     assert instance.status()["faults"] == []

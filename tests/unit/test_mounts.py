@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.host.mounts import is_silent, top_of
+from daemon.host.mounts import compresses, filesystem_of, is_silent, top_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -49,17 +49,28 @@ def test_shares_are_silent(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["ext4", "xfs", "btrfs", "zfs", "tmpfs", "overlay", "fusectl"])
-def test_disks_are_not(tmp_path: Path, kind: str) -> None:
+def test_local_disks_are_not_silent(tmp_path: Path, kind: str) -> None:
     table = tmp_path / "mountinfo"
     table.write_text(LINES.format(kind=kind))
     assert not is_silent(Path("/srv/inbox"), table)
 
 
-def test_a_real_folder_is_looked_up(tmp_path: Path) -> None:
+def test_real_folder_is_looked_up(tmp_path: Path) -> None:
     assert not is_silent(tmp_path)
+    assert filesystem_of(Path("/proc/self")) == "proc"
 
 
-def test_the_top_is_where_a_disk_is_mounted(small_disk: Path) -> None:
+@pytest.mark.parametrize(("kind", "expected"), [("btrfs", True), ("zfs", True), ("ext4", False), ("nfs4", False)])
+def test_compressing_file_systems_are_known(tmp_path: Path, kind: str, *, expected: bool) -> None:
+    table = tmp_path / "mountinfo"
+    table.write_text(LINES.format(kind=kind))
+    assert filesystem_of(Path("/srv/inbox/a.wav"), table) == kind
+    assert compresses(Path("/srv/inbox/a.wav"), table) is expected
+    assert not compresses(Path("/srv/inbox/local/a.wav"), table)
+    assert not compresses(Path("/srv/inbox/a.wav"), tmp_path / "missing")
+
+
+def test_top_is_where_the_disk_is_mounted(small_disk: Path) -> None:
     (small_disk / "a" / "b").mkdir(parents=True)
     assert top_of(small_disk / "a" / "b") == small_disk
     assert top_of(small_disk / "a" / "missing" / "too") == small_disk
@@ -71,7 +82,7 @@ def test_the_top_is_where_a_disk_is_mounted(small_disk: Path) -> None:
     assert top_of(small_disk) == above
 
 
-def test_a_bind_of_the_same_disk_is_none(tmp_path: Path) -> None:
+def test_bind_mount_of_the_same_disk_is_not_a_top(tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     bound = subprocess.run(["mount", "--bind", tmp_path / "one", tmp_path / "two"], capture_output=True, check=False)
@@ -83,6 +94,6 @@ def test_a_bind_of_the_same_disk_is_none(tmp_path: Path) -> None:
         subprocess.run(["umount", tmp_path / "two"], check=True)
 
 
-def test_the_root_is_its_own_top() -> None:
+def test_root_is_its_own_top() -> None:
     assert top_of(Path("/")) == Path("/")
     assert os.path.realpath(tempfile.gettempdir()).startswith(str(top_of(Path(tempfile.gettempdir()))))

@@ -17,7 +17,7 @@ from daemon.job import JobState
 from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import Claims, Delivery, Failures, Places
-from daemon.status.publisher import Faults
+from daemon.status.faults import Faults
 from daemon.worker import N_IN_FLIGHT, Resources, Worker
 from tests.scripted_engine import ScriptedEngine
 

@@ -1,0 +1,59 @@
+"""What a person has to put right, remembered by key."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+import structlog
+
+from daemon.host.clock import now
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something a person has to put right: what is wrong, since when (UTC), and what to do."""
+
+    what: str
+    since: str
+    remedy: str
+
+
+class Faults:
+    """The faults of now; may be used from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: dict[str, Fault] = {}
+
+    def note(self, key: str, what: str, remedy: str) -> None:
+        """Remember a fault; it is logged when it is new or has changed."""
+        with self._lock:
+            known = self._faults.get(key)
+            self._faults[key] = Fault(what, known.since if known else now(), remedy)
+        if known is None or known.what != what:
+            log.warning("service.fault_found", what=what, remedy=remedy)
+
+    def clear(self, key: str) -> None:
+        """Forget a fault, if there is one of this key."""
+        with self._lock:
+            known = self._faults.pop(key, None)
+        if known is not None:
+            log.info("service.fault_cleared", what=known.what)
+
+    def find(self, key: str) -> Fault | None:
+        """Return the fault of this key, None where there is none."""
+        with self._lock:
+            return self._faults.get(key)
+
+    def keys(self, prefix: str) -> set[str]:
+        """Return the keys of all faults that begin with this."""
+        with self._lock:
+            return {key for key in self._faults if key.startswith(prefix)}
+
+    def standing(self) -> tuple[Fault, ...]:
+        """Return all faults, the oldest first."""
+        with self._lock:
+            return tuple(sorted(self._faults.values(), key=lambda fault: fault.since))
