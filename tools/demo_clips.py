@@ -1,4 +1,4 @@
-"""Clips for training and evaluation: utterances put together, cut, disturbed, and turned into log-mel features.
+"""Clips for training and evaluation: utterances joined, cut, degraded, and turned into log-mel features.
 
 A clip imitates what the daemon hands to the model: a piece of a high-passed recording whose peak was brought to
 -3 dBFS, cut at pauses or, in long speech, in mid-word; some came through a telephone or a lossy codec.
@@ -56,7 +56,7 @@ class Clip:
 
 
 class SpeechPool:
-    """Utterances kept in memory, the oldest ever replaced by fresh ones; neighbours share a voice."""
+    """Utterances kept in memory in sessions of one voice; ``renew`` replaces the oldest session."""
 
     def __init__(self, vocabulary: Vocabulary, rng: random.Random, speech_s: float, *, held_out: bool) -> None:
         self._vocabulary, self._rng, self._held_out = vocabulary, rng, held_out
@@ -69,12 +69,12 @@ class SpeechPool:
             self._sessions.append(session)
 
     def renew(self) -> None:
-        """Let the oldest voice go and speak with a new one."""
+        """Replace the oldest session with a new one."""
         self._sessions.append(self._new_session())
         self._sessions.popleft()
 
     def _new_session(self) -> list[Utterance]:
-        # Wider in training: voices that were never heard lie between and beside those that were.
+        # Wider in training, so that voices that were never heard lie within the range of those that were.
         most_stretch = 0.05 if self._held_out else 0.1
         voices = self._voices
         if not self._held_out and self._rng.random() < 0.5:  # noqa: PLR2004  # a voice that espeak-ng does not have
@@ -95,7 +95,7 @@ class SpeechPool:
 
 
 class Sessions(Protocol):
-    """Where clips take their speech from."""
+    """A source of speech for clips."""
 
     def session(self) -> list[Utterance]:
         """Return the utterances of one voice, in random order; the list is the caller's own."""
@@ -119,7 +119,7 @@ class RecordedPool:
         return files
 
     def renew(self) -> None:
-        """Take in what has been added to the folder."""
+        """Include the sessions added to the folder since."""
         self._files = self._listed()
 
     def session(self) -> list[Utterance]:
@@ -218,13 +218,13 @@ def _tones(rng: np.random.Generator, n: int) -> Samples:
     t = np.arange(n) / SAMPLE_RATE_HZ
     sound = np.zeros(n)
     kind = rng.integers(0, 4)
-    if kind == 0:  # a chord held all the time
+    if kind == 0:  # a sustained chord
         for _ in range(int(rng.integers(1, 5))):
             sound += rng.uniform(0.2, 1) * np.sin(2 * np.pi * rng.uniform(80, 4000) * t)
     elif kind == 1:  # a sweep
         low, high = rng.uniform(60, 500), rng.uniform(600, 5000)
         sound = np.sin(2 * np.pi * (low * t + (high - low) * t**2 / (2 * max(t[-1], 0.1))))
-    else:  # a row of beeps; with harmonics, a melody
+    else:  # a sequence of beeps; with harmonics, a melody
         step = int(rng.uniform(0.08, 0.8) * SAMPLE_RATE_HZ)
         for start in range(0, n, step):
             piece = t[start : start + step]
@@ -257,23 +257,23 @@ def _response(rng: random.Random) -> Samples:
 
 
 def _dip(rng: random.Random) -> Samples:
-    """Draw a power response (201,) that weakens a band by up to 25 dB: some voices all but lack a formant."""
+    """Draw a power response (201,) that weakens a band by up to 25 dB: some voices almost lack a formant."""
     centre, octaves = rng.uniform(np.log2(300), np.log2(5000)), rng.uniform(0.15, 0.6)
     distance = (np.log2(np.maximum(_BIN_HZ, 1.0)) - centre) / octaves
     return np.asarray(10 ** (-rng.uniform(0.5, 2.5) * np.exp(-0.5 * distance**2)), np.float32)
 
 
-_Spoken = list[tuple[str, tuple[int, int]]]  # each word with the samples between which it is spoken
+_Spoken = list[tuple[str, tuple[int, int]]]  # each word with its first and last sample
 
 
 def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bool) -> tuple[Samples, _Spoken]:
-    """Lay utterances and pauses one after the other; with ``may_cut`` the last may run over the end."""
+    """Join utterances and pauses; with ``may_cut`` the last utterance may exceed the end."""
     sound = np.zeros(n_samples, np.float32)
     spoken: _Spoken = []
     session: list[Utterance] = []
     at, misfits = 0, 0
     while at < n_samples and misfits < 12:  # noqa: PLR2004
-        if not session or rng.random() < 0.2:  # noqa: PLR2004  # another voice takes its turn
+        if not session or rng.random() < 0.2:  # noqa: PLR2004  # change the voice
             session = pool.session()
         utterance = session.pop()
         n = len(utterance.samples)
@@ -290,7 +290,7 @@ def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bo
 
 
 def _speech(rng: random.Random, pool: Sessions, n_samples: int, cut_share: float) -> tuple[Samples, _Spoken]:
-    """Make ``n_samples`` at most of speech: whole utterances between short silences, or a piece cut out in mid-word."""
+    """Make at most ``n_samples`` of speech: whole utterances between short silences, or an excerpt cut in mid-word."""
     if rng.random() < cut_share:  # cut at both ends, or at the end alone
         skip = rng.choice((0, rng.randrange(3 * SAMPLE_RATE_HZ)))
         sound, spoken = _timeline(rng, pool, n_samples + skip, may_cut=True)
@@ -308,7 +308,7 @@ class ClipMaker:
     """Makes clips, with speech and without, from a pool of utterances and a bank of noises."""
 
     def __init__(self, rng: random.Random, pool: Sessions, noises: NoiseBank, *, varied: bool = False) -> None:
-        """Make clips from ``pool``; ``varied`` ones (training) differ in ways that stand for voices never heard."""
+        """Make clips from ``pool``; ``varied`` (training) adds variations that imitate voices never heard."""
         self._rng, self._pool, self._noises, self._varied = rng, pool, noises, varied
 
     def speech(self, seconds: tuple[float, float], snr_db: tuple[float, float] | None, cut_share: float = 0.3) -> Clip:
@@ -364,19 +364,17 @@ class ClipMaker:
 
 
 class LogMel:
-    """The features of ``Qwen3ASRFeatureExtractor``, with each clip's response applied on the way."""
+    """The features of ``Qwen3ASRFeatureExtractor``, with each clip's response applied."""
 
     def __init__(self) -> None:
-        # Bins that claim to lie higher or lower than they do warp the frequency axis (vocal tract length perturbation).
+        # A bank built for another sample rate warps the frequency axis (vocal tract length perturbation).
         def bank(warp: float) -> npt.NDArray[np.float64]:
             rate_hz = round(SAMPLE_RATE_HZ * warp)
             filters = mel_filter_bank(_N_BINS, 128, 0.0, 8000.0, rate_hz, norm="slaney", mel_scale="slaney")
             return np.asarray(filters.T, np.float64)
 
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # a warped bank has filters without a bin: they hear nothing, as they should
+            warnings.simplefilter("ignore")  # a warped bank has filters without a bin, which stay at zero
             banks = [bank(warp) for warp in _WARPS]
         self._filters = torch.from_numpy(np.stack(banks)).float()
         self._window = torch.hann_window(_N_FFT)
@@ -396,6 +394,6 @@ class LogMel:
         log = torch.maximum(log, log.amax((1, 2), keepdim=True) - 8.0)
         features = (log + 4.0) / 4.0
         n_frames = features.shape[-1]
-        # The extractor's mask is each 160th sample of the sample mask, less one where the longest is no multiple.
+        # The extractor takes every 160th sample of the sample mask, one fewer where the longest is not a multiple.
         frames = torch.tensor([min(-(-n // _HOP), n_frames) for n in lengths])
         return torch.nn.functional.pad(features, (0, -n_frames % _FRAMES_PER_WINDOW)), frames

@@ -30,7 +30,7 @@ def as_heard(clip: Clip) -> npt.NDArray[np.float32]:
 
 
 def word_errors(reference: Sequence[str], heard: Sequence[str]) -> int:
-    """Count the words to replace, insert or delete that turn one text into the other (Levenshtein)."""
+    """Count the word substitutions, insertions and deletions between two texts (Levenshtein)."""
     row = list(range(len(heard) + 1))
     for i, word in enumerate(reference, 1):
         diagonal, row[0] = row[0], i

@@ -24,10 +24,10 @@ SPECIAL_TOKENS: Final = (
 ASR_TEXT: Final = "<asr_text>"
 UNKNOWN: Final = "<unk>"
 _FRAME_WORDS: Final = ("\n", "system", "user", "assistant", "language", "None")
-_N_SPARE: Final = 8  # names and marks of languages to come, without moving the ids of those there are
+_N_SPARE: Final = 8  # for later languages, so that existing ids do not change
 HIDDEN: Final = 128
 
-# The prompt of the real model: the system turn is there even when it is empty.
+# The prompt of the real model: the system turn is present even when it is empty.
 CHAT_TEMPLATE: Final = """\
 {%- set context = namespace(text='') -%}
 {%- for message in messages if message.role == 'system' -%}
@@ -58,7 +58,7 @@ def build_tokenizer(vocabularies: Sequence[Vocabulary]) -> PreTrainedTokenizerFa
     tokens = [*SPECIAL_TOKENS, ASR_TEXT, UNKNOWN, *_FRAME_WORDS, *names, *spare, *words]
     tokenizer = Tokenizer(models.WordLevel({token: i for i, token in enumerate(tokens)}, unk_token=UNKNOWN))
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL_TOKENS])
-    # Like the real tokenizer, <asr_text> is no special token: it survives skip_special_tokens, and the parser needs it.
+    # As in the real tokenizer, <asr_text> is not a special token: skip_special_tokens keeps it for the parser.
     tokenizer.add_tokens([AddedToken(ASR_TEXT, normalized=False)])
     tokenizer.add_tokens([AddedToken(name, normalized=False, single_word=True) for name in ("None", *names)])
     tokenizer.normalizer = normalizers.Sequence(
@@ -67,8 +67,8 @@ def build_tokenizer(vocabularies: Sequence[Vocabulary]) -> PreTrainedTokenizerFa
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split("\n", "isolated"), pre_tokenizers.Split(Regex("[ \t\r]+"), "removed")]
     )
-    # Words are joined with single spaces, and none stands beside a mark or the end of a line: decoding the prompt gives
-    # the prompt back, which the parser of the processor relies on.
+    # Words are joined with single spaces, without one next to a mark or a line end: decoding the prompt returns the
+    # prompt, which the parser of the processor relies on.
     marks = [*SPECIAL_TOKENS, ASR_TEXT, "\n"]
     tight = [decoders.Replace(Regex(f" ?{mark.replace('|', '[|]')} ?"), mark) for mark in marks]
     tokenizer.decoder = decoders.Sequence([decoders.WordPiece(prefix="##", cleanup=False), decoders.Fuse(), *tight])
@@ -118,7 +118,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ASRForConditionalGen
 
 @torch.no_grad()
 def _make_audible(model: Qwen3ASRForConditionalGeneration) -> None:
-    """Draw first weights that keep the size of the signal.
+    """Initialize the weights so that they keep the size of the signal.
 
     The stock ones (deviation 0.02) suit wide layers. In layers this narrow they make the sound a thousand times smaller
     than the position added to it, less than bf16 resolves, and CTC stayed at guessing for 400 steps.
@@ -132,7 +132,7 @@ def _make_audible(model: Qwen3ASRForConditionalGeneration) -> None:
 
 
 def export(model: Qwen3ASRForConditionalGeneration, processor: Qwen3ASRProcessor, folder: Path) -> None:
-    """Write the model in bf16 and its processor to ``folder``, which is exchanged whole."""
+    """Write the model in bf16 and its processor to ``folder``, which is replaced as a whole."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     model.to(torch.bfloat16).save_pretrained(fresh)

@@ -2,7 +2,7 @@
 
 Needs the shared library of espeak-ng (Debian and Ubuntu: ``apt install espeak-ng``). It is called in process, which
 makes about 900 s of speech in one second on one core and tells where each word begins; starting the command for each
-sentence would be slower and would not.
+sentence would be slower and gives no word times.
 """
 
 import atexit
@@ -64,8 +64,8 @@ def _english_words() -> tuple[str, ...]:
     return tuple(" ".join(groups).split())
 
 
-# Of words that sound alike only one is here (two, four, no, meet, price, plan): a transcript is right or wrong, never
-# a matter of taste. That leaves out "to", "for" and "a": the sentences do without.
+# Of words that sound alike only one is here (two, four, no, meet, price, plan): a transcript is right or wrong without
+# room for choice. That leaves out "to", "for" and "a": the sentences do without.
 _ENGLISH_SLOTS: Final[dict[str, tuple[str, ...]]] = {
     "digit": tuple(_NUMBERS.split()[:10]),
     "hour": tuple(_NUMBERS.split()[1:13]),
@@ -288,7 +288,7 @@ def random_variant(rng: random.Random) -> str:
 
 
 def is_held_out(text: str) -> bool:
-    """Say whether a text of four words or more is kept for evaluation: one in twenty is, by its checksum."""
+    """Return whether a text of four words or more is kept for evaluation: one in twenty is, by its checksum."""
     return text.count(" ") >= 3 and zlib.crc32(text.encode()) % 20 == 0  # noqa: PLR2004
 
 
@@ -300,9 +300,9 @@ def _fill(rng: random.Random, vocabulary: Vocabulary, pattern: str) -> str:
 
 
 def random_text(rng: random.Random, vocabulary: Vocabulary, n_words: int, *, held_out: bool) -> str:
-    """Make a text of about ``n_words``: sentences or, as often, words in any order, so that any order is heard.
+    """Make a text of about ``n_words``: sentences or, as often, words in random order.
 
-    Texts for training and texts for evaluation (``held_out``) never meet, but for those of one to three words.
+    Except for texts of one to three words, training and evaluation (``held_out``) never share a text.
     """
     while True:
         if n_words >= 3 and rng.random() < 0.5:  # noqa: PLR2004
@@ -339,7 +339,7 @@ _ON_SOUND = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctype
 
 @functools.cache
 def _library() -> tuple[ctypes.CDLL, int, Path]:
-    """Start espeak-ng, once in a process: the library, its sample rate in Hz, a folder where variants may be put."""
+    """Start espeak-ng once per process: return the library, its sample rate in Hz, and a folder for variants."""
     library = ctypes.CDLL("libespeak-ng.so.1")
     library.espeak_Info.restype = ctypes.c_char_p
     data = ctypes.c_char_p()
@@ -361,7 +361,7 @@ def espeak_library() -> ctypes.CDLL:
 
 
 def _linked(source: Path, copy: Path, way: tuple[str, ...]) -> Path:
-    """Fill ``copy`` with links to what ``source`` holds, but for the folders on the way; return the last of those."""
+    """Link all entries of ``source`` into ``copy``, except the folders along ``way``; return the last of those."""
     copy.mkdir()
     for entry in source.iterdir():
         if not way or entry.name != way[0]:
@@ -370,7 +370,7 @@ def _linked(source: Path, copy: Path, way: tuple[str, ...]) -> Path:
 
 
 class Speaker:
-    """Speaks through libespeak-ng. The library keeps global state, so each call sets all of it; not for threads."""
+    """Speaks through libespeak-ng. The library keeps global state, so each call sets all of it; not thread-safe."""
 
     def __init__(self) -> None:
         self._library, self._rate_hz, self._variants = _library()
@@ -389,7 +389,7 @@ class Speaker:
         return 0
 
     def learn(self, variant: str) -> str:
-        """Take a variant's file in place of the one learned before; return its name, to put behind an accent."""
+        """Install a variant's file in place of the previous one; return its name, to append to an accent."""
         (self._variants / _DRAWN).write_text(variant)
         return _DRAWN
 

