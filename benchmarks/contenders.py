@@ -1,4 +1,4 @@
-"""The models that the benchmark of the engine compares: the same seeded random weights for each contender."""
+"""The models that the engine benchmark compares: each contender gets the same seeded random weights."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditiona
 from daemon import checkpoint
 from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.model import ResidentModel
-from daemon.engine.qwen3_asr.slots import Slots
+from daemon.engine.slots import Slots
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from daemon.engine.qwen3_asr.model import PreparedChunk
-    from daemon.engine.qwen3_asr.slots import RowState, SlotShape
     from daemon.engine.scheduler import ContinuousEngine
+    from daemon.engine.slot_model import PreparedChunk
+    from daemon.engine.slots import RowState, SlotShape
 
 SEED = 7
-# The published sizes of Qwen3-ASR-1.7B, and small ones of the same shape.
+# The published sizes of Qwen3-ASR-1.7B, and smaller ones of the same architecture.
 REAL: dict[str, dict[str, int]] = {
     "text": {
         "hidden_size": 2048,
@@ -65,15 +65,15 @@ SMALL: dict[str, dict[str, int]] = {
         "downsample_hidden_size": 16,
     },
 }
-# Weights whose names differ in the layout of the model's authors.
+# Weights whose names differ in the original layout.
 NAMES = {
     "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
     "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
     "model.audio_tower.": "thinker.audio_tower.",
     "model.language_model.": "thinker.model.",
 }
-# As the authors' template is for one sound and no context.
-AUTHORS_TEMPLATE = (
+# What the original template writes for one audio and no context.
+ORIGINAL_TEMPLATE = (
     "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n"
     "<|im_start|>assistant\n"
 )
@@ -81,50 +81,50 @@ AUTHORS_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """Pieces and the tokens that each answer has."""
+    """Chunks, and how many tokens are generated for each."""
 
     name: str
-    pieces: list[ChunkRequest]
-    budgets: dict[ChunkRequest, int]
+    chunks: list[ChunkRequest]
+    n_tokens: dict[ChunkRequest, int]
 
     @property
     def audio_s(self) -> float:
-        """Seconds of sound."""
-        return sum(piece.duration_s for piece in self.pieces)
+        """Seconds of audio."""
+        return sum(chunk.duration_s for chunk in self.chunks)
 
     def batches(self, size: int) -> list[list[ChunkRequest]]:
-        """Return the pieces in batches that suit one who waits for the longest: like lengths of sound together."""
-        ordered = sorted(self.pieces, key=lambda piece: -len(piece.samples))
+        """Return batches of chunks of similar length, which suit contenders that wait for the longest of a batch."""
+        ordered = sorted(self.chunks, key=lambda chunk: -len(chunk.samples))
         return [ordered[first : first + size] for first in range(0, len(ordered), size)]
 
-    def count_tokens(self, pieces: Sequence[ChunkRequest]) -> int:
-        """Return how many tokens the longest of the answers has."""
-        return max(self.budgets[piece] for piece in pieces)
+    def count_tokens(self, chunks: Sequence[ChunkRequest]) -> int:
+        """Return the number of tokens of the longest output."""
+        return max(self.n_tokens[chunk] for chunk in chunks)
 
 
 class TimedSlots(Slots):
-    """Slots that know how long the host has waited for the device."""
+    """Slots that measure how long the host waits for the device."""
 
     waited_s = 0.0
 
-    def read(self) -> list[RowState]:
+    def read_states(self) -> list[RowState]:
         """Return the state of every row."""
-        begun_s = time.perf_counter()
-        states = super().read()
-        self.waited_s += time.perf_counter() - begun_s
+        started_s = time.perf_counter()
+        states = super().read_states()
+        self.waited_s += time.perf_counter() - started_s
         return states
 
 
 class TimedModel(ResidentModel):
-    """The product's model; its answers, which mean nothing, are replaced by as many words."""
+    """The engine's model; its meaningless output is replaced by one word per token."""
 
     n_steps = 0
     slots: TimedSlots | None = None
 
     def make_slots(self, shape: SlotShape) -> Slots:
-        """Allocate slots that measure how long the host waits for them."""
-        self.slots = TimedSlots(shape, self.cache_sizes)
-        self._steps.adopt(self.slots)
+        """Allocate slots that measure how long the host waits for the device."""
+        self.slots = TimedSlots(shape, self.kv_cache_spec)
+        self._steps.bind(self.slots)
         return self.slots
 
     def release_memory(self) -> None:
@@ -132,20 +132,20 @@ class TimedModel(ResidentModel):
         self.slots = None
         super().release_memory()
 
-    def advance(self, slots: Slots, n_rows: int, n_columns: int) -> None:
+    def decode_step(self, slots: Slots, n_rows: int, kv_len: int) -> None:
         """Count steps."""
-        super().advance(slots, n_rows, n_columns)
+        super().decode_step(slots, n_rows, kv_len)
         self.n_steps += 1
 
-    def finish(self, tokens: Sequence[int], piece: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
-        """Return the tokens as words, so that answers can be compared; numbered, so that no guard sees a loop."""
+    def make_response(self, tokens: Sequence[int], chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
+        """Return the tokens as words that can be compared, numbered so that they are not mistaken for a loop."""
         if has_failed:
-            return super().finish(tokens, piece, has_failed=has_failed)
+            return super().make_response(tokens, chunk, has_failed=has_failed)
         return ChunkResponse(to_words(tokens), "English", is_finished=True)
 
 
 def to_words(tokens: Sequence[int]) -> str:
-    """Return tokens as text."""
+    """Return tokens as words."""
     return " ".join(f"w{place}t{token}" for place, token in enumerate(tokens))
 
 
@@ -154,7 +154,7 @@ class Bench:
     """The models that are compared, with the same weights.
 
     Attributes:
-        budgets: how long the answer to a piece is; where none is named, 4 tokens for each second.
+        n_tokens: how many tokens to generate for a chunk; by default 4 per second.
     """
 
     device: torch.device
@@ -162,11 +162,11 @@ class Bench:
     stock: Qwen3ASRForConditionalGeneration
     processor: Qwen3ASRProcessor
     model: TimedModel
-    budgets: dict[ChunkRequest, int]
+    n_tokens: dict[ChunkRequest, int]
 
     @property
     def identity(self) -> ModelIdentity:
-        """A name for weights that have none."""
+        """An identity for the random weights."""
         return ModelIdentity("random", "0" * 64, str(self.dtype), str(self.device))
 
     def synchronize(self) -> None:
@@ -175,24 +175,24 @@ class Bench:
             torch.cuda.synchronize(self.device)
 
     def run_ours(self, work: Workload, engine: ContinuousEngine) -> int:
-        """Answer a workload with the product's engine; return the number of steps."""
+        """Transcribe a workload with the engine; return the number of steps."""
         before = self.model.n_steps
-        for future in [engine.submit(piece) for piece in work.pieces]:
+        for future in [engine.submit(chunk) for chunk in work.chunks]:
             future.result()
         return self.model.n_steps - before
 
     def run_generate(self, work: Workload, batch: int, cache: str | None) -> int:
-        """Answer a workload with transformers' own generate, batch by batch; return the number of steps."""
+        """Transcribe a workload with `generate` of transformers, batch by batch; return the number of steps."""
         n_steps = 0
-        for pieces in work.batches(batch):
-            self.generate(pieces, work.count_tokens(pieces), cache)
-            n_steps += work.count_tokens(pieces)
+        for chunks in work.batches(batch):
+            self.generate(chunks, work.count_tokens(chunks), cache)
+            n_steps += work.count_tokens(chunks)
         self.synchronize()
         return n_steps
 
-    def generate(self, pieces: Sequence[ChunkRequest], n_tokens: int, cache: str | None = None) -> list[list[int]]:
-        """Return the tokens that transformers writes."""
-        inputs = self.processor.apply_transcription_request([piece.samples for piece in pieces])
+    def generate(self, chunks: Sequence[ChunkRequest], n_tokens: int, cache: str | None = None) -> list[list[int]]:
+        """Return the tokens that transformers generates."""
+        inputs = self.processor.apply_transcription_request([chunk.samples for chunk in chunks])
         inputs = inputs.to(self.device, self.dtype)
         options: dict[str, Any] = {} if cache is None else {"cache_implementation": cache}
         with torch.inference_mode():
@@ -202,7 +202,7 @@ class Bench:
 
 
 def load_bench(device: torch.device, *, is_small: bool) -> Bench:
-    """Draw the weights and load them the way each arm does."""
+    """Draw the weights and load them the way each contender does."""
     torch.manual_seed(SEED)
     sizes = SMALL if is_small else REAL
     text = {"model_type": "qwen3", "tie_word_embeddings": True, "max_position_embeddings": 65_536} | sizes["text"]
@@ -219,19 +219,28 @@ def load_bench(device: torch.device, *, is_small: bool) -> Bench:
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     stock = Qwen3ASRForConditionalGeneration(config).to(device, dtype).eval()
     with torch.no_grad():
-        stock.get_input_embeddings().weight[end] = 0  # its score is 0, and of thousands one is always higher
+        stock.get_input_embeddings().weight[end] = 0  # its logit is 0, and of thousands of others one is always higher
     stock.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)
-    budgets: dict[ChunkRequest, int] = {}
-    # Both arms share the weights: the product joins some of them, and transformers goes on with views of those.
-    model = TimedModel(stock, processor, count_budget=lambda piece: budgets.get(piece, round(4 * piece.duration_s) + 4))
-    return Bench(device, dtype, stock, processor, model, budgets)
+    n_tokens: dict[ChunkRequest, int] = {}
+
+    def count_max_new_tokens(chunk: ChunkRequest) -> int:
+        return n_tokens.get(chunk, round(4 * chunk.duration_s) + 4)
+
+    # Both contenders share the weights: the engine joins some of them, and transformers uses views of those.
+    model = TimedModel(stock, processor, count_max_new_tokens=count_max_new_tokens)
+    return Bench(device, dtype, stock, processor, model, n_tokens)
 
 
 class QwenAsr:
-    """The library of the model's authors, with the same weights, in a process and an environment of its own."""
+    """The library of the model's authors, with the same weights, in its own process and environment.
+
+    Args:
+        python: the Python of an environment with qwen-asr.
+        bench: has the weights.
+        folder: an empty folder for the weights in the original layout and a log.
+    """
 
     def __init__(self, python: Path, bench: Bench, folder: Path) -> None:
-        """Write the weights as it wants them and start it; `python` is that of an environment with qwen-asr."""
         write_original(bench, folder / "model")
         self._folder = folder
         self._works: dict[str, Path] = {}
@@ -246,44 +255,44 @@ class QwenAsr:
         self.versions: str = self._receive()["versions"]
 
     def run(self, work: Workload, batch: int) -> dict[str, float]:
-        """Answer a workload; return took_s, cpu_s and n_steps."""
+        """Transcribe a workload; return took_s, cpu_s and n_steps."""
         if work.name not in self._works:
             self._works[work.name] = self._folder / f"{len(self._works)}.npz"
-            sounds = {str(index): piece.samples for index, piece in enumerate(work.pieces)}
-            np.savez(self._works[work.name], allow_pickle=False, **sounds)
-        indexes = {piece: index for index, piece in enumerate(work.pieces)}
+            samples = {str(index): chunk.samples for index, chunk in enumerate(work.chunks)}
+            np.savez(self._works[work.name], allow_pickle=False, **samples)
+        indexes = {chunk: index for index, chunk in enumerate(work.chunks)}
         batches = [
-            {"pieces": [indexes[piece] for piece in pieces], "n_tokens": work.count_tokens(pieces)}
-            for pieces in work.batches(batch)
+            {"chunks": [indexes[chunk] for chunk in chunks], "n_tokens": work.count_tokens(chunks)}
+            for chunks in work.batches(batch)
         ]
-        self._send({"sounds": str(self._works[work.name]), "batches": batches, "batch": batch})
+        self._send({"samples": str(self._works[work.name]), "batches": batches, "batch": batch})
         figures: dict[str, float] = self._receive()
         return figures
 
     def close(self) -> None:
-        """End it."""
+        """End the process."""
         self._child.communicate()
 
     def _send(self, message: dict[str, Any]) -> None:
-        assert self._child.stdin is not None  # noqa: S101  # it was asked for
+        assert self._child.stdin is not None  # noqa: S101  # requested above
         self._child.stdin.write(json.dumps(message) + "\n")
         self._child.stdin.flush()
 
     def _receive(self) -> dict[str, Any]:
-        assert self._child.stdout is not None  # noqa: S101  # it was asked for
+        assert self._child.stdout is not None  # noqa: S101  # requested above
         for line in self._child.stdout:
             if line.startswith("{"):
                 message: dict[str, Any] = json.loads(line)
                 return message
-        raise RuntimeError("qwen-asr has ended:\n" + (self._folder / "qwen-asr.log").read_text()[-2000:])
+        raise RuntimeError("qwen-asr exited:\n" + (self._folder / "qwen-asr.log").read_text()[-2000:])
 
 
 def write_original(bench: Bench, folder: Path) -> None:
-    """Save weights and processor in the layout of the model's authors."""
+    """Save weights and processor in the original layout."""
     folder.mkdir()
     config = json.loads(bench.stock.config.to_json_string(use_diff=False))
     text, rope = config["text_config"], config["text_config"].pop("rope_parameters")
-    # All positions are text: the three parts of the authors' rotary positions turn by the same angles.
+    # All positions are text positions, so the three parts of the original rotary embedding use the same angles.
     third = text["head_dim"] // 2 // 3
     sections = [text["head_dim"] // 2 - 2 * third, third, third]
     text |= {"rope_theta": rope["rope_theta"], "model_type": "qwen3_asr_text"}
@@ -296,7 +305,7 @@ def write_original(bench: Bench, folder: Path) -> None:
     weights = {
         name: weight.detach().contiguous().cpu()
         for name, weight in bench.stock.state_dict().items()
-        if name != "lm_head.weight"  # it is the embedding
+        if name != "lm_head.weight"  # tied to the embedding
     }
     save_file({to_original_name(name): weight for name, weight in weights.items()}, folder / "model.safetensors")
     demo = checkpoint.find_folder(checkpoint.DEMO)
@@ -306,7 +315,7 @@ def write_original(bench: Bench, folder: Path) -> None:
     names = ("audio_token", "audio_bos_token", "audio_eos_token")
     tokenizer["extra_special_tokens"] = {name: tokenizer[name] for name in names}
     (folder / "tokenizer_config.json").write_text(json.dumps(tokenizer))
-    (folder / "chat_template.json").write_text(json.dumps({"chat_template": AUTHORS_TEMPLATE}))
+    (folder / "chat_template.json").write_text(json.dumps({"chat_template": ORIGINAL_TEMPLATE}))
     extractor = {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "feature_size": 128,
@@ -316,7 +325,7 @@ def write_original(bench: Bench, folder: Path) -> None:
 
 
 def to_original_name(name: str) -> str:
-    """Return the name that the model's authors gave to a weight."""
+    """Return the name of a weight in the original layout."""
     for old, new in NAMES.items():
         if name.startswith(old):
             return new + name.removeprefix(old)

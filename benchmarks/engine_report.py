@@ -1,4 +1,4 @@
-"""What the benchmark of the engine has measured, and how it is shown."""
+"""The figures of the engine benchmark, and how they are shown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from benchmarks.contenders import Bench
 
-# What an H200 was measured to do (performance.md): for the comparison with the roofline of the real model.
+# Bandwidth and bfloat16 throughput measured on an H200, and the work of the 1.7B model (computed from its sizes),
+# for the comparison with the roofline.
 H200_BYTES_PER_S, H200_FLOPS = 4.3e12, 790e12
 REAL_STEP_BYTES, REAL_SLOT_BYTES = 3.44e9, 53e6
 REAL_ENCODER_FLOP, REAL_PREFILL_FLOP = 0.37e12, 1.16e12
@@ -24,13 +25,17 @@ REAL_ENCODER_FLOP, REAL_PREFILL_FLOP = 0.37e12, 1.16e12
 
 @dataclass(slots=True)
 class Result:
-    """What one arm needed for one workload, one entry in the lists for each repeat.
+    """The figures of one contender for one workload; the lists have one entry per repeat.
 
-    `host_share` is the time in which the host does not wait for the device: no more of it can have been idle.
+    Attributes:
+        batch: number of slots, or of chunks in a batch.
+        rtfx: seconds of audio per second.
+        host_share: share of the time in which the host does not wait for the device; at most this share of the
+            device's time was idle.
     """
 
     workload: str
-    arm: str
+    name: str
     batch: int
     rtfx: list[float] = field(default_factory=list)
     step_ms: list[float] = field(default_factory=list)
@@ -48,9 +53,9 @@ def add(total: Result, once: Result) -> None:
 
 
 def describe(bench: Bench) -> dict[str, str]:
-    """Return what the figures belong to."""
+    """Return the machine and the versions that the figures belong to."""
     facts = {
-        "card": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name(bench.device) if bench.device.type == "cuda" else "CPU",
         "processor": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
         "dtype": str(bench.dtype).removeprefix("torch."),
         "torch": torch.__version__,
@@ -64,35 +69,38 @@ def describe(bench: Bench) -> dict[str, str]:
     return facts
 
 
-def render(facts: dict[str, str], results: Sequence[Result], stages: dict[str, float], answers: dict[str, str]) -> str:
+def render(facts: dict[str, str], results: Sequence[Result], stages: dict[str, float], checks: dict[str, str]) -> str:
     """Return everything as Markdown."""
     lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
-    lines += ["| workload | arm | batch | RTFx (lowest-highest) | ms per step | CPU s | memory MB |", "|---" * 7 + "|"]
+    lines += [
+        "| workload | engine | batch | RTFx (lowest-highest) | ms per step | CPU s | memory MB |",
+        "|---" * 7 + "|",
+    ]
     lines += [render_rows(results), ""]
     if stages:
         lines += ["| stage | ms | roofline of an H200, ms |", "|---" * 3 + "|"]
         lines += [f"| {name} | {ms:.2f} | {roofline_ms(facts, name)} |" for name, ms in stages.items()]
-    lines += [""] + [f"- {name}: {value}" for name, value in answers.items()]
+    lines += [""] + [f"- {name}: {value}" for name, value in checks.items()]
     return "\n".join(lines)
 
 
 def render_rows(results: Sequence[Result]) -> str:
-    """Return a line for each result."""
+    """Return one line for each result."""
     rows = []
     for one in results:
         spread = f"{statistics.median(one.rtfx):.1f} ({min(one.rtfx):.1f}-{max(one.rtfx):.1f})"
         step = f"{statistics.median(one.step_ms):.2f}" if one.step_ms else ""
         if one.host_share:
-            step += f" (host at work {statistics.median(one.host_share):.0%})"
+            step += f" (host busy {statistics.median(one.host_share):.0%})"
         memory = f"{one.allocated_mb:.0f} / {one.reserved_mb:.0f}" if one.allocated_mb and one.reserved_mb else ""
         cpu_s = f"{statistics.median(one.host_cpu_s):.1f}"
-        rows.append(f"| {one.workload} | {one.arm} | {one.batch} | {spread} | {step} | {cpu_s} | {memory} |")
+        rows.append(f"| {one.workload} | {one.name} | {one.batch} | {spread} | {step} | {cpu_s} | {memory} |")
     return "\n".join(rows)
 
 
 def roofline_ms(facts: dict[str, str], stage: str) -> str:
-    """Return the least time of a stage of the real model on an H200; nothing for another card."""
-    if "H200" not in facts["card"] or stage.startswith("mel, 8"):
+    """Return the shortest possible time of a stage of the 1.7B model on an H200; nothing for other devices."""
+    if "H200" not in facts["device"] or stage.startswith("mel, 8"):
         return ""
     if stage.startswith("decode step"):
         n_slots = int(stage.split()[2])

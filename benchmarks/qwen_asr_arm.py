@@ -1,7 +1,8 @@
-"""The arm of qwen-asr in the benchmark of the engine: runs in an environment of its own, so it imports nothing of ours.
+"""qwen-asr in the engine benchmark. It runs in its own environment, so it imports nothing of this project.
 
-A line of JSON comes in for each run and one goes out with what it took; see `contenders.QwenAsr`. The library is
-used as shipped, on its transformers backend; of its settings only the batch and the length of answers are set.
+Each line of JSON on standard input is a run; a line with its figures goes to standard output. See
+`contenders.QwenAsr`. The library is used as shipped, on its transformers backend; only the batch size and the
+number of tokens are set.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from importlib.metadata import version
 
 import numpy as np
 import torch
-from qwen_asr import Qwen3ASRModel  # type: ignore[import-not-found]  # of the other environment
+from qwen_asr import Qwen3ASRModel  # type: ignore[import-not-found]  # installed in the other environment only
 
 _RATE_HZ = 16_000
 
 
 def main() -> None:
-    """Load the model and answer until there is nothing more to answer."""
+    """Load the model and run the requests until standard input ends."""
     folder, device, dtype, n_threads = sys.argv[1:]
     torch.set_num_threads(int(n_threads))
     model = Qwen3ASRModel.from_pretrained(folder, dtype=getattr(torch, dtype), device_map=device)
@@ -27,16 +28,18 @@ def main() -> None:
     print(json.dumps({"versions": ", ".join(f"{name} {version(name)}" for name in names)}), flush=True)
     for line in sys.stdin:
         request = json.loads(line)
-        sounds = np.load(request["sounds"])
+        samples = np.load(request["samples"])
         model.max_inference_batch_size = request["batch"]
-        batches = [([(sounds[str(one)], _RATE_HZ) for one in batch["pieces"]], batch) for batch in request["batches"]]
+        batches = [
+            ([(samples[str(index)], _RATE_HZ) for index in batch["chunks"]], batch) for batch in request["batches"]
+        ]
         synchronize(device)
-        begun_s, cpu_s = time.perf_counter(), time.process_time()
+        started_s, cpu_s = time.perf_counter(), time.process_time()
         for audio, batch in batches:
             model.max_new_tokens = batch["n_tokens"]
             model.transcribe(audio=audio)
         synchronize(device)
-        took_s, cpu_s = time.perf_counter() - begun_s, time.process_time() - cpu_s
+        took_s, cpu_s = time.perf_counter() - started_s, time.process_time() - cpu_s
         n_steps = sum(batch["n_tokens"] for _, batch in batches)
         print(json.dumps({"took_s": took_s, "cpu_s": cpu_s, "n_steps": n_steps}), flush=True)
 

@@ -1,4 +1,4 @@
-"""A model of the real architecture, tiny and of random weights, saved as transformers saves the real one."""
+"""A tiny model of the real architecture with random weights, saved as transformers saves the real one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _CHAT_TEMPLATE = (
 
 
 def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32, **text_sizes: Any) -> Path:  # noqa: ANN401  # sizes of a config
-    """Write a checkpoint whose random weights are so large that what it hears decides what it writes."""
+    """Write a checkpoint whose random weights are so large that the audio decides the output."""
     words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(_SPECIAL + _WORDS)}, unk_token=_ROLES["unk_token"]))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     words.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL])
@@ -77,9 +77,9 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32, **text_siz
         eos_token_id=[0, 2],
         tie_word_embeddings=False,
     )
-    transformers.utils.logging.disable_progress_bar()  # its thread would be left behind
-    torch.set_num_threads(1)  # with sums this small, threads do nothing but wait for one another
-    torch.manual_seed(5)  # some answers of this one end, others do not
+    transformers.utils.logging.disable_progress_bar()  # it would leave its thread behind
+    torch.set_num_threads(1)  # with matrices this small, threads only wait for one another
+    torch.manual_seed(5)  # with this seed some outputs end, others do not
     model = Qwen3ASRForConditionalGeneration(config)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -92,13 +92,13 @@ def save_tiny_model(folder: Path, dtype: torch.dtype = torch.float32, **text_siz
     return folder
 
 
-def make_piece(
+def make_chunk(
     duration_s: float = 0.5,
     language: str | None = None,
     hotwords: tuple[str, ...] = (),
     job_id: str = "a",
     seed: int = 0,
 ) -> ChunkRequest:
-    """Return a piece of noise."""
+    """Return a chunk of noise."""
     samples = np.random.default_rng(seed).normal(0, 0.1, round(16_000 * duration_s)).astype(np.float32)
     return ChunkRequest(samples, language, hotwords, job_id)

@@ -1,21 +1,21 @@
-"""What the rest of the program knows of an engine: pieces of sound go in, their texts come out."""
+"""The engine as the rest of the program sees it: chunks of audio go in, their texts come out."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
+from daemon.decode import SAMPLE_RATE_HZ
+
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
     import numpy as np
-    import numpy.typing as npt
+    from numpy.typing import NDArray
 
     from daemon.transcript import ModelIdentity
 
-# The rate that the model's mel filters are made for.
-SAMPLE_RATE_HZ: Final = 16_000
-# The piece that a slot is made for, the longest by default; of longer ones fewer go together.
+# The chunk that a slot is sized for: the longest by default. Fewer chunks run together when they are longer.
 SLOT_S: Final = 30.0
 
 
@@ -25,31 +25,31 @@ class ChunkRequest:
 
     Attributes:
         samples: float32 in [-1, 1], shape (n_samples,), 16 kHz mono.
-        language: the model's name of the language to write, such as "English"; None lets it detect.
-        hotwords: names and terms it should expect, already cut by `Engine.fit_hotwords`.
-        job_id: whose piece it is; jobs take turns.
+        language: the model's name of the language to write, such as "English"; None lets the model detect it.
+        hotwords: names and terms to expect, already limited by `Engine.fit_hotwords`.
+        job_id: the job the chunk belongs to; jobs take turns.
     """
 
-    samples: npt.NDArray[np.float32]
+    samples: NDArray[np.float32]
     language: str | None
     hotwords: tuple[str, ...]
     job_id: str
 
     @property
     def duration_s(self) -> float:
-        """Length of the sound."""
+        """Length of the audio in seconds."""
         return len(self.samples) / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True, slots=True)
 class ChunkResponse:
-    """What the model wrote for one piece.
+    """What the model wrote for one chunk.
 
     Attributes:
-        text: one line, without the model's own marks; "" where it heard no speech.
-        language: the model's name for it, None where there is no text or it named none.
-        is_finished: False where the model was still writing when the piece's token budget ended.
-            The text is then not all that was said: cut the piece smaller and ask again.
+        text: one line, without the model's special tokens; "" if the model heard no speech.
+        language: the model's name of the language; None if there is no text or the model named no language.
+        is_finished: False if the model was still writing when it reached the chunk's max_new_tokens.
+            The text is then incomplete: split the chunk and submit the parts.
     """
 
     text: str
@@ -58,7 +58,7 @@ class ChunkResponse:
 
 
 class Engine(Protocol):
-    """A resident model which answers pieces from any thread."""
+    """A resident model that transcribes chunks submitted from any thread."""
 
     @property
     def identity(self) -> ModelIdentity:
@@ -67,26 +67,26 @@ class Engine(Protocol):
 
     @property
     def max_in_flight(self) -> int:
-        """How many pieces of SLOT_S keep it busy; a caller keeps them, and some more, submitted for each recording."""
+        """How many chunks of SLOT_S keep the engine busy; callers keep at least that many submitted."""
         ...
 
-    def submit(self, piece: ChunkRequest) -> Future[ChunkResponse]:
-        """Queue a piece and return at once.
+    def submit(self, chunk: ChunkRequest, /) -> Future[ChunkResponse]:
+        """Queue a chunk and return at once.
 
-        The future ends with the text, or with `StoppedError` (closed), `TransientError` (memory is
-        short), `EngineLostError` (only a new process can help), or whatever this piece alone caused.
-        A cancelled future's piece is not computed unless its batch has begun.
+        The future ends with the response, or with `StoppedError` (engine closed), `TransientError` (out of
+        memory), `EngineLostError` (the process must be restarted), or an error that this chunk alone caused.
+        Cancelling the future drops the chunk unless its prefill has started.
         """
         ...
 
-    def fit_hotwords(self, hotwords: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
-        """Return the leading hotwords that fit the model's context, and how many were cut."""
+    def fit_hotwords(self, hotwords: tuple[str, ...], /) -> tuple[tuple[str, ...], int]:
+        """Return the leading hotwords that fit into the model's context, and how many were left out."""
         ...
 
     def is_alive(self) -> bool:
-        """Whether it works, or could: its thread runs, its device answers, nothing hangs."""
+        """Whether the engine can work: its thread runs, its device responds, nothing hangs."""
         ...
 
     def close(self) -> None:
-        """Stop within seconds; what waits or runs ends with `StoppedError`. Safe to call twice."""
+        """Stop within seconds; queued and running chunks end with `StoppedError`. Safe to call twice."""
         ...

@@ -1,4 +1,4 @@
-"""Requests that wait for a slot, and which of them comes next. No thread, no lock."""
+"""Requests that wait for a slot, and which one comes next. Not thread-safe: the scheduler holds a lock."""
 
 from __future__ import annotations
 
@@ -11,63 +11,63 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from daemon.engine.protocol import ChunkResponse
-    from daemon.engine.qwen3_asr.model import PreparedChunk
+    from daemon.engine.slot_model import PreparedChunk
 
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """A piece and the future its caller holds.
+    """A chunk and the future its caller holds.
 
     Attributes:
-        job_id: whose piece it is.
-        is_suspect: it was in work when something failed that one of several pieces has caused.
+        job_id: the job the chunk belongs to.
+        has_started: the future is marked as running.
+        is_suspect: the chunk was running, with others, when something failed that one of them may have caused.
     """
 
-    piece: PreparedChunk
+    chunk: PreparedChunk
     job_id: str
     future: Future[ChunkResponse] = field(default_factory=Future)
-    has_begun: bool = False
+    has_started: bool = False
     is_suspect: bool = False
 
-    def begin(self) -> bool:
-        """Take it up; False where the caller has cancelled it. Safe to ask again after a failure."""
-        if not self.has_begun:
-            self.has_begun = self.future.set_running_or_notify_cancel()
-        return self.has_begun
+    def start(self) -> bool:
+        """Mark the future as running; False if the caller has cancelled it. Safe to call again after a failure."""
+        if not self.has_started:
+            self.has_started = self.future.set_running_or_notify_cancel()
+        return self.has_started
 
 
 class RequestQueue:
-    """Requests of all jobs. Jobs take turns, so that none waits for another to end."""
+    """Requests of all jobs. Jobs take turns, so that none has to wait until another is finished."""
 
     def __init__(self) -> None:
         self._by_job: OrderedDict[str, deque[Request]] = OrderedDict()
 
     def __len__(self) -> int:
-        """Return how many wait."""
+        """Return the number of waiting requests."""
         return sum(len(requests) for requests in self._by_job.values())
 
     def __iter__(self) -> Iterator[Request]:
-        """Iterate over all that wait, in no particular order."""
+        """Iterate over the waiting requests, in no particular order."""
         for requests in self._by_job.values():
             yield from requests
 
     def add(self, request: Request) -> None:
-        """Put a request behind those of its job."""
+        """Append a request to those of its job."""
         self._by_job.setdefault(request.job_id, deque()).append(request)
 
     def put_back(self, requests: Iterable[Request]) -> None:
-        """Put requests whose work failed ahead of all others, in their order."""
+        """Return requests that failed to the front of the queue, in their order."""
         for request in reversed(list(requests)):
             job_id = request.job_id
             self._by_job.setdefault(job_id, deque()).appendleft(request)
             self._by_job.move_to_end(job_id, last=False)
 
     def take(self, fits: Callable[[Request], bool]) -> Request | None:
-        """Take the request whose turn it is; its job is then the last in the round.
+        """Take the next request and move its job to the end of the round. Cancelled requests are dropped.
 
         Returns:
-            None where none waits, or where the next one does not fit: nobody overtakes it. What was
-            cancelled vanishes.
+            None if no request is waiting or the next one does not fit; a later one never overtakes it.
         """
         while self._by_job:
             job_id, requests = next(iter(self._by_job.items()))
@@ -80,12 +80,12 @@ class RequestQueue:
             else:
                 request = requests.popleft()
                 self._by_job.move_to_end(job_id)
-                if request.begin():
+                if request.start():
                     return request
         return None
 
     def take_all(self) -> list[Request]:
-        """Take everything, in no particular order."""
+        """Take every request, in no particular order."""
         taken = list(self)
         self._by_job.clear()
         return taken

@@ -1,7 +1,12 @@
-"""Captured steps and compiled layers write the same texts; what a GPU alone shows is in tests/gpu."""
+"""Captured steps and compiled layers write the same texts; tests/gpu has what only a GPU can show."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
+import warnings
 from typing import TYPE_CHECKING
 
 import pytest
@@ -9,21 +14,22 @@ import torch
 from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
+from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, sizes_up_to
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.transcript import ModelIdentity
-from tests.tiny_model import make_piece, save_tiny_model
+from tests.tiny_model import make_chunk, save_tiny_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from daemon.engine import ChunkResponse
-    from daemon.engine.qwen3_asr.text_decoder import Decoder
+    from daemon.engine.qwen3_asr.text_decoder import TextDecoder
 
 TIMEOUT_S = 60.0
-PIECES = [make_piece(0.5 + n % 3, job_id=str(n % 2), seed=n) for n in range(7)]
+CHUNKS = [make_chunk(0.5 + n % 3, job_id=str(n % 2), seed=n) for n in range(7)]
 
 
 @pytest.fixture(scope="module")
@@ -36,27 +42,28 @@ def load(folder: Path) -> ResidentModel:
     return ResidentModel(weights, Qwen3ASRProcessor.from_pretrained(folder))
 
 
-def texts_of(model: ResidentModel) -> list[ChunkResponse]:
-    engine = ContinuousEngine(model, ModelIdentity("tiny", "0" * 64, "float32", "cpu"), n_slots=3)
+def transcribe_all(model: ResidentModel) -> list[ChunkResponse]:
+    identity = ModelIdentity("tiny", "0" * 64, "float32", "cpu")
+    engine = ContinuousEngine(model, identity, 3, DeviceLoop(model.device))
     try:
-        return [future.result(TIMEOUT_S) for future in [engine.submit(piece) for piece in PIECES]]
+        return [future.result(TIMEOUT_S) for future in [engine.submit(chunk) for chunk in CHUNKS]]
     finally:
         engine.close()
 
 
 @pytest.fixture(scope="module")
 def expected(folder: Path) -> list[ChunkResponse]:
-    return texts_of(load(folder))
+    return transcribe_all(load(folder))
 
 
-def test_the_next_size_up_is_taken() -> None:
+def test_sizes_end_with_the_largest() -> None:
     assert sizes_up_to(6, (1, 2, 4, 8)) == [1, 2, 4, 6]
     assert sizes_up_to(8, (1, 2, 4, 8)) == [1, 2, 4, 8]
     assert sizes_up_to(1, (1, 2)) == [1]
 
 
-class Recorded:
-    """What stands in for a GPU: it runs the step once, as a capture does, and again at each replay."""
+class RecordingCapture:
+    """Does what a capture on a GPU does: runs the step once, then again at each replay."""
 
     def __init__(self) -> None:
         self.n_captured = 0
@@ -73,71 +80,119 @@ class Recorded:
         return replay
 
 
-def use(model: ResidentModel, make: Callable[[Decoder], CapturedSteps]) -> None:
+def use_steps(model: ResidentModel, make: Callable[[TextDecoder], CapturedSteps]) -> None:
     model._steps = make(model._decoder)
 
 
-def test_captured_steps_write_the_same(folder: Path, expected: list[ChunkResponse]) -> None:
-    model, recorded = load(folder), Recorded()
-    use(model, lambda decoder: CapturedSteps(decoder, lambda: recorded))
-    assert texts_of(model) == expected
-    n_rows, n_columns = sizes_up_to(3, (1, 2)), sizes_up_to(1184, (512, 640, 768, 1024))
-    assert recorded.n_captured == len(n_rows) * len(n_columns)
-    assert recorded.n_replayed > 30
+def test_captured_steps_write_the_same_text(folder: Path, expected: list[ChunkResponse]) -> None:
+    model, capture = load(folder), RecordingCapture()
+    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: capture))
+    assert transcribe_all(model) == expected
+    n_rows, kv_lens = sizes_up_to(3, (1, 2)), sizes_up_to(1184, (512, 640, 768, 1024))
+    assert capture.n_captured == len(n_rows) * len(kv_lens)
+    assert capture.n_replayed > 30
 
 
-def test_where_nothing_can_be_captured_that_is_said_once(folder: Path, expected: list[ChunkResponse]) -> None:
+def test_failed_capture_is_logged_once(folder: Path, expected: list[ChunkResponse]) -> None:
     def refuse(step: object) -> Callable[[], None]:
         del step
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     model = load(folder)
-    use(model, lambda decoder: CapturedSteps(decoder, lambda: refuse))
+    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: refuse))
     with capture_logs() as logs:
-        assert texts_of(model) == expected
-        assert texts_of(model) == expected
+        assert transcribe_all(model) == expected
+        assert transcribe_all(model) == expected
     assert [log["event"] for log in logs] == ["engine.capture_failed"]
     assert logs[0]["reason"] == "RuntimeError: operation not permitted when stream is capturing and more"
 
 
-def test_short_memory_while_capturing_is_no_reason_to_give_that_up(folder: Path) -> None:
+def test_capture_is_kept_after_running_out_of_memory(folder: Path) -> None:
     n_tried = 0
 
-    def fill(step: Callable[[], None]) -> Callable[[], None]:
+    def run_out_of_memory_once(step: Callable[[], None]) -> Callable[[], None]:
         nonlocal n_tried
         n_tried += 1
         if n_tried == 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return Recorded()(step)
+        return RecordingCapture()(step)
 
     model = load(folder)
-    use(model, lambda decoder: CapturedSteps(decoder, lambda: fill))
+    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: run_out_of_memory_once))
     with capture_logs() as logs:
-        assert len(texts_of(model)) == len(PIECES)
+        assert len(transcribe_all(model)) == len(CHUNKS)
     assert [log["event"] for log in logs] == ["engine.slots_halved"]
     assert n_tried > 1
 
 
 def compile_with(model: ResidentModel, compiler: Compiler) -> None:
-    model._decoder._step_layer = compiler(model._decoder._step_layer)
+    model._decoder._decode_layer = compiler(model._decoder._decode_layer)
     model._encoder._layer = compiler(model._encoder._layer)
 
 
-def test_compiled_layers_write_the_same(folder: Path, expected: list[ChunkResponse]) -> None:
+def test_compiled_layers_write_the_same_text(folder: Path, expected: list[ChunkResponse]) -> None:
     model = load(folder)
     compile_with(model, Compiler("aot_eager"))
     with capture_logs() as logs:
-        assert texts_of(model) == expected
+        assert transcribe_all(model) == expected
     assert logs == []
 
 
-def test_where_nothing_can_be_compiled_that_is_said_once(folder: Path, expected: list[ChunkResponse]) -> None:
+USE_INDUCTOR = """
+import torch
+from daemon.engine.qwen3_asr.graphs import Compiler
+double = Compiler()(lambda numbers: numbers * 2 + 1)
+assert torch.equal(double(torch.ones(3)), torch.full((3,), 3.0))
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+def test_inductor_compiles_where_warnings_are_errors(tmp_path: Path) -> None:
+    # In a process of its own, which imports inductor for the first time and ends its threads.
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    command = [sys.executable, "-W", "error::DeprecationWarning", "-c", USE_INDUCTOR]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, "compile_failed" in done.stdout) == (0, False), done.stderr
+
+
+def test_failing_compilation_is_given_up_after_three_attempts(folder: Path, expected: list[ChunkResponse]) -> None:
+    n_tried, now_s = 0, [1_000.0]
+
     def refuse(*_: object) -> None:
+        nonlocal n_tried
+        n_tried += 1
         raise RuntimeError("there is no compiler here\nand more")
 
     model = load(folder)
-    compile_with(model, Compiler(refuse))
+    compile_with(model, Compiler(refuse, lambda: now_s[0]))
     with capture_logs() as logs:
-        assert texts_of(model) == expected
-    assert [log["event"] for log in logs] == ["engine.compile_failed"]
+        assert transcribe_all(model) == expected
+        assert n_tried == 2, "the second attempt follows at once, the third after a pause"
+        for _ in range(2):
+            now_s[0] += 60
+            assert transcribe_all(model) == expected
+    assert n_tried == 3
+    assert [(log["event"], log["will_retry"]) for log in logs] == [
+        ("engine.compile_failed", True),
+        ("engine.compile_failed", True),
+        ("engine.compile_failed", False),
+    ]
     assert "there is no compiler here" in logs[0]["reason"]
+
+
+def test_compilation_that_fails_because_of_a_warning_is_repeated(folder: Path, expected: list[ChunkResponse]) -> None:
+    compiled: list[str] = []
+
+    def warn_once(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        if not compiled:
+            compiled.append("warned")
+            warnings.warn("this function is deprecated", DeprecationWarning, stacklevel=1)  # an error in these tests
+        compiled.append("done")
+        return graph.forward
+
+    model = load(folder)
+    compile_with(model, Compiler(warn_once))
+    with capture_logs() as logs:
+        assert transcribe_all(model) == expected
+    assert [(log["event"], log["will_retry"]) for log in logs] == [("engine.compile_failed", True)]
+    assert compiled[:2] == ["warned", "done"]

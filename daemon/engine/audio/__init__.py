@@ -1,1 +1,1 @@
-"""From a waveform to what a decoder attends to: the mel spectrogram and the encoder."""
+"""From a waveform to audio states: log-mel spectrogram and audio encoder."""

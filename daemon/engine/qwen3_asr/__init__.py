@@ -1,1 +1,1 @@
-"""Qwen3-ASR: loading, prompt, prefill, decode steps and the text they yield."""
+"""Qwen3-ASR: loading, prompts, prefill, decode steps, and the text of what was generated."""

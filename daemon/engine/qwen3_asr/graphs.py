@@ -1,146 +1,180 @@
-"""What makes a GPU fast: compiled layers, and decode steps captured once and replayed.
+"""What makes a GPU fast: compiled layers, and decode steps captured as CUDA graphs and replayed.
 
-A step of the real model is some hundred kernels. Launched one by one they take longer than they run
-(6-10 ms against 1-2 ms, performance.md); a captured step is one launch. Where a machine cannot compile or
-capture, that is said once and the work goes on without.
+A step of the 1.7B model is several hundred kernels. Launching them one by one takes longer than running them
+(estimated 6-10 ms against 1-2 ms); a captured step is a single launch. If this machine cannot compile or
+capture, the engine logs that once and goes on without.
 """
 
 from __future__ import annotations
 
+import importlib
+import time
+import warnings
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import structlog
 import torch
 
-from daemon.engine.failures import explain
+from daemon.engine.failures import classify, one_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from daemon.engine.qwen3_asr.slots import Slots
-    from daemon.engine.qwen3_asr.text_decoder import Decoder
+    from daemon.engine.qwen3_asr.text_decoder import TextDecoder
+    from daemon.engine.slots import Slots
 
-_LOG = structlog.get_logger(__name__)
+log = structlog.get_logger()
 
-# Between two looks of the host at most so many steps are computed in vain for a row that has ended, against
-# 50 us for the look.
-_PER_READ: Final = 8
-# A step is computed for one of these numbers of rows and of columns, the next one up.
+# Steps between two reads of the host: at most so many are computed in vain for a finished row, while a read
+# takes 50 us.
+_STEPS_PER_SYNC: Final = 8
+# A step is captured for each of these numbers of rows and of columns; the next larger one is replayed.
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192)
-_COLUMNS: Final = (512, 640, 768, 1024, 1536, 3072, 6144)
+_KV_LENS: Final = (512, 640, 768, 1024, 1536, 3072, 6144)
+# A compilation may fail for a reason that passes, such as a warning raised as an error or a full cache disk: it is
+# tried again at once, so that captured steps still get it, and a last time after a pause.
+_MAX_FAILURES: Final = 3
+_RETRY_S: Final = 60.0
 
 
 class Compiler:
-    """Compiles functions, and leaves them as they are from the first one on that cannot be compiled here."""
+    """Compiles functions, and falls back to the functions themselves if compilation fails repeatedly.
 
-    def __init__(self, backend: str | Callable[..., Any] = "inductor") -> None:
+    Args:
+        backend: torch.compile's backend.
+        monotonic: clock in seconds, injectable for tests.
+    """
+
+    def __init__(
+        self, backend: str | Callable[..., Any] = "inductor", monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self._backend = backend
-        self._is_on = True
+        self._monotonic = monotonic
+        self._n_failures = 0
+        self._retry_s = 0.0
+        if backend == "inductor":
+            # Importing inductor raises a DeprecationWarning of torch's own code (torch.jit.script_method). Where
+            # warnings are errors, the first compilation would fail because of it.
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)
+                importlib.import_module("torch._inductor.compile_fx")
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function compiled: for the sizes of its first call, then once more for any."""
+        """Return the function compiled: for the sizes of its first call, then once more for any sizes."""
         compiled = torch.compile(function, fullgraph=True, backend=self._backend)
 
         def run(*arguments: object) -> object:
-            if self._is_on:
+            if self._may_compile():
                 try:
                     return compiled(*arguments)
                 except Exception as error:
-                    if explain(error) is not None:
+                    if classify(error) is not None:
                         raise
-                    self._is_on = False
-                    _LOG.warning("engine.compile_failed", reason=_tell(error), consequence="slower")
+                    self._note_failure(error)
             return function(*arguments)
 
         return run
+
+    def _may_compile(self) -> bool:
+        if self._n_failures == 0:
+            return True
+        if self._n_failures >= _MAX_FAILURES or self._monotonic() < self._retry_s:
+            return False
+        return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+
+    def _note_failure(self, error: Exception) -> None:
+        self._n_failures += 1
+        self._retry_s = self._monotonic() + (_RETRY_S if self._n_failures > 1 else 0.0)
+        will_retry = self._n_failures < _MAX_FAILURES
+        log.warning("engine.compile_failed", reason=one_line(error), consequence="slower", will_retry=will_retry)
 
 
 class Capture(Protocol):
     """Makes functions fast that always do the same."""
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run a function, maybe twice, and return what does it again."""
+        """Run a function, possibly twice, and return a function that repeats it."""
         ...
 
 
 class CapturedSteps:
-    """Replays decode steps; see `Steps`. Capture and replay happen on the thread of the engine."""
+    """Replays captured decode steps; see `DecodeSteps`. The device thread captures and replays.
 
-    per_read = _PER_READ
+    Args:
+        decoder: runs the steps that are captured.
+        make_capture: returns what captures the steps of one set of slots.
+    """
 
-    def __init__(self, decoder: Decoder, make_capture: Callable[[], Capture]) -> None:
+    per_sync = _STEPS_PER_SYNC
+
+    def __init__(self, decoder: TextDecoder, make_capture: Callable[[], Capture]) -> None:
         self._decoder = decoder
         self._make_capture = make_capture
         self._can_capture = True
         self._replays: dict[tuple[int, int], Callable[[], None]] = {}
 
-    def adopt(self, slots: Slots) -> None:
+    def bind(self, slots: Slots) -> None:
         """Capture a step over these slots for each size, the largest first, so that the others fit its memory."""
-        self.drop()
+        self.unbind()
         capture = self._make_capture()
         for n_rows in reversed(sizes_up_to(slots.shape.n_slots, _ROWS)):
-            for n_columns in reversed(sizes_up_to(slots.shape.n_tokens, _COLUMNS)):
+            for kv_len in reversed(sizes_up_to(slots.shape.n_tokens, _KV_LENS)):
                 if self._can_capture:
-                    self._adopt_size(slots, n_rows, n_columns, capture)
+                    self._capture(slots, n_rows, kv_len, capture)
 
-    def drop(self) -> None:
-        """Forget the slots and the memory of the captured steps."""
+    def unbind(self) -> None:
+        """Free the captured steps and their memory."""
         self._replays.clear()
 
-    def run(self, slots: Slots, n_rows: int, n_columns: int) -> None:
-        """Take one step of the next size that was captured."""
-        n_rows = _next_up(n_rows, sizes_up_to(slots.shape.n_slots, _ROWS))
-        n_columns = _next_up(n_columns, sizes_up_to(slots.shape.n_tokens, _COLUMNS))
-        replay = self._replays.get((n_rows, n_columns))
+    def run(self, slots: Slots, n_rows: int, kv_len: int) -> None:
+        """Run one step of the next larger captured size."""
+        n_rows = _next_size(n_rows, sizes_up_to(slots.shape.n_slots, _ROWS))
+        kv_len = _next_size(kv_len, sizes_up_to(slots.shape.n_tokens, _KV_LENS))
+        replay = self._replays.get((n_rows, kv_len))
         if replay is None:
-            self._decoder.step(slots, n_rows, n_columns)
+            self._decoder.decode_step(slots, n_rows, kv_len)
         else:
             replay()
 
-    def _adopt_size(self, slots: Slots, n_rows: int, n_columns: int, capture: Capture) -> None:
+    def _capture(self, slots: Slots, n_rows: int, kv_len: int, capture: Capture) -> None:
         def step() -> None:
-            # No row is live yet, so that trying this changes nothing that is read.
-            self._decoder.step(slots, n_rows, n_columns)
+            # No row is live yet, so running the step changes nothing that is read later.
+            self._decoder.decode_step(slots, n_rows, kv_len)
 
         try:
-            self._replays[n_rows, n_columns] = capture(step)
+            self._replays[n_rows, kv_len] = capture(step)
         except Exception as error:
-            if explain(error) is not None:
+            if classify(error) is not None:
                 raise
             self._can_capture = False
-            self.drop()
-            _LOG.warning("engine.capture_failed", reason=_tell(error), consequence="slower")
+            self.unbind()
+            log.warning("engine.capture_failed", reason=one_line(error), consequence="slower")
 
 
 class GraphCapture:
-    """Captures functions as CUDA graphs that share their memory: only one of them runs at a time."""
+    """Captures functions as CUDA graphs that share one memory pool: only one of them runs at a time."""
 
     def __init__(self) -> None:
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Capture what a function does on the GPU, after running it once; return what does it again."""
+        """Run a function once, then capture its work on the GPU; return a function that replays it."""
         side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch types only parts of itself
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step()
         torch.cuda.current_stream().wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        # Other threads may use CUDA meanwhile; only what this one does is captured.
+        # Other threads may use CUDA meanwhile; only the work of this thread is captured.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step()
         return graph.replay
 
 
 def sizes_up_to(largest: int, sizes: Sequence[int]) -> list[int]:
-    """Return the sizes below the largest, and that."""
+    """Return the sizes below the largest, then the largest itself."""
     return [*(size for size in sizes if size < largest), largest]
 
 
-def _next_up(wanted: int, sizes: Sequence[int]) -> int:
+def _next_size(wanted: int, sizes: Sequence[int]) -> int:
     return next((size for size in sizes if size >= wanted), sizes[-1])
-
-
-def _tell(error: Exception) -> str:
-    """Return an error of a library on one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

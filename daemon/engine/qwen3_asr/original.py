@@ -1,7 +1,7 @@
-"""The original layout of Qwen3-ASR (`thinker.*`), read as if it were the native one (`-hf`).
+"""The original layout of Qwen3-ASR (`thinker.*`), converted while loading to the native one (`-hf`).
 
-The weights are the same under other names; the configuration is nested, and the chat template cannot begin
-an answer, which is how a language is forced.
+The weights are the same under other names; the configuration is nested, and the chat template cannot start the
+assistant's turn, which is how a language is forced.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, Qwen3ASRConfig, Qwen3ASRFeatureExtractor
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Names of weights: pattern in the original, name in the native layout. The first that fits counts.
+# Names of weights: pattern in the original layout to name in the native layout. The first match counts.
 KEY_MAPPING: Final = {
     r"^thinker\.audio_tower\.proj1\.": "model.multi_modal_projector.linear_1.",
     r"^thinker\.audio_tower\.proj2\.": "model.multi_modal_projector.linear_2.",
@@ -64,7 +64,7 @@ def read_config(folder: Path) -> Qwen3ASRConfig:
     """Return the native configuration of a model in the original layout."""
     thinker = json.loads((folder / "config.json").read_bytes())["thinker_config"]
     audio, text = thinker["audio_config"], thinker["text_config"]
-    # All positions are text here, so that the three-part rotary positions of the original are plain ones.
+    # All positions are text positions here, so the three-part rotary positions of the original are plain ones.
     rope = {"rope_type": "default", "rope_theta": text.get("rope_theta") or _DEFAULT_ROPE_THETA}
     return Qwen3ASRConfig(
         audio_config={"model_type": "qwen3_asr_encoder"} | _select(audio, _AUDIO_KEYS),
@@ -75,7 +75,7 @@ def read_config(folder: Path) -> Qwen3ASRConfig:
 
 
 def read_processor(folder: Path) -> Qwen3ASRProcessor:
-    """Return the native processor: the folder's tokenizer, the model's own mel filters and our template."""
+    """Return a native processor: the folder's tokenizer, the model's own mel filters and the template above."""
     tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     return Qwen3ASRProcessor(Qwen3ASRFeatureExtractor(), tokenizer, chat_template=_CHAT_TEMPLATE)
 

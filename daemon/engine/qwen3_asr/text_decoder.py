@@ -1,8 +1,8 @@
-"""The text decoder (Qwen3) over slots: prompts go in side by side, then every row writes a token a step.
+"""The text decoder (Qwen3) over slots: prefills several prompts together, then generates one token per row and step.
 
-The layers' arithmetic is written out here, over the weights that transformers has loaded, because the cache
-is one that no class of transformers offers and because a decode step is bound by its number of kernels: the
-stock one is about 1,400 of them and 12 ms of host time. Tests hold it to `generate`, token for token.
+The layers are written out here, over the weights that transformers has loaded: no KV cache of transformers lets
+each row have its own position, and a decode step is bound by its number of kernels, about 1,400 (12 ms of host
+time) in transformers. Tests compare the output with `generate`, token for token.
 """
 
 from __future__ import annotations
@@ -12,31 +12,31 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
-from daemon.engine.qwen3_asr.slots import CacheSizes
+from daemon.engine.slots import KVCacheSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from transformers import Qwen3ASRForConditionalGeneration
 
-    from daemon.engine.qwen3_asr.slots import Slots
+    from daemon.engine.slots import Slots
 
 
-# In float16 numbers end at 65,504, and some of this model family's are larger: the sums over all layers, and
-# what the second half of a layer adds to them. Sums are kept in float32, and those products divided by this.
+# float16 ends at 65,504, and some values of this model family are larger: the residual stream, and what the second
+# half of a layer adds to it. The residual stream is kept in float32, and those products are divided by this.
 _HEADROOM: Final = 64.0
 
 
 class _Layer(NamedTuple):
-    """The weights of one layer; those that multiply the same input are joined into one.
+    """The weights of one layer; weights that multiply the same input are joined.
 
-    `heads_norm` scales every query head and every key head, shape (n_heads + n_kv_heads, 1, head_dim).
+    `qk_norm` scales every query head and every key head, shape (n_heads + n_kv_heads, 1, head_dim).
     """
 
     input_norm: torch.Tensor
     qkv: torch.Tensor
     qkv_bias: torch.Tensor | None
-    heads_norm: torch.Tensor
+    qk_norm: torch.Tensor
     out: torch.Tensor
     out_bias: torch.Tensor | None
     mlp_norm: torch.Tensor
@@ -45,7 +45,7 @@ class _Layer(NamedTuple):
 
 
 class _Sizes(NamedTuple):
-    """What the layers' arithmetic needs to know besides the weights."""
+    """What the layers need to know besides the weights."""
 
     n_heads: int
     n_kv_heads: int
@@ -53,42 +53,48 @@ class _Sizes(NamedTuple):
     epsilon: float
 
 
-class _Place(NamedTuple):
-    """Where the rows of a step stand.
+class _StepInputs(NamedTuple):
+    """Inputs that all layers of a decode step share.
 
     Attributes:
-        cosine: of each row's position, shape (n_rows, 1, 1, head_dim).
+        cosine: rotary embedding at each row's position, shape (n_rows, 1, 1, head_dim).
         sine: the same.
-        rows: their numbers, shape (n_rows,).
+        rows: 0 to n_rows - 1, shape (n_rows,).
         position: shape (n_rows,).
-        bias: 0 at the columns that a row may attend to, -inf at the others; shape (n_rows, 1, 1, n_columns).
+        attention_mask: shape (n_rows, 1, 1, kv_len), see `_attention_mask`.
     """
 
     cosine: torch.Tensor
     sine: torch.Tensor
     rows: torch.Tensor
     position: torch.Tensor
-    bias: torch.Tensor
+    attention_mask: torch.Tensor
 
 
 class Prompts(NamedTuple):
-    """Prompts on their way into slots, padded on the right.
+    """Prompts to prefill, padded on the right.
 
     Attributes:
-        embedded: shape (n_prompts, n_tokens, d_text).
-        n_tokens: of each prompt, shape (n_prompts,).
-        rows: which row of the slots each goes into.
-        budgets: the most tokens that each answer may have.
+        inputs_embeds: shape (n_prompts, n_tokens, d_text).
+        n_tokens: tokens of each prompt, shape (n_prompts,).
+        rows: the row of the slots for each prompt.
+        max_new_tokens: the most tokens to generate for each.
     """
 
-    embedded: torch.Tensor
+    inputs_embeds: torch.Tensor
     n_tokens: torch.Tensor
     rows: torch.Tensor
-    budgets: torch.Tensor
+    max_new_tokens: torch.Tensor
 
 
-class Decoder:
-    """The decoder's weights and its two ways of running: `prefill` and `step`."""
+class TextDecoder:
+    """The text decoder's weights and its two ways of running: `prefill` and `decode_step`.
+
+    Args:
+        model: in evaluation mode, on its device; it goes on sharing its weights.
+        end_tokens: tokens that end the output.
+        compiled: returns a faster version of one layer's function.
+    """
 
     def __init__(
         self,
@@ -96,13 +102,6 @@ class Decoder:
         end_tokens: Sequence[int],
         compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
     ) -> None:
-        """Take the weights of the model, which goes on sharing them.
-
-        Args:
-            model: in evaluation mode, on its device.
-            end_tokens: tokens that end an answer.
-            compiled: what makes one layer's function faster.
-        """
         text = model.model.language_model
         config = text.config
         self._layers = [_join(layer) for layer in text.layers]
@@ -114,95 +113,96 @@ class Decoder:
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
         )
         self._end_tokens = torch.tensor(list(end_tokens), device=self._head.device)
-        self._prompt_layer, self._step_layer = compiled(_prompt_layer), compiled(_step_layer)
-        self._sum_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
-        self._angles: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._prefill_layer, self._decode_layer = compiled(_prefill_layer), compiled(_decode_layer)
+        self._residual_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
+        self._rotary_cache: tuple[torch.Tensor, torch.Tensor] | None = None
 
     @property
-    def cache_sizes(self) -> CacheSizes:
-        """What a token takes in the cache."""
+    def kv_cache_spec(self) -> KVCacheSpec:
+        """Size of a token in the KV cache."""
         head = self._head
-        return CacheSizes(len(self._layers), self._sizes.n_kv_heads, self._sizes.head_dim, head.dtype, head.device)
+        return KVCacheSpec(len(self._layers), self._sizes.n_kv_heads, self._sizes.head_dim, head.dtype, head.device)
 
-    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens."""
-        return F.embedding(tokens, self._embedding)
+        return F.embedding(input_ids, self._embedding)
 
     def prefill(self, slots: Slots, prompts: Prompts, heartbeat: Callable[[], None]) -> None:
-        """Read prompts into their rows and write the first token of each answer.
+        """Read prompts into their rows and generate the first token of each.
 
-        Padding on the right needs no mask: no token looks ahead, and a row's next keys overwrite it.
+        Padding on the right needs no mask: attention is causal, and a row's next keys overwrite the padding.
         """
-        n_tokens = prompts.embedded.shape[1]
-        cosine, sine = (table[None, None, :n_tokens] for table in self._rotate(slots))
-        hidden = prompts.embedded.to(self._sum_dtype)
+        n_tokens = prompts.inputs_embeds.shape[1]
+        cosine, sine = (table[None, None, :n_tokens] for table in self._rotary_tables(slots))
+        hidden = prompts.inputs_embeds.to(self._residual_dtype)
         for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
             heartbeat()
             if layer is not self._layers[-1]:
-                hidden, key, value = self._prompt_layer(layer, self._sizes, hidden, cosine, sine)
+                hidden, key, value = self._prefill_layer(layer, self._sizes, hidden, cosine, sine)
             else:
-                hidden, key, value = _last_prompt_layer(
+                hidden, key, value = _last_prefill_layer(
                     layer, self._sizes, hidden, (cosine, sine), prompts.n_tokens - 1
                 )
             keys[:, :, :n_tokens].index_copy_(0, prompts.rows, key)
             values[:, :, :n_tokens].index_copy_(0, prompts.rows, value)
-        token, is_number = self._choose(hidden[:, 0])
+        token, is_number = self._choose_tokens(hidden[:, 0])
         slots.token[prompts.rows] = token
         slots.position[prompts.rows] = prompts.n_tokens
-        slots.n_answer[prompts.rows] = torch.ones_like(token)
-        slots.budget[prompts.rows] = prompts.budgets
+        slots.n_generated[prompts.rows] = torch.ones_like(token)
+        slots.max_new_tokens[prompts.rows] = prompts.max_new_tokens
         slots.has_failed[prompts.rows] = (~is_number).long()
-        slots.is_live[prompts.rows] = (is_number & ~self._is_end(token) & (prompts.budgets > 1)).long()
-        slots.answer[prompts.rows, 0] = token
+        slots.is_live[prompts.rows] = (is_number & ~self._is_end(token) & (prompts.max_new_tokens > 1)).long()
+        slots.generated[prompts.rows, 0] = token
 
-    def step(self, slots: Slots, n_rows: int, n_columns: int) -> None:
-        """Write one more token into each of the first rows that is live; nothing here waits for the device.
+    def decode_step(self, slots: Slots, n_rows: int, kv_len: int) -> None:
+        """Generate one more token in each live row, without waiting for the device.
 
         Args:
             slots: the rows.
-            n_rows: how many of them are computed.
-            n_columns: how much of each is attended to; every live row's position must lie below it.
+            n_rows: only the first n_rows are computed.
+            kv_len: columns of the cache that are attended to; every live row's position must be below it.
         """
         position = slots.position[:n_rows]
-        cosine, sine = (table[position][:, None, None] for table in self._rotate(slots))
+        cosine, sine = (table[position][:, None, None] for table in self._rotary_tables(slots))
         rows = torch.arange(n_rows, device=position.device)
-        place = _Place(cosine, sine, rows, position, _bias(position, n_columns, self._head.dtype))
-        hidden = self.embed(slots.token[:n_rows, None]).to(self._sum_dtype)
+        attention_mask = _attention_mask(position, kv_len, self._head.dtype)
+        inputs = _StepInputs(cosine, sine, rows, position, attention_mask)
+        hidden = self.embed(slots.token[:n_rows, None]).to(self._residual_dtype)
         for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
-            hidden = self._step_layer(layer, self._sizes, hidden, (keys[:n_rows], values[:n_rows]), place)
-        token, is_number = self._choose(hidden[:, 0])
-        _write(slots, token, is_number, self._is_end(token))
+            hidden = self._decode_layer(layer, self._sizes, hidden, (keys[:n_rows], values[:n_rows]), inputs)
+        token, is_number = self._choose_tokens(hidden[:, 0])
+        _store_tokens(slots, token, is_number, self._is_end(token))
 
-    def _rotate(self, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
+    def _rotary_tables(self, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine and sine of all positions, each of shape (n_tokens, head_dim)."""
         n_tokens = slots.shape.n_tokens
-        if self._angles is None or len(self._angles[0]) < n_tokens:
+        if self._rotary_cache is None or len(self._rotary_cache[0]) < n_tokens:
             positions = torch.arange(n_tokens, device=self._head.device)[None]
             cosine, sine = self._rotary(self._head[:1, None], positions)
-            self._angles = cosine[0], sine[0]
-        return self._angles
+            self._rotary_cache = cosine[0], sine[0]
+        return self._rotary_cache
 
-    def _choose(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the likeliest token of each row, and whether its score is a number."""
+    def _choose_tokens(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the most likely token of each row, and whether its logit is a finite number."""
         normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self._sizes.epsilon)
-        scores = F.linear(normed.to(self._head.dtype), self._head)
-        score, token = scores.max(-1)
-        return token, score.isfinite()
+        logits = F.linear(normed.to(self._head.dtype), self._head)
+        logit, token = logits.max(-1)
+        return token, logit.isfinite()
 
     def _is_end(self, token: torch.Tensor) -> torch.Tensor:
         return (token[:, None] == self._end_tokens).any(-1)
 
 
 def _join(layer: Any) -> _Layer:  # noqa: ANN401  # a layer of transformers, which ships no types
-    """Join the weights that multiply the same input, and let the layer's own be views of them."""
+    """Join weights that multiply the same input, and make the layer's own weights views of the joined ones."""
     attention, mlp = layer.self_attn, layer.mlp
-    in_attention: tuple[torch.nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
-    biases = [projection.bias for projection in in_attention]
+    projections: tuple[torch.nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
+    biases = [projection.bias for projection in projections]
     return _Layer(
         input_norm=layer.input_layernorm.weight,
-        qkv=_stack(in_attention),
+        qkv=_stack(projections),
         qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
-        heads_norm=_scale_of_heads(attention),
+        qk_norm=_stack_qk_norm(attention),
         out=attention.o_proj.weight,
         out_bias=attention.o_proj.bias,
         mlp_norm=layer.post_attention_layernorm.weight,
@@ -211,7 +211,7 @@ def _join(layer: Any) -> _Layer:  # noqa: ANN401  # a layer of transformers, whi
     )
 
 
-def _scale_of_heads(attention: Any) -> torch.Tensor:  # noqa: ANN401  # as above
+def _stack_qk_norm(attention: Any) -> torch.Tensor:  # noqa: ANN401  # as above
     norms = ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
     scales = [
         norm.weight.detach().expand(projection.out_features // attention.head_dim, -1) for projection, norm in norms
@@ -224,50 +224,50 @@ def _stack(projections: Sequence[torch.nn.Linear]) -> torch.Tensor:
     parts = torch.split(joined, [projection.out_features for projection in projections])
     for projection, part in zip(projections, parts, strict=True):
         projection.weight = torch.nn.Parameter(part, requires_grad=False)
-    # The compiler takes the sizes of parameters for constants.
+    # The compiler treats the sizes of parameters as constants.
     return torch.nn.Parameter(joined, requires_grad=False)
 
 
-def _prompt_layer(
+def _prefill_layer(
     layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (hidden, keys, values) of one layer over whole prompts; keys: (n, n_kv_heads, n_tokens, head_dim)."""
-    query, key, value = _attention_inputs(layer, sizes, hidden, cosine, sine)
+    query, key, value = _project_qkv(layer, sizes, hidden, cosine, sine)
     n_groups = sizes.n_heads // sizes.n_kv_heads
-    mixed = F.scaled_dot_product_attention(
+    attended = F.scaled_dot_product_attention(
         query, key.repeat_interleave(n_groups, 1), value.repeat_interleave(n_groups, 1), is_causal=True
     )
-    return _after_attention(layer, sizes, hidden, mixed.transpose(1, 2).flatten(2)), key, value
+    return _after_attention(layer, sizes, hidden, attended.transpose(1, 2).flatten(2)), key, value
 
 
-def _last_prompt_layer(
+def _last_prefill_layer(
     layer: _Layer,
     sizes: _Sizes,
     hidden: torch.Tensor,
-    turn: tuple[torch.Tensor, torch.Tensor],
+    rotary: tuple[torch.Tensor, torch.Tensor],
     last: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what `_prompt_layer` does, but hidden states of the token at `last` alone: no other is asked for."""
-    query, key, value = _attention_inputs(layer, sizes, hidden, *turn)
+    """Return the same as `_prefill_layer`, but the hidden state of the token at `last` alone, the only one needed."""
+    query, key, value = _project_qkv(layer, sizes, hidden, *rotary)
     rows = torch.arange(len(hidden), device=hidden.device)
-    attended = (key, value, _bias(last, hidden.shape[1], query.dtype))
-    return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], attended), key, value
+    context = (key, value, _attention_mask(last, hidden.shape[1], query.dtype))
+    return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], context), key, value
 
 
-def _step_layer(
+def _decode_layer(
     layer: _Layer,
     sizes: _Sizes,
     hidden: torch.Tensor,
     cache: tuple[torch.Tensor, torch.Tensor],
-    place: _Place,
+    inputs: _StepInputs,
 ) -> torch.Tensor:
-    """Return the hidden states of one token a row; its keys and values go into the cache at its position."""
-    query, key, value = _attention_inputs(layer, sizes, hidden, place.cosine, place.sine)
+    """Return the hidden states of one token per row; its keys and values are written to the cache at its position."""
+    query, key, value = _project_qkv(layer, sizes, hidden, inputs.cosine, inputs.sine)
     keys, values = cache
-    keys[place.rows, :, place.position] = key[:, :, 0]
-    values[place.rows, :, place.position] = value[:, :, 0]
-    n_columns = place.bias.shape[-1]
-    return _attend(layer, sizes, hidden, query, (keys[:, :, :n_columns], values[:, :, :n_columns], place.bias))
+    keys[inputs.rows, :, inputs.position] = key[:, :, 0]
+    values[inputs.rows, :, inputs.position] = value[:, :, 0]
+    kv_len = inputs.attention_mask.shape[-1]
+    return _attend(layer, sizes, hidden, query, (keys[:, :, :kv_len], values[:, :, :kv_len], inputs.attention_mask))
 
 
 def _attend(
@@ -275,37 +275,38 @@ def _attend(
     sizes: _Sizes,
     hidden: torch.Tensor,
     query: torch.Tensor,
-    attended: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    context: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
 ) -> torch.Tensor:
-    """Return the hidden states of one token a row, which attends to keys and values with a bias."""
-    # The heads that share keys stand where a longer question would have its tokens: nothing is repeated.
+    """Return the hidden states of one token per row, which attends to (keys, values, attention_mask)."""
+    # Heads that share keys take the place of the tokens of a longer query, so that no key has to be repeated.
     packed = query.reshape(len(hidden), sizes.n_kv_heads, -1, sizes.head_dim)
-    keys, values, bias = attended
-    mixed = F.scaled_dot_product_attention(packed, keys, values, attn_mask=bias)
-    return _after_attention(layer, sizes, hidden, mixed.reshape(len(hidden), 1, -1))
+    keys, values, attention_mask = context
+    attended = F.scaled_dot_product_attention(packed, keys, values, attn_mask=attention_mask)
+    return _after_attention(layer, sizes, hidden, attended.reshape(len(hidden), 1, -1))
 
 
-def _bias(position: torch.Tensor, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 for the columns up to each row's position and -inf behind; shape (n_rows, 1, 1, n_columns)."""
-    bias = torch.zeros((len(position), n_columns), dtype=dtype, device=position.device)
-    is_behind = torch.arange(n_columns, device=position.device) > position[:, None]
-    return bias.masked_fill_(is_behind, -torch.inf)[:, None, None]
+def _attention_mask(position: torch.Tensor, kv_len: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 for the columns up to each row's position and -inf beyond; shape (n_rows, 1, 1, kv_len)."""
+    mask = torch.zeros((len(position), kv_len), dtype=dtype, device=position.device)
+    is_beyond = torch.arange(kv_len, device=position.device) > position[:, None]
+    return mask.masked_fill_(is_beyond, -torch.inf)[:, None, None]
 
 
-def _attention_inputs(
+def _project_qkv(
     layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return queries, keys and values, each of shape (n, heads, n_tokens, head_dim)."""
+    """Return normed and rotated queries and keys, and values, each of shape (n, heads, n_tokens, head_dim)."""
     normed = _norm(hidden, layer.input_norm, sizes).to(layer.qkv.dtype)
     heads = torch.unflatten(F.linear(normed, layer.qkv, layer.qkv_bias), -1, (-1, sizes.head_dim)).transpose(1, 2)
-    turning, value = torch.split(heads, [sizes.n_heads + sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
-    turning = F.rms_norm(turning, (sizes.head_dim,), eps=sizes.epsilon) * layer.heads_norm
-    query, key = torch.split(_rotated(turning, cosine, sine), [sizes.n_heads, sizes.n_kv_heads], dim=1)
+    query_key, value = torch.split(heads, [sizes.n_heads + sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
+    query_key = F.rms_norm(query_key, (sizes.head_dim,), eps=sizes.epsilon) * layer.qk_norm
+    rotated = _apply_rotary(query_key, cosine, sine)
+    query, key = torch.split(rotated, [sizes.n_heads, sizes.n_kv_heads], dim=1)
     return query, key, value
 
 
-def _after_attention(layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    hidden = hidden + F.linear(mixed, layer.out, layer.out_bias)
+def _after_attention(layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    hidden = hidden + F.linear(attended, layer.out, layer.out_bias)
     normed = _norm(hidden, layer.mlp_norm, sizes).to(layer.gate_up.dtype)
     gate, up = F.linear(normed, layer.gate_up).chunk(2, -1)
     if hidden.dtype == layer.down.dtype:
@@ -318,20 +319,20 @@ def _norm(hidden: torch.Tensor, weight: torch.Tensor, sizes: _Sizes) -> torch.Te
     return F.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), sizes.epsilon)
 
 
-def _rotated(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Turn pairs of numbers by the angle of their position (RoPE, https://arxiv.org/abs/2104.09864)."""
+def _apply_rotary(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+    """Rotate pairs of values by the angle of their position (RoPE, https://arxiv.org/abs/2104.09864)."""
     left, right = heads.chunk(2, -1)
     return heads * cosine + torch.cat((-right, left), -1) * sine
 
 
-def _write(slots: Slots, token: torch.Tensor, is_number: torch.Tensor, is_end: torch.Tensor) -> None:
-    """Put the chosen tokens into the rows that are live, and let those end that are at their end."""
+def _store_tokens(slots: Slots, token: torch.Tensor, is_number: torch.Tensor, is_end: torch.Tensor) -> None:
+    """Append the chosen tokens to the live rows, and mark those as finished that have reached their end."""
     n_rows = len(token)
-    live, n_answer = slots.is_live[:n_rows], slots.n_answer[:n_rows]
-    # A row that has ended writes behind its answer, where nobody reads.
-    slots.answer[:n_rows].scatter_(1, n_answer[:, None], token[:, None])
+    live, n_generated = slots.is_live[:n_rows], slots.n_generated[:n_rows]
+    # A finished row writes behind its last token, where nothing is read.
+    slots.generated[:n_rows].scatter_(1, n_generated[:, None], token[:, None])
     slots.token[:n_rows].copy_(torch.where(live.bool(), token, slots.token[:n_rows]))
     slots.has_failed[:n_rows] += live * ~is_number
     slots.position[:n_rows] += live
-    n_answer += live
-    live *= is_number & ~is_end & (n_answer < slots.budget[:n_rows])
+    n_generated += live
+    live *= is_number & ~is_end & (n_generated < slots.max_new_tokens[:n_rows])

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.engine.qwen3_asr.answer import parse_answer
+from daemon.engine.qwen3_asr.output import parse_output
 
 
 @pytest.mark.parametrize(
@@ -45,13 +45,13 @@ from daemon.engine.qwen3_asr.answer import parse_answer
         ("language English<asr_text>a < b and <b> or |x|", None, ("a < b and <b> or |x|", "English")),
     ],
 )
-def test_an_answer_is_told_apart(raw: str, forced: str | None, expected: tuple[str, str | None]) -> None:
-    assert parse_answer(raw, forced) == expected
+def test_output_is_split_into_text_and_language(raw: str, forced: str | None, expected: tuple[str, str | None]) -> None:
+    assert parse_output(raw, forced) == expected
 
 
 @given(st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"])).filter(lambda t: bool(t.split())))
-def test_every_word_behind_the_marker_is_kept(text: str) -> None:
-    parsed, language = parse_answer(f"language English<asr_text>{text}")
+def test_every_word_after_the_marker_is_kept(text: str) -> None:
+    parsed, language = parse_output(f"language English<asr_text>{text}")
     printable = "".join(
         " " if char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" else char for char in text
     )

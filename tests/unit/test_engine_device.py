@@ -1,0 +1,92 @@
+"""Which device and dtype the engine chooses, and how many slots fit."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+
+from daemon.engine.device import choose_device, choose_dtype, fit_slots, measure_matmuls
+from daemon.engine.qwen3_asr.model import count_slot_tokens
+from daemon.engine.slots import KVCacheSpec
+from daemon.errors import EngineUnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+
+
+@no_gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_configured_gpu_is_never_replaced_by_the_cpu(device: str) -> None:
+    with pytest.raises(EngineUnavailableError, match=r"GPU cuda:[01] cannot be used.*model.device to cpu"):
+        choose_device(device)
+
+
+@no_gpu
+@pytest.mark.parametrize("sign", ["dev/nvidia0", "proc/driver/nvidia/gpus/0000:01:00.0"])
+def test_gpu_that_is_present_must_work(sign: str, tmp_path: Path) -> None:
+    assert choose_device("auto", tmp_path) == torch.device("cpu")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidiactl").touch()
+    assert choose_device("auto", tmp_path) == torch.device("cpu")
+    (tmp_path / sign).mkdir(parents=True)
+    with pytest.raises(EngineUnavailableError, match="GPU cuda:0 cannot be used"):
+        choose_device("auto", tmp_path)
+    assert choose_device("cpu", tmp_path) == torch.device("cpu")
+
+
+def test_cpu_uses_bfloat16_only_if_it_is_clearly_faster() -> None:
+    cpu = torch.device("cpu")
+    assert choose_dtype("auto", cpu) == torch.float32
+    assert choose_dtype("bfloat16", cpu) == torch.bfloat16
+    took_s = {torch.float32: 1.0, torch.bfloat16: 0.5}
+    assert choose_dtype("auto", cpu, took_s.__getitem__) == torch.bfloat16
+    took_s[torch.bfloat16] = 0.9
+    assert choose_dtype("auto", cpu, took_s.__getitem__) == torch.float32
+
+
+def test_matmuls_are_measured_for_large_layers_only() -> None:
+    assert measure_matmuls(128, 384) is None
+    measure = measure_matmuls(512, 2048)
+    assert measure is not None
+    assert measure(torch.float32) > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "expected"),
+    [((9, 0), torch.bfloat16), ((8, 6), torch.bfloat16), ((7, 5), torch.float16), ((6, 1), torch.float32)],
+)
+def test_auto_dtype_follows_the_compute_capability(
+    capability: tuple[int, int], expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert choose_dtype("auto", torch.device("cuda", 0)) == expected
+
+
+# Sizes of the released models.
+
+REAL_TEXT = {
+    "0.6B": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
+    "1.7B": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
+}
+
+
+@pytest.mark.parametrize("size", REAL_TEXT)
+def test_6_gb_gpu_has_room_for_four_chunks_of_30_s(size: str) -> None:
+    text = REAL_TEXT[size]
+    spec = KVCacheSpec(text["num_hidden_layers"], 8, 128, torch.bfloat16, torch.device("cpu"))
+    assert spec.token_bytes == 112 * 1024
+    slot_bytes = count_slot_tokens(30) * spec.token_bytes
+    convolution_bytes = 2 * 2 * 480 * 64 * 50 * 60
+    # Of 6.44e9 bytes, the driver takes about 0.4e9 and the weights of the larger model 4.08e9.
+    assert fit_slots(1_900_000_000, slot_bytes, convolution_bytes) >= 4
+    assert fit_slots(500_000_000, slot_bytes, convolution_bytes) == 1
+    assert fit_slots(130_000_000_000, slot_bytes, convolution_bytes) == 256
+
+
+def test_slots_leave_room_for_other_resident_models() -> None:
+    assert fit_slots(10_000_000_000, 100_000_000, 400_000_000) == 91
+    assert fit_slots(10_000_000_000, 100_000_000, 400_000_000, other_bytes=5_000_000_000) == 41
