@@ -21,7 +21,7 @@ from rich.text import Text
 
 from daemon.cli import config_option as settings
 from daemon.errors import ExitCode, ScribedError
-from daemon.transcript import count_word_errors
+from daemon.text import count_word_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

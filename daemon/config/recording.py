@@ -5,23 +5,27 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Final
 
 from daemon.config.reading import check
+from daemon.config.schema import LATER, Transcribe
 from daemon.configfile import BrokenFileError, Fault, KeyPath, clip, parse, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from daemon.config.schema import Config
+    from pydantic import BaseModel
+
+    from daemon.config.schema import Config, Output, Preprocess
 
 FOLDER_SETTINGS_NAME = "scribed.yaml"
 MAX_FOLDER_SETTINGS_BYTES = 16 * 1024
 
-# The keys a folder may set; each is a field of RecordingSettings too.
-_FOLDER_KEYS = {
-    "transcribe": ("language", "hotwords"),
+# The sections of which a folder may set something, by their field of RecordingSettings, and their keys.
+_SECTIONS: Final = {"transcribe": "asr", "output": "output", "preprocess": "audio"}
+_FOLDER_KEYS: Final = {
+    "transcribe": tuple(Transcribe.model_fields),
     "output": ("formats", "timestamps"),
     "preprocess": ("highpass_hz", "normalize"),
 }
@@ -29,35 +33,27 @@ _FOLDER_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class RecordingSettings:
-    """The settings that hold for one recording.
+    """The settings of one recording.
 
     Attributes:
-        language: the model's name of the language it must write, or None where it detects it.
-        hotwords: names and terms to expect.
-        formats: documents to write, such as ("txt", "json").
-        timestamps: whether the txt has the time before each paragraph.
-        highpass_hz: lowest frequency that is kept, 0 keeps all.
-        normalize: "peak", "loudness" or "off".
+        audio: what is done to the audio before the model hears it.
+        asr: what the model is told about the speech, and what is done with its words.
+        output: the documents.
     """
 
-    language: str | None
-    hotwords: tuple[str, ...]
-    formats: tuple[str, ...]
-    timestamps: bool
-    highpass_hz: float
-    normalize: str
+    audio: Preprocess
+    asr: Transcribe
+    output: Output
 
     @classmethod
     def of(cls, config: Config) -> RecordingSettings:
-        """Return the settings of a recording for which no folder says otherwise."""
-        return cls(
-            language=config.transcribe.forced_language,
-            hotwords=config.transcribe.hotwords,
-            formats=config.output.formats,
-            timestamps=config.output.timestamps,
-            highpass_hz=config.preprocess.highpass_hz,
-            normalize=config.preprocess.normalize,
-        )
+        """Return the settings of a recording without settings of its folder."""
+        return cls(audio=config.preprocess, asr=config.transcribe, output=config.output)
+
+    def with_hotwords(self, more: Iterable[str]) -> RecordingSettings:
+        """Return the settings with more hotwords, each once."""
+        words = tuple(dict.fromkeys((*self.asr.hotwords, *more)))
+        return replace(self, asr=self.asr.model_copy(update={"hotwords": words}))
 
 
 def read_folder_settings(
@@ -82,7 +78,7 @@ def read_folder_settings(
         try:
             raw = read_file(FOLDER_SETTINGS_NAME, MAX_FOLDER_SETTINGS_BYTES, descriptor)
             if raw is not None:
-                settings = replace(settings, **_read_changes(raw))
+                settings = _apply(settings, _read_changes(raw))
         except BrokenFileError as error:
             faults += [f"{clip(prefix, 300)}{FOLDER_SETTINGS_NAME}: {fault}" for fault in error.faults]
     return settings, tuple(faults)
@@ -108,8 +104,8 @@ def _open_folders(inbox: Path, folder: str) -> Iterator[tuple[str, int]]:
             yield prefix, parent
 
 
-def _read_changes(raw: bytes) -> dict[str, Any]:
-    """Return the fields of RecordingSettings that a file sets.
+def _read_changes(raw: bytes) -> dict[str, dict[str, object]]:
+    """Return the keys that a file sets, by section.
 
     Raises:
         BrokenFileError: with every fault of it.
@@ -126,7 +122,8 @@ def _read_changes(raw: bytes) -> dict[str, Any]:
             values[section] = keys
         else:
             refused.append((section,))
-    settable = ", ".join(f"{section}.{key}" for section, keys in _FOLDER_KEYS.items() for key in keys)
+    names = [f"{section}.{key}" for section, keys in _FOLDER_KEYS.items() for key in keys]
+    settable = ", ".join(name for name in names if name not in LATER)
     faults = [
         Fault(key, document.find_line(key), "cannot be set for a folder", f"what can: {settable}") for key in refused
     ]
@@ -134,5 +131,18 @@ def _read_changes(raw: bytes) -> dict[str, Any]:
     faults += checked.faults
     if faults:
         raise BrokenFileError(*sorted(faults, key=lambda fault: fault.line or 0))
-    settings = RecordingSettings.of(checked.config)
-    return {key: getattr(settings, key) for keys in values.values() if isinstance(keys, dict) for key in keys}
+    return {
+        section: {key: getattr(getattr(checked.config, section), key) for key in keys}
+        for section, keys in values.items()
+        if isinstance(keys, dict)
+    }
+
+
+def _apply(settings: RecordingSettings, changes: Mapping[str, Mapping[str, object]]) -> RecordingSettings:
+    """Return the settings with the changed keys of each section."""
+    changed: dict[str, BaseModel] = {}
+    for section, keys in changes.items():
+        field = _SECTIONS[section]
+        old: BaseModel = getattr(settings, field)
+        changed[field] = old.model_copy(update=dict(keys))
+    return replace(settings, **changed)  # type: ignore[arg-type]  # each section stays of its own type

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon.documents.txt import describe_cut, describe_gap, in_order
-from daemon.transcript import Gap, tokens_of
+from daemon.text import tokens_of
+from daemon.transcript import Gap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -5,7 +5,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from daemon.transcript import Gap, Segment, join_texts
+from daemon.text import join_texts
+from daemon.transcript import Gap, Segment
 
 if TYPE_CHECKING:
     from daemon.transcript import Transcript

@@ -22,6 +22,7 @@ from daemon.errors import AlreadyRunningError, JobError, NoPermissionError, Tran
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import BinaryIO
 
 TEMPORARY_PREFIX = ".scribed-"
 _BLOCK_BYTES = 1 << 20
@@ -241,11 +242,16 @@ def _not_a_file() -> JobError:
 
 def sha256_of(path: Path, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
     """Return the sha256 of a file in hexadecimal; `raise_if_stopped` is called at every MiB and may raise."""
-    digest = hashlib.sha256()
     with os.fdopen(open_regular(path), "rb") as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            raise_if_stopped()
-            digest.update(block)
+        return sha256_of_stream(stream, raise_if_stopped)
+
+
+def sha256_of_stream(stream: BinaryIO, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
+    """Return the sha256 of the rest of an open file, as `sha256_of` does."""
+    digest = hashlib.sha256()
+    while block := stream.read(_BLOCK_BYTES):
+        raise_if_stopped()
+        digest.update(block)
     return digest.hexdigest()
 
 

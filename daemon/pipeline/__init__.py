@@ -1,5 +1,6 @@
-"""From one recording to its transcript."""
+"""From one recording to its transcript; `line` has the stages in their order."""
 
-from daemon.pipeline.line import Forgetful, Progress, Recording, RunControl, assemble, transcribe
+from daemon.pipeline.line import transcribe
+from daemon.pipeline.work import Forgetful, Progress, Recording, RunControl
 
-__all__ = ["Forgetful", "Progress", "Recording", "RunControl", "assemble", "transcribe"]
+__all__ = ["Forgetful", "Progress", "Recording", "RunControl", "transcribe"]

@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import structlog
@@ -240,7 +240,7 @@ class Worker:
             resources.journal.drop_chunks(job.job_id)
             raise ChangedError("The recording was written to while it was transcribed.")
         self._raise_if_stopped(work)
-        documents = render(transcript, settings.formats, has_timestamps=settings.timestamps)
+        documents = render(transcript, settings.output.formats, has_timestamps=settings.output.timestamps)
         resources.delivery.deliver(
             job,
             documents,
@@ -273,8 +273,7 @@ class Worker:
             self._resources.faults.note(key, fault, "Until it is mended, the settings of the folder above hold.")
         if not faults:
             self._resources.faults.clear(key)
-        words = dict.fromkeys((*settings.hotwords, *self._resources.claims.hotwords(job)))
-        return replace(settings, hotwords=tuple(words))
+        return settings.with_hotwords(self._resources.claims.hotwords(job))
 
     def _raise_if_stopped(self, work: _Work) -> None:
         if work.cancelled.is_set():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from daemon.transcript import count_word_errors
+from daemon.text import count_word_errors
 from tests.conftest import SAMPLES
 from tests.integration.instance import Instance, wait_until
 from tests.media import read_sound, write_amr

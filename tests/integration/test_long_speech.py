@@ -15,7 +15,8 @@ from daemon import engine
 from daemon.config import Config, Folders, ModelSettings, Preprocess, RecordingSettings, SegmentSettings
 from daemon.engine import ChunkRequest, ChunkResponse
 from daemon.pipeline import Recording, RunControl, transcribe
-from daemon.transcript import ModelIdentity, count_word_errors
+from daemon.text import count_word_errors
+from daemon.transcript import ModelIdentity
 from tests import media
 
 if TYPE_CHECKING:

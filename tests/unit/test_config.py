@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from daemon import config, configfile
-from daemon.config import Config, RecordingSettings
+from daemon.config import Config, Output, Preprocess, RecordingSettings, Transcribe
 from daemon.config.schema import LATER
 from daemon.configfile import SYSTEM_PATH
 from daemon.errors import ConfigError, ExitCode
@@ -600,16 +600,28 @@ def test_the_nearest_folder_wins_key_by_key(tmp_path: Path) -> None:
     )
     (tmp_path / "x/y/z").mkdir()
     inbox, faults = config.read_folder_settings(tmp_path, "", OUTER)
-    assert inbox == RecordingSettings("German", ("a", "b"), ("txt", "json"), True, 80.0, "peak")  # noqa: FBT003 - as it is
+    assert inbox == RecordingSettings(
+        audio=OUTER.audio,
+        asr=Transcribe(language="German", hotwords=("a", "b")),
+        output=Output(timestamps=True),
+    )
     assert faults == ()
     deep, faults = config.read_folder_settings(tmp_path, "x/y/z", OUTER)
-    assert deep == RecordingSettings(None, ("c",), ("vtt",), True, 0.0, "off")  # noqa: FBT003 - as it is
+    assert deep == RecordingSettings(
+        audio=Preprocess(highpass_hz=0, normalize="off"),
+        asr=Transcribe(hotwords=("c",)),
+        output=Output(formats=("vtt",), timestamps=True),
+    )
     assert faults == ()
-    assert config.read_folder_settings(tmp_path, "x/gone", OUTER)[0].hotwords == ("c",)
+    assert config.read_folder_settings(tmp_path, "x/gone", OUTER)[0].asr.hotwords == ("c",)
 
 
 def test_without_settings_the_outer_ones_hold(tmp_path: Path) -> None:
-    outer = RecordingSettings("Czech", ("x",), ("srt",), True, 120.0, "loudness")  # noqa: FBT003 - as it is
+    outer = RecordingSettings(
+        audio=Preprocess(highpass_hz=120, normalize="loudness"),
+        asr=Transcribe(language="Czech", hotwords=("x",)),
+        output=Output(formats=("srt",), timestamps=True),
+    )
     write(tmp_path, "transcribe:\n", "a/scribed.yaml")
     assert config.read_folder_settings(tmp_path, "a", outer) == (outer, ())
     assert config.read_folder_settings(tmp_path / "gone", "a", outer) == (outer, ())
@@ -620,7 +632,7 @@ def test_a_broken_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
     text = "transcribe: {language: fr}\noutput: {formats: [doc], mode: '0600'}\nfolders: {inbox: /x}\nmodel: {}\n"
     write(tmp_path, text, "a/scribed.yaml")
     found, faults = config.read_folder_settings(tmp_path, "a", OUTER)
-    assert found.language == "German"
+    assert found.asr.language == "German"
     assert [fault.partition(";")[0] for fault in faults] == [
         "a/scribed.yaml: output.mode (line 2): cannot be set for a folder",
         "a/scribed.yaml: output.formats (line 2): the text 'doc' does not fit",

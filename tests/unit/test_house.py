@@ -12,7 +12,7 @@ import pytest
 import daemon
 
 LAYERS = (
-    {"configfile", "errors", "display", "job", "host"},
+    {"configfile", "errors", "display", "job", "host", "text"},
     {"transcript", "checkpoint"},
     {"config", "journal", "documents"},
     {"logs", "decode", "inbox"},

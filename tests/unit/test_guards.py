@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from daemon.engine import ChunkResponse
-from daemon.pipeline.guards import Verdict, is_echo, judge, settle_echo
+from daemon.pipeline.guards import Verdict, choose_response, is_echo, judge
 
 SPEECH = (
     "Good morning, everybody. The meeting starts at nine on Monday, and the report has to be on the table of "
@@ -30,7 +30,7 @@ def said(text: str, *, is_finished: bool = True) -> ChunkResponse:
         ("\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35\u0e04\u0e23\u0e31\u0e1a", 1.5),
     ],
 )
-def test_what_people_say_is_good(text: str, speech_s: float) -> None:
+def test_speech_is_good(text: str, speech_s: float) -> None:
     assert judge(said(text), speech_s, is_speech_sure=True) is Verdict.GOOD
 
 
@@ -48,7 +48,7 @@ def test_loops_and_floods_are_bad(text: str, speech_s: float) -> None:
     assert judge(said(text), speech_s, is_speech_sure=True) is Verdict.BAD
 
 
-def test_an_answer_without_an_end_is_bad() -> None:
+def test_unfinished_response_is_bad() -> None:
     assert judge(said(SPEECH, is_finished=False), 15.0, is_speech_sure=True) is Verdict.BAD
 
 
@@ -61,11 +61,11 @@ def test_an_answer_without_an_end_is_bad() -> None:
         ("", 20.0),
     ],
 )
-def test_what_may_have_been_said_is_looked_at_again(text: str, speech_s: float) -> None:
+def test_unlikely_text_is_doubtful(text: str, speech_s: float) -> None:
     assert judge(said(text), speech_s, is_speech_sure=True) is Verdict.DOUBTFUL
 
 
-def test_little_text_is_no_sign_where_nobody_looked_for_speech() -> None:
+def test_little_text_is_good_without_speech_detection() -> None:
     assert judge(said(""), 30.0, is_speech_sure=False) is Verdict.GOOD
     assert judge(said("Yes."), 30.0, is_speech_sure=False) is Verdict.GOOD
 
@@ -79,13 +79,13 @@ def test_hotwords_alone_may_be_an_echo(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "Dr. Meyer is in Ulm.", "Meyerhof"])
-def test_hotwords_within_speech_are_none(text: str) -> None:
+def test_hotwords_within_speech_are_not_an_echo(text: str) -> None:
     assert not is_echo(text, HOTWORDS)
 
 
-def test_an_echo_stands_only_where_something_was_said() -> None:
+def test_echo_is_kept_only_where_as_much_was_said() -> None:
     echo = said("Dr. Meyer, Ulm, troponin")
-    assert settle_echo(echo, said("")) == said("")
-    assert settle_echo(echo, said("Yes.")) == said("Yes.")
-    assert settle_echo(echo, said("doctor mayor in olm, troponine")) == echo
-    assert settle_echo(said("Ulm."), said("Olm.")) == said("Ulm.")
+    assert choose_response(echo, said("")) == said("")
+    assert choose_response(echo, said("Yes.")) == said("Yes.")
+    assert choose_response(echo, said("doctor mayor in olm, troponine")) == echo
+    assert choose_response(said("Ulm."), said("Olm.")) == said("Ulm.")

@@ -1,0 +1,66 @@
+"""Chunk results to segments and coverage."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from daemon.decode import SAMPLE_RATE_HZ
+from daemon.text import merge_overlap
+from daemon.transcript import Coverage, Gap, Segment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from daemon.pipeline.recognition import ChunkResult, SpeechMap
+    from daemon.transcript import Receipt
+
+_NO_TRUSTED_TEXT: Final = "no reliable transcription of this section, even after splitting it"
+
+
+def assemble(results: Sequence[ChunkResult]) -> tuple[Segment, ...]:
+    """Return a segment for each chunk with text; words that overlapping chunks have in common appear once."""
+    texts = [result.said.text for result in results]
+    starts = [result.chunk.start for result in results]
+    for index, result in enumerate(results):
+        if not index or not result.chunk.is_joined or not texts[index - 1] or not texts[index]:
+            continue
+        before, after = results[index - 1].chunk, result.chunk
+        shared = before.stop - after.start
+        texts[index - 1], texts[index] = merge_overlap(
+            texts[index - 1],
+            texts[index],
+            shared / (before.stop - starts[index - 1]),
+            shared / (after.stop - after.start),
+        )
+        starts[index] = after.own_start  # its words before that are in the text of its predecessor now
+    return tuple(
+        Segment(
+            start_s=result.chunk.own_start / SAMPLE_RATE_HZ,
+            end_s=result.chunk.own_stop / SAMPLE_RATE_HZ,
+            text=text,
+            language=result.said.language,
+            flags=_flags(result),
+        )
+        for result, text in zip(results, texts, strict=True)
+        if text
+    )
+
+
+def _flags(result: ChunkResult) -> tuple[str, ...]:
+    flags = (("overlap", result.chunk.is_joined), ("retried", result.n_splits > 0))
+    return tuple(name for name, is_set in flags if is_set)
+
+
+def measure_coverage(receipt: Receipt, speech: SpeechMap, results: Sequence[ChunkResult]) -> Coverage:
+    """Return how much of the speech has text; a chunk without a trusted text is a gap."""
+    owns = [(result.chunk.own_start, result.chunk.own_stop, result.said.is_finished) for result in results]
+    return Coverage(
+        audio_s=receipt.duration_s,
+        speech_s=speech.total_s,
+        transcribed_s=sum(speech.count_s(start, stop) for start, stop, is_finished in owns if is_finished),
+        gaps=tuple(
+            Gap(start / SAMPLE_RATE_HZ, stop / SAMPLE_RATE_HZ, _NO_TRUSTED_TEXT)
+            for start, stop, is_finished in owns
+            if not is_finished
+        ),
+    )

@@ -1,0 +1,157 @@
+"""Chunks to texts: all chunks of one recording through the engine, a bounded number ahead."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from daemon.decode import SAMPLE_RATE_HZ
+from daemon.engine import SLOT_S, ChunkRequest
+from daemon.journal.records import ChunkText
+from daemon.pipeline.guards import Verdict, choose_response, is_echo, judge
+from daemon.pipeline.work import Progress
+from daemon.segment import split
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from daemon.decode import Waveform
+    from daemon.engine import ChunkResponse, Engine
+    from daemon.pipeline.work import RunControl
+    from daemon.segment import Chunk, Span
+
+# How often a chunk whose text cannot be trusted is split: 30 s, 15 s, 7.5 s.
+_MAX_SPLITS: Final = 2
+_POLL_S: Final = 0.25
+# Audio that waits in memory behind what the slots hold, for each recording: 64 kB a second, so 64 MB.
+_MAX_WAITING_S: Final = 1000.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkResult:
+    """The text of one chunk, and how often it was split to get it."""
+
+    chunk: Chunk
+    said: ChunkText
+    n_splits: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechMap:
+    """Where there is speech.
+
+    Attributes:
+        spans: in order, without overlaps.
+        is_sure: whether a model found it; loudness alone, or no detection, proves little.
+    """
+
+    spans: Sequence[Span]
+    is_sure: bool
+
+    @property
+    def total_s(self) -> float:
+        """Seconds of speech in the whole recording."""
+        return sum(span.stop - span.start for span in self.spans) / SAMPLE_RATE_HZ
+
+    def count_s(self, start: int, stop: int) -> float:
+        """Return the seconds of speech between two samples."""
+        first = bisect_left(self.spans, start, key=lambda span: span.stop)
+        last = bisect_left(self.spans, stop, key=lambda span: span.start)
+        n_samples = sum(min(span.stop, stop) - max(span.start, start) for span in self.spans[first:last])
+        return n_samples / SAMPLE_RATE_HZ
+
+
+@dataclass(frozen=True, slots=True)
+class _InFlight:
+    """A chunk whose text is on its way, or known from before."""
+
+    chunk: Chunk
+    n_splits: int
+    pending: Future[ChunkResponse] | ChunkText
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTranscriber:
+    """Transcribes the chunks of one recording.
+
+    Attributes:
+        language: the model's name of the language to write, None to detect it.
+        hotwords: as `Engine.fit_hotwords` cut them.
+        resume_key: of the texts that may be taken from `control.memory`.
+    """
+
+    job_id: str
+    waveform: Waveform
+    speech: SpeechMap
+    language: str | None
+    hotwords: tuple[str, ...]
+    engine: Engine
+    control: RunControl
+    resume_key: str
+
+    def run(self, chunks: Iterable[Chunk]) -> list[ChunkResult]:
+        """Return the results in the order of the audio; a chunk without a trusted text was split."""
+        remembered = self.control.memory.recall(self.resume_key)
+        waiting = deque((chunk, 0) for chunk in chunks)
+        in_flight: deque[_InFlight] = deque()
+        results: list[ChunkResult] = []
+        try:
+            while waiting or in_flight:
+                while waiting and self._may_submit(in_flight):
+                    chunk, n_splits = waiting.popleft()
+                    known = remembered.get((chunk.start, chunk.stop))
+                    in_flight.append(_InFlight(chunk, n_splits, known or self._submit(chunk, self.hotwords)))
+                first = in_flight.popleft()
+                parts = () if first.n_splits == _MAX_SPLITS else split(first.chunk, self.speech.spans)
+                said = self._receive(first, can_split=bool(parts))
+                if parts and not said.is_finished:
+                    waiting.extendleft((part, first.n_splits + 1) for part in reversed(parts))
+                else:
+                    results.append(ChunkResult(first.chunk, said, first.n_splits))
+                    self._report(first.chunk)
+        finally:
+            for left in in_flight:
+                if isinstance(left.pending, Future):
+                    left.pending.cancel()
+        return sorted(results, key=lambda result: result.chunk.start)
+
+    def _may_submit(self, ahead: Iterable[_InFlight]) -> bool:
+        """Return whether the engine could run short; what is submitted keeps its audio in memory."""
+        lengths_s = [(one.chunk.stop - one.chunk.start) / SAMPLE_RATE_HZ for one in ahead]
+        slots_s = self.engine.max_in_flight * SLOT_S
+        limit_s = slots_s + min(slots_s, _MAX_WAITING_S)
+        return len(lengths_s) < 2 * self.engine.max_in_flight and sum(lengths_s) < limit_s
+
+    def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[ChunkResponse]:
+        self.control.raise_if_stopped()
+        samples = self.waveform.read(chunk.start, chunk.stop)
+        return self.engine.submit(ChunkRequest(samples, self.language, hotwords, self.job_id))
+
+    def _receive(self, first: _InFlight, *, can_split: bool) -> ChunkText:
+        """Return the text, as far as it can be trusted."""
+        chunk = first.chunk
+        if isinstance(first.pending, ChunkText):
+            return first.pending
+        response = self._wait(first.pending)
+        if response.is_finished and is_echo(response.text, self.hotwords):
+            response = choose_response(response, self._wait(self._submit(chunk, ())))
+        verdict = judge(response, self.speech.count_s(chunk.start, chunk.stop), is_speech_sure=self.speech.is_sure)
+        is_trusted = verdict is Verdict.GOOD or (verdict is Verdict.DOUBTFUL and not can_split)
+        said = ChunkText(response.text if is_trusted else "", response.language, is_trusted)
+        self.control.memory.remember(self.resume_key, (chunk.start, chunk.stop), said)
+        return said
+
+    def _wait(self, pending: Future[ChunkResponse]) -> ChunkResponse:
+        while True:
+            self.control.raise_if_stopped()
+            try:
+                return pending.result(timeout=_POLL_S)
+            except TimeoutError:
+                if pending.done():  # the engine raised it, not our own wait
+                    raise
+
+    def _report(self, chunk: Chunk) -> None:
+        self.control.progress(Progress(chunk.own_stop / self.waveform.n_samples, self.waveform.duration_s))
