@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import soundfile
 import yaml
@@ -17,6 +17,9 @@ import yaml
 from daemon.cli import main as command_line
 from daemon.host.files import TEMPORARY_PREFIX
 from tests.conftest import SAMPLES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
 FORMATS = ("json", "txt")
@@ -43,6 +46,7 @@ class Verdict:
     lost: int = 0
     doubled: int = 0
     partial: int = 0
+    outside: int = 0
     complaints: list[str] = field(default_factory=list)
 
     def add(self, kind: str, complaint: str) -> None:
@@ -53,6 +57,7 @@ class Verdict:
         self.lost += other.lost
         self.doubled += other.doubled
         self.partial += other.partial
+        self.outside += other.outside
         self.complaints += other.complaints
 
 
@@ -77,7 +82,7 @@ def places_of(root: Path, folders: dict[str, Path] | None = None) -> dict[str, P
     return {name: root / name for name in FOLDERS} | (folders or {})
 
 
-def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = None) -> Path:
+def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = None, *, hotwords: bool = True) -> Path:
     """Make the folders of an instance below `root`, drop the recordings, return the configuration."""
     places = places_of(root, folders)
     for place in places.values():
@@ -86,7 +91,8 @@ def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = Non
         target = places["inbox"] / drop.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(drop.content)
-    (places["inbox"] / "team" / "memo.hotwords.txt").write_text("budget\n")
+    if hotwords:
+        (places["inbox"] / "team" / "memo.hotwords.txt").write_text("budget\n")
     config = root / "config.yaml"
     settings: dict[str, Any] = {
         "folders": {name: str(place) for name, place in places.items()},
@@ -116,7 +122,7 @@ def check_instant(root: Path, drops: list[Drop], folders: dict[str, Path] | None
     places = places_of(root, folders)
     found: dict[str, list[str]] = {}
     for name in ("inbox", "processed", "failed"):
-        for path in _files(places[name]):
+        for path in files_in(places[name]):
             found.setdefault(hashlib.sha256(path.read_bytes()).hexdigest(), []).append(str(path))
     is_one_disk = len({places[name].stat().st_dev for name in ("inbox", "processed", "failed")}) == 1
     for drop in drops:
@@ -125,7 +131,7 @@ def check_instant(root: Path, drops: list[Drop], folders: dict[str, Path] | None
             verdict.add("lost", f"{drop.path} is nowhere")
         if len(copies) > 1 and is_one_disk:  # between disks there are two until the first is removed
             verdict.add("doubled", f"{drop.path} is at {copies}")
-    for path in _files(places["outbox"]):
+    for path in files_in(places["outbox"]):
         if path.suffix == ".json" and (complaint := _why_not_whole(path)):
             verdict.add("partial", complaint)
     return verdict
@@ -166,7 +172,7 @@ def _check_documents(
 def _check_strays(verdict: Verdict, drops: list[Drop], places: dict[str, Path]) -> None:
     """Look for documents that are too many or too few, and for what should have been cleared away."""
     wanted = {Path(d.path).with_suffix(f".{e}") for d in drops if d.end == "processed" for e in FORMATS}
-    standing = {path.relative_to(places["outbox"]) for path in _files(places["outbox"])} - {Path("STATUS.txt")}
+    standing = {path.relative_to(places["outbox"]) for path in files_in(places["outbox"])} - {Path("STATUS.txt")}
     for path in sorted(standing - wanted):
         verdict.add("doubled", f"{path} is in the outbox too")
     for path in sorted(wanted - standing):
@@ -186,7 +192,8 @@ def attempts_of(outbox: Path) -> list[int]:
     return [document["processing"]["attempt"] for document in _documents(outbox)]
 
 
-def _files(root: Path) -> list[Path]:
+def files_in(root: Path) -> list[Path]:
+    """Return the files below a folder, without links and our temporary files."""
     return [
         path
         for path in root.rglob("*")
@@ -194,13 +201,16 @@ def _files(root: Path) -> list[Path]:
     ]
 
 
-def _documents(outbox: Path) -> list[dict[str, Any]]:
-    documents = []
-    for path in _files(outbox):
+def documents_in(outbox: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield each JSON document below a folder with its path."""
+    for path in files_in(outbox):
         if path.suffix == ".json":
-            with suppress(ValueError):  # told as partial
-                documents.append(json.loads(path.read_bytes()))
-    return documents
+            with suppress(ValueError):  # reported as partial
+                yield path, json.loads(path.read_bytes())
+
+
+def _documents(outbox: Path) -> list[dict[str, Any]]:
+    return [document for _, document in documents_in(outbox)]
 
 
 def _why_not_whole(path: Path) -> str:

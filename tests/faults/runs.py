@@ -124,11 +124,15 @@ def label(step: Step, folders: Mapping[str, Path]) -> str:
 
 def write_table(rows: Mapping[tuple[str, str], Verdict], n_runs: Mapping[tuple[str, str], int]) -> None:
     """Print step, fault, runs, lost, doubled, partial, and their sums for each fault and for all."""
-    line: Callable[..., str] = "{:<44}{:<18}{:>7}{:>7}{:>9}{:>9}\n".format
-    sys.stdout.write(line("step", "fault", "runs", "lost", "doubled", "partial"))
+    line: Callable[..., str] = "{:<44}{:<18}{:>7}{:>7}{:>9}{:>9}{:>9}\n".format
+    sys.stdout.write(line("step", "fault", "runs", "lost", "doubled", "partial", "outside"))
     for (step, fault), verdict in sorted(rows.items()):
-        sys.stdout.write(line(step, fault, n_runs[step, fault], verdict.lost, verdict.doubled, verdict.partial))
+        sys.stdout.write(line(step, fault, n_runs[step, fault], *_counts(verdict)))
     for wanted in (*sorted({fault for _, fault in rows}), ""):
         keys = [key for key in rows if wanted in {key[1], ""}]
-        sums = [sum(getattr(rows[key], kind) for key in keys) for kind in ("lost", "doubled", "partial")]
+        sums = [sum(column) for column in zip(*(_counts(rows[key]) for key in keys), strict=True)]
         sys.stdout.write(line("all" if not wanted else "every step", wanted, sum(n_runs[key] for key in keys), *sums))
+
+
+def _counts(verdict: Verdict) -> tuple[int, int, int, int]:
+    return verdict.lost, verdict.doubled, verdict.partial, verdict.outside

@@ -46,6 +46,25 @@ _BY_PATH = {
     76: ("truncate", None, 0),
     257: ("create", 0, 1),  # openat, and only where it may create
 }
+# Calls that only look at what a path names, or follow it: an attacker may change it just before them too.
+_LOOKS = {
+    2: ("look", None, 0),  # open
+    4: ("look", None, 0),  # stat
+    6: ("look", None, 0),  # lstat
+    21: ("look", None, 0),  # access
+    80: ("look", None, 0),  # chdir
+    89: ("look", None, 0),  # readlink
+    137: ("look", None, 0),  # statfs
+    188: ("look", None, 0),  # setxattr
+    189: ("look", None, 0),  # lsetxattr
+    260: ("look", 0, 1),  # fchownat
+    262: ("look", 0, 1),  # newfstatat
+    267: ("look", 0, 1),  # readlinkat
+    269: ("look", 0, 1),  # faccessat
+    280: ("look", 0, 1),  # utimensat
+    332: ("look", 0, 1),  # statx
+    439: ("look", 0, 1),  # faccessat2
+}
 _BY_FD = {74: "sync", 75: "sync", 77: "truncate", 91: "chmod", 1: "write", 18: "write"}
 _OPENAT = 257
 _RENAMES = frozenset({82, 264, 316})
@@ -86,7 +105,7 @@ class Step:
     """One system call that is about to change a disk.
 
     Attributes:
-        verb: rename, link, unlink, mkdir, rmdir, chmod, truncate, create, sync or write.
+        verb: rename, link, unlink, mkdir, rmdir, chmod, truncate, create, sync, write, or look (see run_steered).
         path: what it is done to; the new name of what is renamed.
         source: the old name of what is renamed.
         thread: the number of the thread that takes it; that of the first is the process's.
@@ -119,7 +138,9 @@ def why_not() -> str:
     return "" if is_able else "this kernel cannot stop and ask at each system call (Linux 5.19 can)"
 
 
-def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer | int], limit_s: float) -> End:
+def run_steered(
+    program: Callable[[], int], decide: Callable[[Step, int], Answer | int], limit_s: float, *, sees_looks: bool = False
+) -> End:
     """Run a program in a forked process and decide about each of its steps.
 
     Args:
@@ -127,12 +148,13 @@ def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer
         decide: called with each step and the process's id while that thread waits; returns an
             Answer or an errno.
         limit_s: it is killed when it takes longer.
+        sees_looks: also ask before each call that only looks at a path or opens it for reading.
     """
     ours, theirs = socket.socketpair()
     child = os.fork()
     if child == 0:
         ours.close()
-        _be_child(program, theirs)
+        _be_child(program, theirs, sees_looks=sees_looks)
     theirs.close()
     _, (listener,), _, _ = socket.recv_fds(ours, 1, 1)
     ours.close()
@@ -142,10 +164,10 @@ def run_steered(program: Callable[[], int], decide: Callable[[Step, int], Answer
         os.close(listener)
 
 
-def _be_child(program: Callable[[], int], to_parent: socket.socket) -> None:
+def _be_child(program: Callable[[], int], to_parent: socket.socket, *, sees_looks: bool) -> None:
     code = _CRASHED
     try:
-        listener = _install_filter()
+        listener = _install_filter(sees_looks=sees_looks)
         socket.send_fds(to_parent, [b"."], [listener])
         os.close(listener)
         to_parent.close()
@@ -219,7 +241,9 @@ def _step(thread: int, number: int, arguments: list[int]) -> Step | None:
         if number in _BY_FD:
             path = Path(f"/proc/{thread}/fd/{arguments[0]}").readlink()
             return Step(_BY_FD[number], path, thread=thread) if path.is_absolute() else None
-        verb, folder, index = _BY_PATH[number]
+        verb, folder, index = _BY_PATH.get(number) or _LOOKS[number]
+        if number == _OPENAT and not arguments[2] & os.O_CREAT:
+            verb = "look"
         path = _read_path(thread, arguments[folder] if folder is not None else None, arguments[index])
         source = None
         if number in _RENAMES:
@@ -238,7 +262,7 @@ def _read_path(thread: int, folder: int | None, address: int) -> Path:
             memory.seek(at)
             text += memory.read(_PAGE_BYTES - at % _PAGE_BYTES)  # what lies beyond the page may not be there
     path = Path(os.fsdecode(text.partition(b"\0")[0]))
-    if path.parts[:4] == ("/", "proc", "self", "fd"):
+    if path.parts[:4] == ("/", "proc", "self", "fd") and len(path.parts) > 4:  # the descriptor
         return Path(f"/proc/{thread}/fd/{path.parts[4]}").readlink().joinpath(*path.parts[5:])
     if path.is_absolute():
         return path
@@ -246,9 +270,11 @@ def _read_path(thread: int, folder: int | None, address: int) -> Path:
     return Path(f"/proc/{thread}/{base}").readlink() / path
 
 
-def _install_filter() -> int:
+def _install_filter(*, sees_looks: bool) -> int:
     """Have the kernel ask about every such call of this process and return the descriptor it asks on."""
     plain = [*(number for number in _BY_PATH if number != _OPENAT), *_BY_FD]
+    if sees_looks:
+        plain += [*_LOOKS, _OPENAT]
     lines = [(_LOAD, 0, 0, 0)]
     for index, number in enumerate(plain):
         lines.append((_IS_EQUAL, len(plain) - index + 3, 0, number))
