@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TRAINING_STAMP := $(VENV)/.installed-training
 
-.PHONY: demo test test-gpu test-systemd faults fuzz soak lint format bench install uninstall voices model samples clean help
+.PHONY: demo test test-gpu test-systemd faults fuzz soak lint coverage format bench install uninstall voices model samples clean help
 
 help:
 	@echo "make demo      run the daemon on sample recordings"
@@ -18,7 +18,7 @@ help:
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
 	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
 	@echo "make test-systemd  as root: run the tests under a real systemd"
-	@echo "make lint      ruff and mypy"
+	@echo "make lint      ruff, mypy and shellcheck, exactly as CI runs them"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
 
@@ -65,9 +65,15 @@ fuzz: $(STAMP)
 	$(BIN)/python -m tests.faults.fuzz --runs 2000
 
 lint: $(STAMP)
+	@command -v shellcheck >/dev/null || { echo "Linting needs shellcheck. Run: sudo apt-get install shellcheck"; exit 1; }
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	shellcheck .ci/run systemd/*.sh tests/system/*.sh
+
+# After a test run that was measured; see tools/check_coverage.py.
+coverage: $(STAMP)
+	COVERAGE_FILE=$(CURDIR)/build/coverage/data $(BIN)/python tools/check_coverage.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix
