@@ -1,12 +1,12 @@
-"""The transcript of one recording and every fact its documents tell: frozen, without any I/O.
+"""The transcript of one recording, with every fact that its documents show: frozen, without I/O.
 
-Times are seconds from the start of the recording, as floats. `None` stands for unknown.
+Times are seconds from the start of the recording, as floats. None means unknown.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from daemon.text import join_texts
 
@@ -20,25 +20,27 @@ class Source:
     sha256: str
     n_bytes: int
     modified_at: str  # ISO 8601, UTC
+    duplicate_of: str | None = None  # id of an earlier job with the same content
 
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What preprocessing saw in the recording and did to it.
+    """What preprocessing found in the recording and did to it.
 
     Attributes:
         duration_s: length of what could be decoded.
         sample_rate_hz: of the recording, before resampling.
         peak_dbfs: highest level after mixing, filtering and resampling, before the gain.
-        gain_db: what was then added; 0 where nothing was normalised.
+        gain_db: what was then added; 0 without normalization.
         clipped_s: time the recording spends at full scale.
-        is_complete: whether all that the file declared could be decoded.
+        is_complete: whether everything that the file declares could be decoded.
         notes: plain sentences for people, such as "left channel is silent".
-        level_dbfs: RMS level, like the following ones before the gain; None where nobody can tell.
+        level_dbfs: RMS level, like the next ones before the gain.
         crest_db: how far the peak lies above it.
-        snr_db: how far the sound stands above the noise, an estimate.
+        snr_db: level of the signal above that of the noise, an estimate.
         dc_offset: as a share of full scale.
-        n_invalid: samples that were no numbers, replaced by silence.
+        n_invalid: samples that were not numbers, replaced by silence.
+        leveled_db: the most gain that leveling added to a quiet stretch; 0 where it added none.
     """
 
     duration_s: float
@@ -55,6 +57,7 @@ class Receipt:
     snr_db: float | None = None
     dc_offset: float = 0.0
     n_invalid: int = 0
+    leveled_db: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +71,29 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Word:
+    """One word of a segment; times are None without an aligner, confidence is 0 to 1."""
+
+    text: str
+    start_s: float | None = None
+    end_s: float | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
     """A stretch of speech and its text.
 
     Attributes:
-        language: the model's name for it, such as "English", or None.
-        flags: "overlap" where text was merged over a cut without a pause, "retried" where the
-            model had to be asked again on smaller pieces.
+        language: the model's name for it, such as "English".
+        flags: "overlap" where text was merged with that of the segment before, without a pause between
+            them; "retried" where the chunk was split and transcribed again.
+        words: of the text, in order; () where they are not known by themselves.
+        speaker: id of one of the transcript's speakers.
+        channel: of the recording, from 1; None where channels were mixed.
+        track: of the recording, from 1; None where it has one.
+        text_raw: the model's own words where `text` was changed.
+        confidence: of the words together, 0 to 1.
     """
 
     start_s: float
@@ -82,6 +101,31 @@ class Segment:
     text: str
     language: str | None = None
     flags: tuple[str, ...] = ()
+    words: tuple[Word, ...] = ()
+    speaker: str | None = None
+    channel: int | None = None
+    track: int | None = None
+    text_raw: str | None = None
+    confidence: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Speaker:
+    """One voice of the recording: its id, its name where it is known, and for how long it speaks."""
+
+    speaker_id: str
+    name: str | None
+    speech_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SoundEvent:
+    """A sound that is not speech, such as applause; the score is 0 to 1."""
+
+    start_s: float
+    end_s: float
+    kind: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +160,7 @@ class Processing:
 
 @dataclass(frozen=True, slots=True)
 class Transcript:
-    """All that is known about one recording when its work is done."""
+    """All that is known about one recording when it has been transcribed."""
 
     job_id: str
     source: Source
@@ -124,7 +168,10 @@ class Transcript:
     model: ModelIdentity
     coverage: Coverage
     processing: Processing
-    segments: tuple[Segment, ...] = field(default=())
+    segments: tuple[Segment, ...] = ()
+    speakers: tuple[Speaker, ...] = ()
+    events: tuple[SoundEvent, ...] = ()
+    corrected_at: str | None = None  # when a person changed the text, ISO 8601, UTC
 
     @property
     def text(self) -> str:
@@ -133,7 +180,7 @@ class Transcript:
 
     @property
     def language(self) -> str | None:
-        """The language spoken for the longest time, or None where there is none."""
+        """The language that is spoken for the longest time, None without text."""
         spoken_s: Counter[str] = Counter()
         for segment in self.segments:
             if segment.language is not None and segment.text:

@@ -1,5 +1,5 @@
-"""Transcript to documents, as bytes; pure."""
+"""Transcript to documents, as bytes; no I/O."""
 
-from daemon.documents.formats import DOCUMENT_FORMATS, render
+from daemon.documents.formats import FORMATS, PLANNED, RESERVED_ENDINGS, render
 
-__all__ = ["DOCUMENT_FORMATS", "render"]
+__all__ = ["FORMATS", "PLANNED", "RESERVED_ENDINGS", "render"]

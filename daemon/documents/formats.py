@@ -1,36 +1,46 @@
-"""Which formats there are, and the order in which their documents are put down."""
+"""The one registry of document formats.
+
+To add a format: write a module with a function like `render_txt`, add its line here, and delete its
+name from PLANNED if it has one there. The choices of `output.formats`, those of `scribed transcribe
+-f`, and the endings that a stem must be free for follow from this table.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.documents.json_document import render_json
+from daemon.documents.layout import Options
 from daemon.documents.subtitles import render_srt, render_vtt
 from daemon.documents.txt import render_txt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from daemon.transcript import Transcript
 
-# All endings a stem has to be free for, those of later releases too. JSON stands last: a standing
-# JSON proves that the others stand as well.
-DOCUMENT_FORMATS = ("txt", "srt", "vtt", "md", "html", "json")
+# By name, which is also the ending of the file, in the order in which documents are published. JSON
+# is last: once it is there, all others are.
+FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
+    "txt": render_txt,
+    "srt": render_srt,
+    "vtt": render_vtt,
+    "json": render_json,
+}
+# Not implemented yet. Their endings are kept free, so that a later release finds them free.
+PLANNED: Final = ("md", "html", "docx")
+# All endings that a stem must be free for.
+RESERVED_ENDINGS: Final = (*FORMATS, *PLANNED)
 
 
 def render(transcript: Transcript, formats: Iterable[str], *, has_timestamps: bool) -> dict[str, bytes]:
-    """Return the documents by format (UTF-8), in the order in which they are to be put down.
+    """Return the documents by format, texts as UTF-8, in the order in which they are published.
 
     Args:
         transcript: what to write.
-        formats: some of txt, json, srt and vtt.
+        formats: names from FORMATS.
         has_timestamps: whether each paragraph of the txt begins with its time.
     """
-    wanted = set(formats)
-    texts = {
-        "txt": lambda: render_txt(transcript, has_timestamps=has_timestamps),
-        "srt": lambda: render_srt(transcript),
-        "vtt": lambda: render_vtt(transcript),
-        "json": lambda: render_json(transcript),
-    }
-    return {name: texts[name]().encode() for name in DOCUMENT_FORMATS if name in wanted}
+    wanted, options = set(formats), Options(has_timestamps)
+    documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}
+    return {name: text.encode() if isinstance(text, str) else text for name, text in documents.items()}

@@ -1,71 +1,51 @@
-"""The json document, schema `scribed.transcript/1`: what a program reads."""
+"""The json document, schema `scribed.transcript/1`, for programs."""
 
 from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from daemon.display import printable
 
 if TYPE_CHECKING:
-    from daemon.transcript import Transcript
+    from daemon.documents.layout import Options
+    from daemon.transcript import Coverage, Receipt, Segment, Source, Transcript
 
-SCHEMA = "scribed.transcript/1"
-_S_DIGITS = 3  # a millisecond is far below what segment times are good for
-_DB_DIGITS = 2
+SCHEMA: Final = "scribed.transcript/1"
+_S_DIGITS: Final = 3  # segment times are far less exact than a millisecond
+_DB_DIGITS: Final = 2
+_SCORE_DIGITS: Final = 3
 
 
-def render_json(transcript: Transcript) -> str:
+def render_json(transcript: Transcript, options: Options) -> str:
     """Return the whole transcript as indented JSON with a newline at its end."""
+    del options
     return json.dumps(_as_dict(transcript), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
 
 
 def _as_dict(transcript: Transcript) -> dict[str, Any]:
-    source, audio, model, coverage = transcript.source, transcript.audio, transcript.model, transcript.coverage
-    processing = transcript.processing
+    model, processing = transcript.model, transcript.processing
     return {
         "schema": SCHEMA,
         "job_id": transcript.job_id,
-        "source": {
-            "name": printable(source.name),
-            "path": printable(source.path),
-            "sha256": source.sha256,
-            "bytes": source.n_bytes,
-            "modified_at": source.modified_at,
-        },
-        "audio": {
-            "duration_s": _s(audio.duration_s),
-            "sample_rate_hz": audio.sample_rate_hz,
-            "channels": audio.channels,
-            "codec": audio.codec,
-            "peak_dbfs": _db(audio.peak_dbfs),
-            "gain_db": _db(audio.gain_db),
-            "clipped_s": _s(audio.clipped_s),
-            "notes": list(audio.notes),
-        },
+        "source": _source(transcript.source),
+        "audio": _audio(transcript.audio),
         "model": {"name": model.name, "digest": model.digest, "dtype": model.dtype, "device": model.device},
         "language": transcript.language,
         "complete": transcript.is_complete,
-        "coverage": {
-            "audio_s": _s(coverage.audio_s),
-            "speech_s": _s(coverage.speech_s),
-            "transcribed_s": _s(coverage.transcribed_s),
-            "gaps": [
-                {"start_s": _s(gap.start_s), "end_s": _s(gap.end_s), "reason": gap.reason} for gap in coverage.gaps
-            ],
-        },
+        "coverage": _coverage(transcript.coverage),
         "text": transcript.text,
-        "segments": [
-            {
-                "start_s": _s(segment.start_s),
-                "end_s": _s(segment.end_s),
-                "text": segment.text,
-                "language": segment.language,
-                "flags": list(segment.flags),
-            }
-            for segment in transcript.segments
+        "segments": [_segment(segment) for segment in transcript.segments],
+        "speakers": [
+            {"id": speaker.speaker_id, "name": speaker.name, "speech_s": _s(speaker.speech_s)}
+            for speaker in transcript.speakers
         ],
+        "events": [
+            {"start_s": _s(event.start_s), "end_s": _s(event.end_s), "kind": event.kind, "score": _score(event.score)}
+            for event in transcript.events
+        ],
+        "corrected_at": transcript.corrected_at,
         "processing": {
             "attempt": processing.attempt,
             "started_at": processing.started_at,
@@ -76,10 +56,77 @@ def _as_dict(transcript: Transcript) -> dict[str, Any]:
     }
 
 
+def _source(source: Source) -> dict[str, Any]:
+    return {
+        "name": printable(source.name),
+        "path": printable(source.path),
+        "sha256": source.sha256,
+        "bytes": source.n_bytes,
+        "modified_at": source.modified_at,
+        "duplicate_of": source.duplicate_of,
+    }
+
+
+def _audio(audio: Receipt) -> dict[str, Any]:
+    return {
+        "duration_s": _s(audio.duration_s),
+        "sample_rate_hz": audio.sample_rate_hz,
+        "channels": audio.channels,
+        "codec": audio.codec,
+        "peak_dbfs": _db(audio.peak_dbfs),
+        "gain_db": _db(audio.gain_db),
+        "leveled_db": _db(audio.leveled_db),
+        "clipped_s": _s(audio.clipped_s),
+        "notes": list(audio.notes),
+    }
+
+
+def _coverage(coverage: Coverage) -> dict[str, Any]:
+    gaps = [{"start_s": _s(gap.start_s), "end_s": _s(gap.end_s), "reason": gap.reason} for gap in coverage.gaps]
+    return {
+        "audio_s": _s(coverage.audio_s),
+        "speech_s": _s(coverage.speech_s),
+        "transcribed_s": _s(coverage.transcribed_s),
+        "gaps": gaps,
+    }
+
+
+def _segment(segment: Segment) -> dict[str, Any]:
+    return {
+        "start_s": _s(segment.start_s),
+        "end_s": _s(segment.end_s),
+        "text": segment.text,
+        "text_raw": segment.text_raw,
+        "language": segment.language,
+        "flags": list(segment.flags),
+        "confidence": _score(segment.confidence),
+        "speaker": segment.speaker,
+        "channel": segment.channel,
+        "track": segment.track,
+        "words": [
+            {
+                "start_s": _time(word.start_s),
+                "end_s": _time(word.end_s),
+                "text": word.text,
+                "confidence": _score(word.confidence),
+            }
+            for word in segment.words
+        ],
+    }
+
+
 def _s(seconds: float) -> float:
     return round(float(seconds), _S_DIGITS)
 
 
+def _time(seconds: float | None) -> float | None:
+    return None if seconds is None else _s(seconds)
+
+
+def _score(score: float | None) -> float | None:
+    return None if score is None else round(float(score), _SCORE_DIGITS)
+
+
 def _db(level: float | None) -> float | None:
-    """Return a level as JSON can tell it: silence has none."""
+    """Return a level; null for that of silence, which JSON cannot express."""
     return None if level is None or not math.isfinite(level) else round(float(level), _DB_DIGITS)

@@ -1,31 +1,31 @@
 """The srt and vtt documents: cues of readable length.
 
-A segment can be half a minute long. Until words have times of their own, a segment's cues share its
-time by the length of their text, which is off by a second or so in the middle of a long one.
+A segment can be half a minute long. Without word timestamps, its cues share its time by the length
+of their text, which is off by a second or so in the middle of a long segment.
 """
 
 from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from daemon.documents.txt import describe_cut, describe_gap, in_order
+from daemon.documents.layout import Kind, list_items
 from daemon.text import tokens_of
-from daemon.transcript import Gap
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from daemon.documents.layout import Options
     from daemon.transcript import Transcript
 
 # Two lines of 42 columns: the common limit of broadcasters' subtitle guides (EBU, BBC, Netflix).
-_LINE_COLUMNS = 42
-_CUE_LINES = 2
-_MIN_CUE_S = 0.5
-_CUT_CUE_S = 5.0  # how long it is shown that the recording ends too early
-# Chinese and Japanese begin no line with these.
-_NEVER_FIRST = frozenset("、。，．！？；：）」』】〕》…ー々")  # noqa: RUF001 - these very signs are meant
+_LINE_COLUMNS: Final = 42
+_CUE_LINES: Final = 2
+_MIN_CUE_S: Final = 0.5
+_CUT_CUE_S: Final = 5.0  # how long the mark of a cut recording is shown, up to its end
+# Chinese and Japanese lines do not begin with these.
+_NEVER_FIRST: Final = frozenset("、。，．！？；：）」』】〕》…ー々")  # noqa: RUF001 - exactly these characters are meant
 _MS_PER_S, _MS_PER_MINUTE, _MS_PER_HOUR = 1000, 60_000, 3_600_000
 
 
@@ -38,8 +38,9 @@ class Cue:
     text: str
 
 
-def render_srt(transcript: Transcript) -> str:
+def render_srt(transcript: Transcript, options: Options) -> str:
     """Return SubRip subtitles; "" without speech."""
+    del options
     blocks = (
         f"{number}\n{_stamp(cue.start_s, ',')} --> {_stamp(cue.end_s, ',')}\n{cue.text}\n"
         for number, cue in enumerate(_cues(transcript), 1)
@@ -47,8 +48,9 @@ def render_srt(transcript: Transcript) -> str:
     return "\n".join(blocks)
 
 
-def render_vtt(transcript: Transcript) -> str:
-    """Return WebVTT subtitles (https://www.w3.org/TR/webvtt1/), with its reserved signs escaped."""
+def render_vtt(transcript: Transcript, options: Options) -> str:
+    """Return WebVTT subtitles (https://www.w3.org/TR/webvtt1/), with its reserved characters escaped."""
+    del options
     blocks = (
         f"{_stamp(cue.start_s, '.')} --> {_stamp(cue.end_s, '.')}\n{_escape(cue.text)}\n" for cue in _cues(transcript)
     )
@@ -56,16 +58,10 @@ def render_vtt(transcript: Transcript) -> str:
 
 
 def _cues(transcript: Transcript) -> Iterator[Cue]:
-    parts = [
-        (part.start_s, part.end_s, describe_gap(part) if isinstance(part, Gap) else part.text)
-        for part in in_order(transcript)
-    ]
-    if cut := describe_cut(transcript):
-        end_s = transcript.audio.duration_s
-        parts.append((end_s - _CUT_CUE_S, end_s, cut))
     shown_s = 0.0
-    for start_s, end_s, text in parts:
-        for cue in _share(max(start_s, shown_s), end_s, text):  # never two at a time
+    for item in list_items(transcript):
+        start_s = item.start_s - _CUT_CUE_S if item.kind is Kind.CUT else item.start_s
+        for cue in _share(max(start_s, shown_s), item.end_s, item.text):  # never two at a time
             yield cue
             shown_s = cue.end_s
 
@@ -95,7 +91,7 @@ def _wrap(text: str) -> list[str]:
 
 
 def _words(text: str) -> list[str]:
-    """Return what is not to be broken: words, and letters of unspaced scripts with what belongs to them."""
+    """Return what must stay on one line: words, and letters of unspaced scripts with their marks and punctuation."""
     words: list[str] = []
     for token in tokens_of(text):
         if words and (token in _NEVER_FIRST or unicodedata.category(token[0]).startswith("M")):
@@ -106,7 +102,7 @@ def _words(text: str) -> list[str]:
 
 
 def _split(line: str) -> tuple[str, str]:
-    """Split a line where it has as many columns as it may."""
+    """Split a line at the last column that fits."""
     n_columns = 0
     for at, letter in enumerate(line):
         n_columns += _columns(letter)
@@ -116,12 +112,12 @@ def _split(line: str) -> tuple[str, str]:
 
 
 def _columns(text: str) -> int:
-    """Return how wide a text is: Chinese and Japanese letters take two columns."""
+    """Return the width of a text: Chinese and Japanese letters take two columns."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
-def _stamp(at_s: float, point: str) -> str:
-    ms = round(at_s * _MS_PER_S)
+def _stamp(time_s: float, point: str) -> str:
+    ms = round(time_s * _MS_PER_S)
     minutes, seconds = ms // _MS_PER_MINUTE % 60, ms // _MS_PER_S % 60
     return f"{ms // _MS_PER_HOUR:02}:{minutes:02}:{seconds:02}{point}{ms % _MS_PER_S:03}"
 

@@ -15,7 +15,7 @@ import threading
 from itertools import count, islice
 from typing import TYPE_CHECKING
 
-from daemon.documents import DOCUMENT_FORMATS
+from daemon.documents import RESERVED_ENDINGS
 from daemon.errors import ScribedError
 from daemon.host import files
 from daemon.journal.records import Kept, Look, Looks, Reservation, Result
@@ -126,7 +126,7 @@ class Delivery:
             stems = {other.stem for other in others if other.folder == folder}
             audio_names = {other.audio_name for other in others if other.folder == folder}
             for stem, audio_name in outcome_names(job.name):
-                taken = (outbox / f"{stem}.{ending}" for ending in DOCUMENT_FORMATS)
+                taken = (outbox / f"{stem}.{ending}" for ending in RESERVED_ENDINGS)
                 is_free = stem not in stems and audio_name not in audio_names
                 if is_free and not any(map(os.path.lexists, (*taken, processed / audio_name))):
                     break

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.documents import DOCUMENT_FORMATS, render
+from daemon.documents import FORMATS, PLANNED, RESERVED_ENDINGS, render
 from daemon.transcript import (
     Coverage,
     Gap,
@@ -21,8 +21,11 @@ from daemon.transcript import (
     Processing,
     Receipt,
     Segment,
+    SoundEvent,
     Source,
+    Speaker,
     Transcript,
+    Word,
 )
 
 RECEIPT = Receipt(125.5, 44_100, 2, "pcm_s16le", -6.021, 3.0214, 0.125, notes=("left channel is silent",))
@@ -51,16 +54,20 @@ def saying(words: str, start_s: float = 0.0, end_s: float = 10.0) -> Transcript:
     return replace(TALK, segments=(Segment(start_s, end_s, words),), coverage=Coverage(60.0, 10.0, 10.0))
 
 
-def test_documents_come_in_their_order_and_json_last() -> None:
+def test_documents_are_in_order_with_json_last() -> None:
     assert list(render(TALK, ("json", "vtt", "txt", "srt"), has_timestamps=False)) == ["txt", "srt", "vtt", "json"]
     assert list(render(TALK, ["txt"], has_timestamps=False)) == ["txt"]
-    assert DOCUMENT_FORMATS[-1] == "json"
+    assert list(FORMATS)[-1] == "json"
+
+
+def test_endings_of_planned_formats_are_reserved() -> None:
+    assert set(RESERVED_ENDINGS) == {*FORMATS, *PLANNED} >= {"txt", "json", "srt", "vtt", "md", "html", "docx"}
 
 
 # txt
 
 
-def test_txt_has_paragraphs_and_marks_its_gaps() -> None:
+def test_txt_has_paragraphs_and_marked_gaps() -> None:
     assert text(TALK, "txt") == (
         "Good morning. Let us begin.\n"
         "\n"
@@ -81,9 +88,9 @@ def test_txt_with_timestamps() -> None:
     ]
 
 
-def test_txt_says_that_a_recording_is_cut() -> None:
+def test_txt_marks_a_cut_recording() -> None:
     cut = replace(TALK, audio=replace(RECEIPT, is_complete=False))
-    assert text(cut, "txt").endswith("Then the plan.\n\n[the recording could be read up to 0:02:05 only]\n")
+    assert text(cut, "txt").endswith("Then the plan.\n\n[the recording could only be read up to 0:02:05]\n")
 
 
 def test_txt_without_speech_is_empty() -> None:
@@ -103,7 +110,14 @@ def test_json_has_the_keys_of_the_contract() -> None:
     assert schema_of(json.loads(text(TALK, "json"))) == {
         "schema": "str",
         "job_id": "str",
-        "source": {"name": "str", "path": "str", "sha256": "str", "bytes": "int", "modified_at": "str"},
+        "source": {
+            "name": "str",
+            "path": "str",
+            "sha256": "str",
+            "bytes": "int",
+            "modified_at": "str",
+            "duplicate_of": "NoneType",
+        },
         "audio": {
             "duration_s": "float",
             "sample_rate_hz": "int",
@@ -111,6 +125,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
             "codec": "str",
             "peak_dbfs": "float",
             "gain_db": "float",
+            "leveled_db": "float",
             "clipped_s": "float",
             "notes": ["str"],
         },
@@ -124,7 +139,24 @@ def test_json_has_the_keys_of_the_contract() -> None:
             "gaps": [{"start_s": "float", "end_s": "float", "reason": "str"}],
         },
         "text": "str",
-        "segments": [{"start_s": "float", "end_s": "float", "text": "str", "language": "str", "flags": "list"}],
+        "segments": [
+            {
+                "start_s": "float",
+                "end_s": "float",
+                "text": "str",
+                "text_raw": "NoneType",
+                "language": "str",
+                "flags": "list",
+                "confidence": "NoneType",
+                "speaker": "NoneType",
+                "channel": "NoneType",
+                "track": "NoneType",
+                "words": "list",
+            }
+        ],
+        "speakers": "list",
+        "events": "list",
+        "corrected_at": "NoneType",
         "processing": {
             "attempt": "int",
             "started_at": "str",
@@ -135,7 +167,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
     }
 
 
-def test_json_tells_what_the_transcript_does() -> None:
+def test_json_has_the_facts_of_the_transcript() -> None:
     document = json.loads(text(TALK, "json"))
     assert document["schema"] == "scribed.transcript/1"
     assert document["source"] == {
@@ -144,11 +176,28 @@ def test_json_tells_what_the_transcript_does() -> None:
         "sha256": "ab" * 32,
         "bytes": 4242,
         "modified_at": "2026-01-30T08:00:00Z",
+        "duplicate_of": None,
     }
     assert document["complete"] is False
     assert document["text"] == "Good morning. Let us begin. First the budget. Then the plan."
     assert [segment["flags"] for segment in document["segments"]] == [[], ["overlap"], [], ["retried"]]
     assert (document["audio"]["peak_dbfs"], document["audio"]["gain_db"]) == (-6.02, 3.02)
+
+
+def test_json_has_words_speakers_and_events_where_they_are_known() -> None:
+    word = Word("morning.", 0.8, 1.25, 0.98765)
+    spoken = replace(TALK.segments[0], words=(Word("Good"), word), speaker="S1", channel=2, text_raw="Good mourning.")
+    known = replace(
+        TALK, segments=(spoken,), speakers=(Speaker("S1", None, 3.5),), events=(SoundEvent(5, 6.5, "applause", 0.75),)
+    )
+    document = json.loads(text(known, "json"))
+    assert document["segments"][0]["words"] == [
+        {"start_s": None, "end_s": None, "text": "Good", "confidence": None},
+        {"start_s": 0.8, "end_s": 1.25, "text": "morning.", "confidence": 0.988},
+    ]
+    assert [document["segments"][0][key] for key in ("speaker", "channel", "text_raw")] == ["S1", 2, "Good mourning."]
+    assert document["speakers"] == [{"id": "S1", "name": None, "speech_s": 3.5}]
+    assert document["events"] == [{"start_s": 5.0, "end_s": 6.5, "kind": "applause", "score": 0.75}]
 
 
 def test_json_without_speech_says_so() -> None:
@@ -160,13 +209,13 @@ def test_json_without_speech_says_so() -> None:
 
 
 @pytest.mark.parametrize("level", [-math.inf, math.nan])
-def test_json_knows_no_level_of_silence(level: float) -> None:
+def test_json_level_of_silence_is_null(level: float) -> None:
     silent = replace(SILENCE, audio=replace(RECEIPT, peak_dbfs=level, gain_db=level))
     audio: dict[str, Any] = json.loads(text(silent, "json"))["audio"]
     assert (audio["peak_dbfs"], audio["gain_db"]) == (None, None)
 
 
-def test_json_is_valid_for_names_that_are_no_text() -> None:
+def test_json_is_valid_for_names_that_are_not_utf8() -> None:
     name = os.fsdecode(b'caf\xe9\n\x1b[31m"\\.wav')
     odd = replace(TALK, source=replace(TALK.source, name=name, path=f"m\u00fcll/{name}"))
     source: dict[str, Any] = json.loads(render(odd, ["json"], has_timestamps=False)["json"].decode("utf-8"))["source"]
@@ -232,7 +281,7 @@ def test_vtt_of_a_talk() -> None:
     assert len(cues_of(text(TALK, "vtt"), ".")) == len(cues_of(text(TALK, "srt"), ","))
 
 
-def test_vtt_escapes_what_it_reserves() -> None:
+def test_vtt_escapes_reserved_characters() -> None:
     (cue,) = cues_of(text(saying("R&D <b>is</b> --> here"), "vtt"), ".")
     assert cue[2] == ["R&amp;D &lt;b&gt;is&lt;/b&gt; --&gt; here"]
     assert "R&D <b>is</b> --> here" in text(saying("R&D <b>is</b> --> here"), "srt")
@@ -270,11 +319,11 @@ def test_hours_beyond_a_hundred_are_written_out() -> None:
     assert "101:00:00,000 --> 101:00:10,000" in text(saying("late", 363_600.0, 363_610.0), "srt")
 
 
-def test_a_cut_recording_says_so_at_its_end() -> None:
+def test_subtitles_mark_a_cut_recording_at_its_end() -> None:
     cut = replace(TALK, audio=replace(RECEIPT, duration_s=3600.0, is_complete=False))
     start_s, end_s, lines = cues_of(text(cut, "srt"), ",")[-1]
     assert (start_s, end_s) == (3595.0, 3600.0)
-    assert " ".join(lines) == "[the recording could be read up to 1:00:00 only]"
+    assert " ".join(lines) == "[the recording could only be read up to 1:00:00]"
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=90)
