@@ -22,7 +22,7 @@ from daemon import engine, logs
 from daemon.cli import config_option as settings
 from daemon.config import RecordingSettings
 from daemon.display import printable
-from daemon.documents import render
+from daemon.documents import FORMATS, render
 from daemon.errors import ExitCode, JobError, NoPermissionError, StoppedError, UsageError
 from daemon.frontend import FrontEnd
 from daemon.host import files
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.pipeline import Progress as Done
     from daemon.transcript import Transcript
-
-_FORMATS = ("txt", "json", "srt", "vtt")
 
 
 def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: str | None, option: Path | None) -> int:
@@ -104,9 +102,9 @@ def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]
     if formats is None:
         return () if has_folder else ("txt",)
     wanted = tuple(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
-    unknown = [name for name in wanted if name not in _FORMATS]
+    unknown = [name for name in wanted if name not in FORMATS]
     if unknown or not wanted:
-        raise UsageError(f"Unknown format {', '.join(unknown) or formats!r}.", f"Choose among {', '.join(_FORMATS)}.")
+        raise UsageError(f"Unknown format {', '.join(unknown) or formats!r}.", f"Choose among {', '.join(FORMATS)}.")
     if not has_folder and len(wanted) > 1:
         raise UsageError("Several formats need a folder to go to.", "Name it with -o DIR.")
     return wanted

@@ -15,7 +15,8 @@ import daemon
 LAYERS = (
     {"configfile", "errors", "display", "job", "host", "text"},
     {"transcript", "checkpoint"},
-    {"config", "journal", "documents"},
+    {"documents", "journal"},
+    {"config"},
     {"logs", "decode", "inbox"},
     {"spool", "segment", "audio_export", "status"},
     {"engine", "frontend"},
