@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 # Control characters, line separators, what turns the direction of writing (https://trojansource.codes),
 # and the halves of characters by which Python shows bytes that are no UTF-8.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
+# What lies below a shared folder by the service's own doing: claims, by the id of their job, and the status.
+_OWN_NAMES = re.compile(r"\.scribed(/[0-9A-Za-z-]+)?(?=[/ .:]|$)/?|STATUS\.txt")
+_SENTENCE_END = re.compile(r"[.:;,]?(?= [A-Z]|$)|: ")
 _SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -20,7 +27,7 @@ def escape(text: str) -> str:
     r"""Return the text on one line, harmless to a terminal, other languages untouched.
 
     A backslash stays as it is, so that escaping twice changes nothing. A byte that is no UTF-8
-    (as os.fsdecode gives it) is shown as in `ls`: \xff.
+    (as os.fsdecode gives it) is shown as in `ls`: \xff. Everything the service or a command prints goes through here.
     """
     return _UNSAFE.sub(_escape_char, text)
 
@@ -45,3 +52,44 @@ def shortened(text: str, max_chars: int = 120) -> str:
         return text
     kept = (max_chars - 3) // 2
     return f"{text[:kept]}...{text[-kept:]}"
+
+
+def conceal_paths(text: str, roots: Iterable[str], known: Iterable[str] = ()) -> str:
+    """Return the text with a hash in place of every name below the roots.
+
+    Args:
+        text: a sentence that may name files or folders.
+        roots: paths of the shared folders; they themselves are no secret.
+        known: paths below a root which the text may name; they and the folders above them are found whole, even with
+            blanks in them. Of any other name nobody knows the end: it takes the rest of its sentence with it.
+    """
+    names = {name for path in known for name in _with_folders(path)}
+    for root in sorted(roots, key=len, reverse=True):
+        text = _conceal_below(text, f"{root}/", sorted(names, key=len, reverse=True))
+    return text
+
+
+def _with_folders(path: str) -> Iterator[str]:
+    yield path.rpartition("/")[2]
+    while path:
+        yield path
+        path = path.rpartition("/")[0]
+
+
+def _conceal_below(text: str, root: str, names: list[str]) -> str:
+    head, found, rest = text.partition(root)
+    if not found:
+        return text
+    own = _OWN_NAMES.match(rest)
+    shown_root = root + own.group() if own else root
+    rest = rest[own.end() :] if own else rest
+    if own and not shown_root.endswith("/"):
+        return head + shown_root + _conceal_below(rest, root, names)
+    # What goes on in letters is another, longer name.
+    fitting = (name for name in names if rest.startswith(name) and not rest[len(name) : len(name) + 1].isalnum())
+    name = next(fitting, None)
+    if name is None:
+        end = _SENTENCE_END.search(rest)
+        name = rest[: end.start() if end else len(rest)]
+    shown = shown_name(name, "hashed") if name else ""
+    return f"{head}{shown_root}{shown}{_conceal_below(rest[len(name) :], root, names)}"

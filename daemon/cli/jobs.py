@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from daemon.cli import config_option as settings
@@ -14,6 +14,9 @@ from daemon.host.privileges import become_owner
 from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
 from daemon.spool import Failures, Places
+from daemon.status import is_running
+from daemon.status.faults import Faults
+from daemon.status.publisher import show_stopped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +72,8 @@ def cancel(name: str, option: Path | None) -> int:
 
 def forget(name: str, option: Path | None) -> int:
     """Erase what the journal knows of past jobs of this name."""
-    with _opened(option) as (places, journal, _):
+    config, _ = settings.read(option)
+    with _opened(option) as (_, journal, _):
         if any(name in {job.name, job.path} for job in journal.unfinished()):
             raise ScribedError(f"{name} is not done yet.", "Cancel it first, or wait until it is done.")
         outcomes = journal.named(name)
@@ -77,9 +81,8 @@ def forget(name: str, option: Path | None) -> int:
             raise ScribedError(f"Nothing is remembered of a recording called {name}.")
         for outcome in outcomes:
             journal.forget(outcome.job.job_id)
-        if not files.is_locked(places.state_lock):  # the daemon writes it anew by itself
-            with suppress(FileNotFoundError):
-                (places.folders.state / "status.json").unlink()
+        if not is_running(config.folders.state):  # a daemon that runs writes it again by itself
+            show_stopped(config, journal, Faults())
     sys.stdout.write(f"Erased {len(outcomes)} past job(s) called {name}.\n")
     return ExitCode.OK
 

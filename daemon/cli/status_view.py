@@ -10,6 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from daemon.display import escape
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -17,7 +19,9 @@ if TYPE_CHECKING:
 
 _REFRESH_S = 1.0
 _N_LISTED = 10
-_STYLES = {"ready": "green", "loading": "yellow", "draining": "yellow", "stopped": "red"}
+_STYLES = {
+    "waiting": "yellow", "loading": "yellow", "ready": "green", "idle": "green", "draining": "yellow", "stopped": "red"
+}  # fmt: skip
 
 
 def show(look: Callable[[], dict[str, Any]], *, is_watched: bool) -> None:
@@ -39,14 +43,15 @@ def _render(status: dict[str, Any]) -> RenderableType:
     state = status["state"]
     head = Text.assemble(("scribed ", "bold"), (state, _STYLES.get(state, "")))
     if model["name"]:
-        head.append(f", model {model['name']} on {model['device']}")
+        head.append(escape(f", model {model['name']} on {model['device']}"))
     counts = (
-        f"{queue['n_arriving']} arriving, {queue['n_waiting']} waiting, {len(queue['running'])} in work, "
+        f"{queue['n_arriving']} arriving, {queue['n_waiting']} waiting, {len(queue['running'])} being transcribed, "
         f"{status['done_today']} done today, {status['n_failed']} failed"
     )
     parts: list[RenderableType] = [head, Text(counts)]
     parts += [
-        Text(f"! {fault['what']} {fault['remedy']} (since {fault['since']})", "red") for fault in status["faults"]
+        Text(escape(f"! {fault['what']} {fault['remedy']} (since {fault['since']})"), "red")
+        for fault in status["faults"]
     ]
     parts += _tables(status)
     return Group(*parts)
@@ -59,27 +64,29 @@ def _tables(status: dict[str, Any]) -> list[Table]:
         (d["name"], d["finished_at"], _length(d["audio_s"]), "" if d["complete"] else "incomplete")
         for d in status["recent"]
     ]
+    arriving = [(a["name"], a["reason"], _length(a["remaining_s"])) for a in queue["arriving_details"]]
+    failed = [(f["name"], f["reason"]) for f in status["failed"]]
     return [
         table
         for table in (
-            _table("In work", ("recording", "done", "length", "speed"), running),
-            _table("Arriving", ("recording",), [(name,) for name in queue["arriving"]]),
-            _table("Waiting", ("recording",), [(name,) for name in queue["waiting"]]),
-            _table("Done last", ("recording", "finished (UTC)", "length", ""), recent),
-            _table("Failed", ("recording", "reason"), [(f["name"], f["reason"]) for f in status["failed"]]),
+            _table("Being transcribed", ("recording", "done", "length", "speed"), running, len(running)),
+            _table("Arriving", ("recording", "why it is not taken yet", "taken in"), arriving, queue["n_arriving"]),
+            _table("Waiting", ("recording",), [(name,) for name in queue["waiting"]], queue["n_waiting"]),
+            _table("Finished last", ("recording", "finished (UTC)", "length", ""), recent, len(recent)),
+            _table("Failed", ("recording", "reason"), failed, status["n_failed"]),
         )
         if table.row_count
     ]
 
 
-def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> Table:
+def _table(title: str, columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], n_all: int) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
         table.add_column(column, header_style="dim", overflow="fold")
     for row in rows[:_N_LISTED]:
-        table.add_row(*(Text(cell) for cell in row))
-    if len(rows) > _N_LISTED:
-        table.add_row(Text(f"and {len(rows) - _N_LISTED} more", style="dim"))
+        table.add_row(*(Text(escape(cell)) for cell in row))
+    if n_all > len(rows[:_N_LISTED]):
+        table.add_row(Text(f"and {n_all - len(rows[:_N_LISTED])} more", style="dim"))
     return table
 
 

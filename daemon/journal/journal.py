@@ -306,6 +306,11 @@ class Journal:
         """Return the recordings that were set aside and are not known to have left, latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
 
+    def count_failures(self) -> int:
+        """Return how many recordings were moved to failed and are not known to have left."""
+        rows = self._select("SELECT count(*) FROM jobs WHERE state = ?", JobState.FAILED)
+        return int(rows[0][0])
+
     def put_away_before(self, state: JobState, when: str, limit: int) -> tuple[PutAway, ...]:
         """Return what is left of jobs that came to this end before a time (ISO 8601, UTC), oldest first."""
         rows = self._select(

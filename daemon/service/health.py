@@ -92,6 +92,7 @@ class Health:
 
     def heartbeat(self) -> None:
         """Tell systemd that all parts live: the loop, which watches and calls this, the engine and the workers."""
+        self._publisher.beat()
         engine = self._worker.engine
         if engine is None:  # the first WATCHDOG=1 would arm the watchdog, whose limit is none for a load
             if self._monotonic() < self._load_ends_s:

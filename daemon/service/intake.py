@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon.errors import NoPermissionError, ScribedError, TransientError
-from daemon.inbox import Scan
+from daemon.inbox import Arriving, Scan
 from daemon.spool import is_error_note
 from daemon.status.arrival_faults import report_scan
 
@@ -63,6 +63,7 @@ class Intake:
         self._worker = worker
         self._monotonic = monotonic
         self._settling: dict[str, _Settling] = {}
+        self._claimed: set[str] = set()  # of what the last scan found settled
         self._refused: dict[str, Fingerprint] = {}  # what `unsupported: ignore` leaves where it is
 
     # One turn
@@ -70,6 +71,7 @@ class Intake:
     def look(self) -> bool:
         """Look what has arrived; False where a disk or share of the folders is not there: nothing can be done."""
         self.scan = Scan()
+        self._claimed.clear()
         try:
             self._resources.places.check_shares()
         except TransientError as error:
@@ -165,6 +167,7 @@ class Intake:
         claim = self._resources.claims.claim(arrival)
         if claim is None:
             return
+        self._claimed.add(arrival.path)
         job, is_same = claim
         if is_same:
             self._worker.start(job)
@@ -193,14 +196,18 @@ class Intake:
         soonest_s = min((arriving.left_s for arriving in self.scan.arriving), default=math.inf)
         return min(soonest_s, self.config.watch.settle_s / 4) if self._settling else soonest_s
 
-    def arriving(self) -> tuple[str, ...]:
-        """Return the paths of what has not settled."""
-        settling = (settling.job.path for settling in self._settling.values())
-        return (*(arriving.path for arriving in self.scan.arriving), *settling)
+    def arriving(self) -> tuple[Arriving, ...]:
+        """Return what has not settled."""
+        settling = (
+            Arriving(settling.job.path, settling.fingerprint.n_bytes, "changed while it was being claimed")
+            for settling in self._settling.values()
+        )
+        return (*self.scan.arriving, *settling)
 
     def waiting(self) -> tuple[str, ...]:
-        """Return the paths of what is claimed or has settled and is not in work."""
-        settled = (arrival.path for arrival in self.scan.settled if arrival.path not in self._refused)
+        """Return the paths of what is claimed or has settled and is not in progress."""
+        left_out = self._claimed | self._refused.keys()
+        settled = (arrival.path for arrival in self.scan.settled if arrival.path not in left_out)
         return (*(job.path for job in self._waiting_jobs()), *settled)
 
     def has_claimed_work(self) -> bool:

@@ -14,7 +14,7 @@ import structlog
 
 from daemon import config as configuration
 from daemon import configfile, logs
-from daemon.errors import ConfigError, ExitCode, NoPermissionError, TransientError
+from daemon.errors import ConfigError, ExitCode, NoPermissionError, ScribedError, TransientError
 from daemon.frontend import FrontEnd
 from daemon.host import files
 from daemon.inbox import Inbox, Scan
@@ -26,6 +26,7 @@ from daemon.service.start_backoff import StartBackoff
 from daemon.spool import Claims, Delivery, Failures, Places, Retention, find_unfinished
 from daemon.status.faults import Faults
 from daemon.status.publisher import StatusPublisher
+from daemon.status.targets import StatusFiles, show_waiting
 from daemon.worker import Resources, Worker
 
 if TYPE_CHECKING:
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.errors import ScribedError
     from daemon.host.systemd import Notifier
 
 _STOP_S = 8.0  # of the ten that a stop may take; the rest is for closing the books
@@ -78,6 +78,7 @@ class Service:
         self._places = Places(config.folders, config.output.mirror_folders)
         self._inbox = Inbox(config.folders.inbox, config.watch, self._wake.set, monotonic)
         self._faults = Faults()
+        self._status_files = StatusFiles(self._faults, monotonic)
         self._is_ready_told = False
         self._next_sweep_s = 0.0
 
@@ -132,6 +133,7 @@ class Service:
                 if once:
                     raise
                 self._faults.note("share", error.what, error.remedy)
+                show_waiting(self._status_files, self.config, self._faults)
                 self._notifier.extend_timeout(LOAD_EXTENSION_S)
                 self._notifier.status(str(error))
                 self._is_stopping.wait(min(self.config.watch.scan_s, LOAD_EXTENSION_S / 2))
@@ -247,8 +249,6 @@ class Service:
         fault: ScribedError | None = None
         try:
             self._turn(rounds)
-            if self._publisher.is_due():
-                self._show("ready" if self._worker.engine is not None else "loading")
         except (TransientError, NoPermissionError) as error:
             fault = error
         except OSError as error:
@@ -256,10 +256,12 @@ class Service:
             fault = TransientError(f"A folder cannot be used: {error.strerror}.", remedy)
         if fault is None:
             self._faults.clear("turn")
-            return
-        self._faults.note("turn", fault.what, fault.remedy)
-        if rounds is not None:
-            rounds.give_up()
+        else:
+            self._faults.note("turn", fault.what, fault.remedy)
+            if rounds is not None:
+                rounds.give_up()
+        if self._publisher.is_due():  # above all when something is in the way
+            self._show("ready" if self._worker.engine is not None else "loading")
 
     def _turn(self, rounds: OnceRun | None) -> None:
         """Look, clear up, take in."""
@@ -312,11 +314,15 @@ class Service:
         self._inbox.settings = config.watch
 
     def _show(self, state: str) -> None:
+        try:
+            waiting = self._intake.waiting()
+        except ScribedError:  # the journal cannot be read, which the publisher finds out and shows
+            waiting = ()
         self._publisher.show(
             self.config,
             state,
             arriving=self._intake.arriving(),
-            waiting=self._intake.waiting(),
+            waiting=waiting,
             running=self._worker.running(),
         )
 

@@ -1,35 +1,35 @@
-"""What people and programs learn about the service: the snapshot, its publisher, and the metrics."""
+"""What people and programs learn about the service: the snapshot and its readers.
 
-from daemon.status.faults import Fault
+What the daemon itself needs is in `daemon.status.publisher`, `faults` and `metrics`: this module stays quick to
+import, because `scribed status` waits for it.
+"""
+
+from daemon.status.reading import is_running, read_status, was_read
+from daemon.status.render import render_status_txt
 from daemon.status.snapshot import (
-    LOCK_NAME,
     SNAPSHOT_NAME,
     STATUS_NAME,
-    Done,
+    Delivered,
     Failed,
+    Fault,
     Model,
     Running,
     Snapshot,
     as_dict,
-    read_status,
-    render_status_txt,
-    was_read,
-    write_snapshot,
 )
 
 __all__ = [
-    "LOCK_NAME",
     "SNAPSHOT_NAME",
     "STATUS_NAME",
-    "Done",
+    "Delivered",
     "Failed",
     "Fault",
     "Model",
     "Running",
     "Snapshot",
     "as_dict",
+    "is_running",
     "read_status",
     "render_status_txt",
     "was_read",
-    "write_snapshot",
 ]

@@ -3,33 +3,34 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import structlog
 
 from daemon.host.clock import now
+from daemon.status.snapshot import Fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something a person has to put right: what is wrong, since when (UTC), and what to do."""
-
-    what: str
-    since: str
-    remedy: str
-
-
 class Faults:
-    """The faults of now; may be used from any thread."""
+    """The faults of now; may be used from any thread.
+
+    Attributes:
+        conceal: applied to every text, to hide names of recordings and folders in it where that is configured.
+    """
 
     def __init__(self) -> None:
+        self.conceal: Callable[[str], str] = str
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}
 
     def note(self, key: str, what: str, remedy: str) -> None:
         """Remember a fault; it is logged when it is new or has changed."""
+        what, remedy = self.conceal(what), self.conceal(remedy)
         with self._lock:
             known = self._faults.get(key)
             self._faults[key] = Fault(what, known.since if known else now(), remedy)

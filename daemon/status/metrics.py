@@ -1,4 +1,4 @@
-"""Figures for Prometheus, as a file that its node exporter picks up: no port is opened, no name of a recording told.
+"""Figures for Prometheus, in a file that its node exporter picks up: no port is opened, no recording is named.
 
 https://prometheus.io/docs/instrumenting/exposition_formats/#text-based-format
 https://github.com/prometheus/node_exporter#textfile-collector
@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from daemon import __version__
-from daemon.host import files
+from daemon.host import shared as shared_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -70,7 +70,7 @@ class Counters:
             self._gaps_s += sum(gap.end_s - gap.start_s for gap in transcript.coverage.gaps)
 
     def add_failed(self) -> None:
-        """Count a recording that was set aside."""
+        """Count a recording that moved to failed."""
         with self._lock:
             self._n_failed += 1
 
@@ -83,9 +83,9 @@ class Counters:
             text = "Time from the start of the work to the delivery."
             yield from _family(name, "histogram", text, self._work.samples(name))
             yield from _single(
-                "scribed_rtfx", "gauge", "Seconds of sound per second, of the last delivery.", self._rtfx
+                "scribed_rtfx", "gauge", "Seconds of audio transcribed per second, last delivery.", self._rtfx
             )
-            text = "Recordings that were set aside."
+            text = "Recordings that moved to failed."
             yield from _single("scribed_recordings_failed_total", "counter", text, self._n_failed)
             text = "Transcripts that do not cover all the speech."
             yield from _single("scribed_transcripts_incomplete_total", "counter", text, self._n_incomplete)
@@ -95,50 +95,54 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Gauges:
-    """How the service stands at one instant.
+    """The service at one instant.
 
     Attributes:
-        state: loading, ready, draining or stopped.
+        state: waiting, loading, ready, idle, draining or stopped.
         recordings: how many there are, by where: arriving, waiting, running, failed.
-        n_faults: how many faults stand.
-        started_at: when the service started, seconds since 1970.
-        loaded_at: when the model was ready, seconds since 1970; 0 before.
-        load_s: how long it took.
+        n_faults: how many faults there are.
+        started_epoch_s: when the service started, seconds since 1970.
+        loaded_epoch_s: when the model was ready, seconds since 1970; 0 before.
+        load_s: how long its loading took.
     """
 
     state: str
     recordings: Mapping[str, int]
     n_faults: int
-    started_at: float
-    loaded_at: float
+    started_epoch_s: float
+    loaded_epoch_s: float
     load_s: float
 
 
-def render(standing: Gauges, counters: Counters) -> str:
+def render(gauges: Gauges, counters: Counters) -> str:
     """Return the file's content."""
-    return "".join(f"{line}\n" for line in (*_gauges(standing), *counters.families()))
+    return "".join(f"{line}\n" for line in (*_gauges(gauges), *counters.families()))
 
 
-def write(target: Path, standing: Gauges, counters: Counters) -> None:
-    """Put the file down in one step; raises OSError."""
-    files.replace(target, render(standing, counters).encode(), _MODE)
+def write(path: Path, gauges: Gauges, counters: Counters, shared: Iterable[Path] = ()) -> None:
+    """Write the file in one step; below one of the shared folders no link is followed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    shared_files.overwrite(path, render(gauges, counters).encode(), _MODE, shared)
 
 
-def _gauges(standing: Gauges) -> Iterator[str]:
+def _gauges(gauges: Gauges) -> Iterator[str]:
     info = [f'scribed_info{{version="{__version__}"}} 1']
     yield from _family("scribed_info", "gauge", "The version that runs.", info)
     text = "Whether the service runs; 0 after an orderly stop."
-    yield from _single("scribed_up", "gauge", text, standing.state != "stopped")
+    yield from _single("scribed_up", "gauge", text, gauges.state != "stopped")
     text = "Whether recordings are being transcribed."
-    yield from _single("scribed_ready", "gauge", text, standing.state == "ready")
-    places = (f'scribed_recordings{{place="{place}"}} {count}' for place, count in standing.recordings.items())
+    yield from _single("scribed_ready", "gauge", text, gauges.state in {"ready", "idle"})
+    places = (f'scribed_recordings{{place="{place}"}} {count}' for place, count in gauges.recordings.items())
     yield from _family("scribed_recordings", "gauge", "Recordings by where they are.", places)
-    yield from _single("scribed_faults", "gauge", "Faults that a person has to put right.", standing.n_faults)
+    yield from _single("scribed_faults", "gauge", "Problems that a person has to fix.", gauges.n_faults)
     text = "When the service started."
-    yield from _single("scribed_start_timestamp_seconds", "gauge", text, standing.started_at)
+    yield from _single("scribed_start_timestamp_seconds", "gauge", text, gauges.started_epoch_s)
     text = "When the model was ready; 0 before."
-    yield from _single("scribed_model_loaded_timestamp_seconds", "gauge", text, standing.loaded_at)
-    yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", standing.load_s)
+    yield from _single("scribed_model_loaded_timestamp_seconds", "gauge", text, gauges.loaded_epoch_s)
+    yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", gauges.load_s)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[str]) -> Iterator[str]:

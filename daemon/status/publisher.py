@@ -1,48 +1,46 @@
-"""What is told to people: the faults that stand, and the status as file, text and line."""
+"""Gathers the status and shows it: to systemd, in status.json, in STATUS.txt and to Prometheus."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from daemon.display import shown_name
-from daemon.host import files
+from daemon.display import conceal_paths, shown_name
+from daemon.errors import ScribedError
 from daemon.host.clock import now
-from daemon.status import (
-    STATUS_NAME,
-    Done,
-    Failed,
-    Model,
-    Running,
-    Snapshot,
-    metrics,
-    render_status_txt,
-    write_snapshot,
-)
+from daemon.status import metrics
+from daemon.status.snapshot import MAX_LISTED, Delivered, Failed, Model, Running, Snapshot
+from daemon.status.targets import StatusFiles, Target, shared_folders
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from daemon.config import Config
     from daemon.host.systemd import Notifier
+    from daemon.inbox import Arriving
     from daemon.journal import Journal
     from daemon.status.faults import Faults
     from daemon.status.metrics import Counters
 
-_INTERVAL_S = 1.0
-_N_RECENT = 20
-# As often as Prometheus commonly looks; the file's age tells whether the service still lives.
-_METRICS_INTERVAL_S = 15.0
+_INTERVAL_S: Final = 1.0
+_N_RECENT: Final = 20
+# As often as Prometheus commonly looks; the file's age shows whether the service still lives.
+_METRICS_INTERVAL_S: Final = 15.0
 
 
 class StatusPublisher:
-    """Shows the status: in the state folder, in STATUS.txt, and to systemd.
+    """Shows the status, each place whatever becomes of the others.
+
+    Args:
+        journal: what is known of past recordings.
+        faults: what a person has to put right.
+        notifier: systemd.
+        counters: figures since the start.
+        monotonic: clock, injectable for tests.
 
     Attributes:
-        config_sha256: of the configuration file that holds, "" for the defaults.
+        config_sha256: of the configuration file in use, "" for the defaults.
     """
 
     def __init__(
@@ -56,8 +54,8 @@ class StatusPublisher:
         self.config_sha256 = ""
         self._model: Model | None = None
         self._counters = counters
-        self._started_at = time.time()
-        self._loaded_at = 0.0
+        self._started_epoch_s = time.time()
+        self._loaded_epoch_s = 0.0
         self._next_metrics_s = 0.0
         self._step = ""  # how far the model's loading is
         self._line = ""
@@ -65,16 +63,18 @@ class StatusPublisher:
         self._faults = faults
         self._notifier = notifier
         self._monotonic = monotonic
-        self._shown: Snapshot | None = None
+        self._files = StatusFiles(faults, monotonic)
+        self._metrics = Target(faults, "The metrics file")
+        self._past = Snapshot(state="loading", updated_at="")
         self._next_s = 0.0
 
     def show_model(self, name: str, device: str) -> None:
         """Remember that the model is there; called from the thread that loads."""
-        self._loaded_at = time.time()
+        self._loaded_epoch_s = time.time()
         self._model = Model(name, device, now())
 
     def is_due(self) -> bool:
-        """Whether a second has passed since the last look; the status is not written more often."""
+        """Whether a second has passed since the last time; the status is not written more often."""
         return self._monotonic() >= self._next_s
 
     def show_step(self, step: str) -> None:
@@ -82,83 +82,147 @@ class StatusPublisher:
         self._step = step
         self._notifier.status(step)
 
+    def beat(self) -> None:
+        """Show that the daemon lives; to be called every few seconds, also when nothing changes."""
+        self._files.beat()
+
     def show(
-        self, config: Config, state: str, arriving: Iterable[str], waiting: Iterable[str], running: tuple[Running, ...]
+        self,
+        config: Config,
+        state: str,
+        arriving: Iterable[Arriving],
+        waiting: Iterable[str],
+        running: tuple[Running, ...],
     ) -> None:
-        """Write the status if anything in it has changed."""
+        """Write the status wherever anything in it has changed."""
         self._next_s = self._monotonic() + _INTERVAL_S
-        snapshot = Snapshot(
-            state=state,
-            updated_at="",
-            model=self._model,
-            arriving=tuple(arriving),
-            waiting=tuple(waiting),
-            running=running,
-            done_today=self._journal.done_since(_midnight()),
-            recent=tuple(
-                Done(past.job.path, past.finished_at, past.audio_s, past.wall_s, past.is_complete)
-                for past in self._journal.recent(_N_RECENT)
-            ),
-            failed=tuple(
-                Failed(past.job.path, past.reason or "", past.job.attempts) for past in self._journal.failures()
-            ),
-            faults=self._faults.standing(),
-            config_sha256=self.config_sha256,
-        )
-        if config.metrics.textfile is not None and (state == "stopped" or self._monotonic() >= self._next_metrics_s):
-            self._next_metrics_s = self._monotonic() + _METRICS_INTERVAL_S
-            self._write_metrics(config.metrics.textfile, snapshot)
+        snapshot = self._gather(state, tuple(arriving), tuple(waiting), running)
+        conceal_names(self._faults, config, snapshot)
+        self._write_metrics(config, snapshot)
+        self._files.show(config, snapshot)
+        self._files.beat()
         line = self._one_line(snapshot, config.logging.names)
         if line != self._line:
             self._line = line
             self._notifier.status(line)
-        if snapshot == self._shown:
-            return
-        self._shown = snapshot
-        self._write(config, replace(snapshot, updated_at=now()))
+
+    def _gather(
+        self, state: str, arriving: tuple[Arriving, ...], waiting: tuple[str, ...], running: tuple[Running, ...]
+    ) -> Snapshot:
+        try:
+            self._past = read_past(self._journal)
+        except ScribedError as error:  # then what was known before is shown, with the reason
+            self._faults.note("status: journal", error.what, error.remedy)
+        else:
+            self._faults.clear("status: journal")
+        # One may have ended between the two questions, and each recording is in one list.
+        ended = {*(past.job_id for past in self._past.recent), *(past.job_id for past in self._past.failed)}
+        return Snapshot(
+            state=state,
+            updated_at="",
+            model=self._model,
+            arriving=arriving,
+            waiting=waiting,
+            running=tuple(part for part in running if not part.job_id or part.job_id not in ended),
+            done_today=self._past.done_today,
+            recent=self._past.recent,
+            failed=self._past.failed,
+            n_failed=self._past.n_failed,
+            faults=self._faults.standing(),
+            config_sha256=self.config_sha256,
+        )
 
     def _one_line(self, snapshot: Snapshot, names: str) -> str:
         """Return the line that `systemctl status` shows."""
         waiting = f"{len(snapshot.waiting)} waiting"
         if snapshot.state == "loading":
             return f"{self._step or 'Starting.'} {waiting}"
-        if snapshot.state != "ready":
+        if snapshot.state not in {"ready", "idle"}:
             return snapshot.state
         first = snapshot.running[0] if snapshot.running else None
         work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else "idle"
-        return f"{work}, {waiting}, {snapshot.done_today} done today"
+        line = f"{work}, {waiting}, {snapshot.done_today} done today"
+        faults = self._faults.standing()
+        if faults:
+            more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+            line += f"; needs attention: {faults[0].what}{more}"
+        return line
 
-    def _write_metrics(self, target: Path, snapshot: Snapshot) -> None:
+    def _write_metrics(self, config: Config, snapshot: Snapshot) -> None:
+        path = config.metrics.textfile
+        if path is None or (snapshot.state != "stopped" and self._monotonic() < self._next_metrics_s):
+            return
+        self._next_metrics_s = self._monotonic() + _METRICS_INTERVAL_S
         recordings = {
             "arriving": len(snapshot.arriving),
             "waiting": len(snapshot.waiting),
             "running": len(snapshot.running),
-            "failed": len(snapshot.failed),
+            "failed": snapshot.n_failed,
         }
-        load_s = self._loaded_at - self._started_at if self._loaded_at else 0.0
-        standing = metrics.Gauges(
-            snapshot.state, recordings, len(snapshot.faults), self._started_at, self._loaded_at, load_s
+        load_s = self._loaded_epoch_s - self._started_epoch_s if self._loaded_epoch_s else 0.0
+        gauges = metrics.Gauges(
+            snapshot.state, recordings, len(snapshot.faults), self._started_epoch_s, self._loaded_epoch_s, load_s
         )
-        try:
-            metrics.write(target, standing, self._counters)
-        except OSError as error:
-            remedy = f"See that the service may write to {target.parent} (ReadWritePaths= in a drop-in)."
-            self._faults.note("metrics", f"The metrics cannot be written: {error.strerror}.", remedy)
-        else:
-            self._faults.clear("metrics")
+        shared = shared_folders(config.folders)
+        self._metrics.show(object(), path, lambda: metrics.write(path, gauges, self._counters, shared))
 
-    def _write(self, config: Config, snapshot: Snapshot) -> None:
-        wanted = config.output.status_file
-        try:
-            write_snapshot(config.folders.state, snapshot)
-            if wanted != "off":
-                text = render_status_txt(snapshot, shows_names=wanted == "full", names=config.logging.names)
-                files.replace(config.folders.outbox / STATUS_NAME, text.encode(), config.output.mode_bits)
-        except OSError as error:
-            remedy = "Look at the outbox and the state folder."
-            self._faults.note("status", f"The status cannot be written: {error.strerror}.", remedy)
-        else:
-            self._faults.clear("status")
+
+def read_past(journal: Journal) -> Snapshot:
+    """Return what the journal knows of recordings that are done or failed.
+
+    Raises:
+        TransientError: the journal cannot be read.
+    """
+    recent, failed = journal.recent(_N_RECENT), journal.failures(MAX_LISTED)
+    return Snapshot(
+        state="stopped",
+        updated_at="",
+        done_today=journal.done_since(_midnight()),
+        recent=tuple(
+            Delivered(past.job.path, past.finished_at, past.audio_s, past.wall_s, past.is_complete, past.job.job_id)
+            for past in recent
+        ),
+        failed=tuple(Failed(past.job.path, past.reason or "", past.job.attempts, past.job.job_id) for past in failed),
+        n_failed=journal.count_failures(),
+    )
+
+
+def show_stopped(config: Config, journal: Journal, faults: Faults) -> None:
+    """Write status.json and STATUS.txt anew from the journal while no daemon runs, as after `scribed forget`.
+
+    Where a file cannot be written, `faults` says so.
+    """
+    past = read_past(journal)
+    unfinished = tuple(job.path for job in journal.unfinished())
+    StatusFiles(faults).show(
+        config,
+        Snapshot(
+            state="stopped",
+            updated_at="",
+            waiting=unfinished,
+            done_today=past.done_today,
+            recent=past.recent,
+            failed=past.failed,
+            n_failed=past.n_failed,
+            faults=faults.standing(),
+        ),
+    )
+
+
+def conceal_names(faults: Faults, config: Config, snapshot: Snapshot) -> None:
+    """Keep names of recordings and sub-folders out of the faults from now on, if `logging.names` says so."""
+    if config.logging.names != "hashed":
+        faults.conceal = str
+        return
+    paths = (
+        *(arriving.path for arriving in snapshot.arriving[:MAX_LISTED]),
+        *snapshot.waiting[:MAX_LISTED],
+        *(running.name for running in snapshot.running),
+        *(delivered.name for delivered in snapshot.recent),
+        *(failed.name for failed in snapshot.failed),
+    )
+    roots = tuple(map(str, shared_folders(config.folders)))
+    faults.conceal = lambda text: conceal_paths(text, roots, paths)
 
 
 def _midnight() -> str:

@@ -404,9 +404,10 @@ class _JournalMemory:
 def _running(work: _Work, now_s: float) -> Running:
     progress = work.progress
     if progress is None:
-        return Running(work.job.path, 0.0, None, None)
+        return Running(work.job.path, 0.0, None, None, work.job.job_id)
     wall_s = max(now_s - work.started_s, 1e-3)
-    return Running(work.job.path, progress.done, progress.audio_s, round(progress.done * progress.audio_s / wall_s, 1))
+    rtfx = round(progress.done * progress.audio_s / wall_s, 1)
+    return Running(work.job.path, progress.done, progress.audio_s, rtfx, work.job.job_id)
 
 
 def _log_delivery(job: Job, transcript: Transcript, n_chunks: int) -> None:

@@ -11,13 +11,13 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
 _LOOK_S = 0.05
@@ -113,17 +113,9 @@ class Instance:
             status: dict[str, Any] = json.loads((self.root / "state/status.json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
-        is_own = self.process is None or str(self.process.pid) == self._lock_holder()
+        # An earlier daemon's status is not believed.
+        is_own = self.process is None or status.get("process", {}).get("pid") == self.process.pid
         return status if is_own else {}
-
-    def _lock_holder(self) -> str:
-        """Return the process that holds the lock, so that an earlier one's snapshot is not believed."""
-        inode = (self.root / "state/lock").stat().st_ino
-        for line in Path("/proc/locks").read_text().splitlines():
-            words = line.split()
-            if words[1] == "FLOCK" and words[5].endswith(f":{inode}"):
-                return words[4]
-        return ""
 
     def stop(self, number: int = signal.SIGTERM, timeout_s: float = 30.0) -> int:
         """Send a signal and return the exit code."""
