@@ -38,7 +38,7 @@ $(STAMP): $(BIN)/python pyproject.toml constraints.txt
 # Use
 
 demo: $(STAMP)
-	$(BIN)/scribed demo --into build/demo
+	$(BIN)/scribed demo --into build/demo --force
 
 # Work on it
 

@@ -1,4 +1,4 @@
-"""The cleaned sound as a file to listen to: exactly what the model hears."""
+"""The cleaned audio as a file to listen to: exactly what the model hears."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import soundfile
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.display import printable
+from daemon.display import escape
 from daemon.host import files
 
 with warnings.catch_warnings():
-    # pydub imports audioop, which Python 3.11 and 3.12 announce the end of (audioop-lts stands in
-    # from 3.13 on), has regular expressions with stray backslashes, and warns where ffmpeg is
-    # missing, which `write` says better.
+    # pydub imports audioop, which Python 3.11 and 3.12 deprecate (audioop-lts replaces it from 3.13 on), has
+    # regular expressions with stray backslashes, and warns where ffmpeg is missing, which `write` says better.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", category=SyntaxWarning)
     warnings.filterwarnings("ignore", message="Couldn't find ff", category=RuntimeWarning)
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from daemon.decode import Waveform
 
 _BLOCK_SAMPLES = 60 * SAMPLE_RATE_HZ
-_MAX_WAV_BYTES = (1 << 32) - (1 << 16)  # beyond it a WAV header cannot count; RF64 can
+_MAX_WAV_BYTES = (1 << 32) - (1 << 16)  # the most that a WAV header can count; RF64 counts further
 _MAX_COMPRESSED_S = 2 * 3600.0  # pydub holds all of it in memory: 230 MB
 # ffmpeg's muxer, its encoder, and a bit rate at which speech is clear.
 _ENCODINGS = {
@@ -43,7 +42,7 @@ _ENCODINGS = {
 
 
 def check_target(target: Path) -> None:
-    """See whether `write` knows the ending of a file, before the work of decoding begins.
+    """Check that `write` can write this kind of file, before the work of decoding begins.
 
     Raises:
         errors.UsageError: the ending is unknown, or ffmpeg is missing for it.
@@ -51,7 +50,7 @@ def check_target(target: Path) -> None:
     ending = target.suffix.lower()
     if ending != ".wav" and ending not in _ENCODINGS:
         raise errors.UsageError(
-            f"{printable(target.name)} has no known ending.", "Write to a .wav, .mp3, .m4a or .opus file."
+            f"{escape(target.name)} has no known ending.", "Write to a .wav, .mp3, .m4a or .opus file."
         )
     if ending in _ENCODINGS and shutil.which("ffmpeg") is None:
         raise errors.UsageError(
@@ -59,16 +58,17 @@ def check_target(target: Path) -> None:
         )
 
 
-def write(waveform: Waveform, target: Path) -> None:
-    """Write a waveform to a file whose ending says the format; the file appears whole.
+def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
+    """Write a waveform to a file whose ending names the format; the file appears whole.
 
     Args:
-        waveform: the sound.
+        waveform: mono float32 audio at 16 kHz.
         target: OUT.wav (32-bit float, of any length), OUT.mp3, OUT.m4a or OUT.opus (up to 2 hours).
-            A file of that name is replaced.
+        is_forced: whether a file of that name is overwritten.
 
     Raises:
-        errors.UsageError: the ending is unknown, the sound too long for it, or ffmpeg is missing.
+        errors.UsageError: the ending is unknown, the audio is too long for it, or ffmpeg is missing.
+        errors.CannotWriteError: the file exists and may not be overwritten.
         errors.NoPermissionError: the folder may not be written.
         errors.TransientError: the disk is full or does not answer.
     """
@@ -76,13 +76,13 @@ def write(waveform: Waveform, target: Path) -> None:
     encoding = _ENCODINGS.get(target.suffix.lower())
     if encoding is not None and waveform.duration_s > _MAX_COMPRESSED_S:
         raise errors.UsageError(
-            f"{printable(target.name)} can hold {_MAX_COMPRESSED_S / 3600:g} hours, and this is longer.",
+            f"{escape(target.name)} can hold {_MAX_COMPRESSED_S / 3600:g} hours, and this recording is longer.",
             "Write a .wav file.",
         )
     temporary = files.temporary_beside(target)
     with contextlib.ExitStack() as on_exit:
-        on_exit.enter_context(files.explained("the sound could not be written", target.absolute().parent))
-        # Made here, so that the file gets the mode which the user's umask asks for.
+        on_exit.enter_context(files.explained("The audio could not be written", target.absolute().parent))
+        # Created here, so that the file gets the mode that the user's umask asks for.
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
         on_exit.callback(temporary.unlink, missing_ok=True)
         try:
@@ -91,8 +91,16 @@ def write(waveform: Waveform, target: Path) -> None:
             else:
                 _write_compressed(waveform, temporary, *encoding)
         except (soundfile.LibsndfileError, pydub.exceptions.CouldntEncodeError) as error:
-            raise errors.TransientError(f"The sound could not be written: {error}", "Look for free space.") from error
-        temporary.replace(target)
+            raise errors.TransientError(f"The audio could not be written: {error}", "Free some space.") from error
+        if is_forced:
+            temporary.replace(target)
+            return
+        try:
+            files.publish(temporary, target)
+        except FileExistsError:
+            raise errors.CannotWriteError(
+                f"{escape(str(target))} already exists.", "Choose another name, or overwrite it with --force."
+            ) from None
 
 
 def _write_wav(waveform: Waveform, path: Path) -> None:
@@ -110,5 +118,5 @@ def _write_compressed(waveform: Waveform, path: Path, muxer: str, encoder: str, 
     pcm = bytearray()
     for block in waveform.blocks(_BLOCK_SAMPLES):
         pcm += np.rint(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes()
-    sound = pydub.AudioSegment(data=bytes(pcm), sample_width=2, frame_rate=SAMPLE_RATE_HZ, channels=1)
-    sound.export(str(path), format=muxer, codec=encoder, bitrate=bit_rate).close()
+    audio = pydub.AudioSegment(data=bytes(pcm), sample_width=2, frame_rate=SAMPLE_RATE_HZ, channels=1)
+    audio.export(str(path), format=muxer, codec=encoder, bitrate=bit_rate).close()

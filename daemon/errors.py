@@ -53,6 +53,12 @@ class TransientError(ScribedError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
+class CannotWriteError(ScribedError):
+    """A command cannot write its output: the name is taken, or the disk or the standard output refuses it."""
+
+    exit_code = ExitCode.CANNOT_WRITE
+
+
 class StoppedError(ScribedError):
     """The work was asked to stop, by a shutdown or a cancel; nothing is wrong."""
 

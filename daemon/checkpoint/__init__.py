@@ -1,4 +1,4 @@
-"""Model folders: find one, check it, fetch one."""
+"""Model folders: finding, checking and fetching models."""
 
 from daemon.checkpoint.inspection import DEMO, Checkpoint, compute_digest, find_folder, inspect
 

@@ -1,6 +1,6 @@
-"""`scribed fetch-model`: a model from a hub, or from a folder, to where the daemon looks for it.
+"""`scribed fetch-model`: copy a model from a hub or a folder to where the daemon looks for it.
 
-The only code of this package that uses the network; the daemon never calls it.
+The only code in this package that uses the network; the daemon never calls it.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # of which a gated one is a kind
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # the base of GatedRepoError
 
 from daemon import checkpoint
-from daemon.errors import EngineUnavailableError, TransientError, UsageError
+from daemon.errors import CannotWriteError, EngineUnavailableError, TransientError, UsageError
 from daemon.host import files
 
 if TYPE_CHECKING:
@@ -35,31 +35,33 @@ _MODEL_ID: Final = re.compile(r"(?:\w[\w.-]*/)?(?P<name>\w[\w.-]*)")
 _SPARE_BYTES: Final = 200_000_000
 
 
-def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None]) -> Path:
-    """Put a model into a folder of models, whole or not at all.
+def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None], *, is_forced: bool = False) -> Path:
+    """Put a model into a folder of models, complete or not at all.
 
-    It is gathered under a hidden name beside its own and renamed when it has been checked; what an
-    interrupted download left there is gone on with. A model that stands there whole is left alone.
+    The files are collected under a hidden name in the same folder, checked, and then renamed; an interrupted
+    download is resumed there. A complete model of that name is left alone unless `is_forced`.
 
     Args:
         model_id: such as DEFAULT_MODEL; its last part is the name of the folder.
         source: HUB, MODELSCOPE, or the path of a folder which holds the model.
-        target: the folder of models, such as DEFAULT_FOLDER; made where it is missing.
+        target: the folder of models, such as DEFAULT_FOLDER; created if missing.
         report: called with a sentence at each step.
+        is_forced: whether whatever has the model's name is replaced.
 
     Returns:
         The model's folder.
 
     Raises:
-        UsageError: no such kind of ID, or the source needs a package that is not installed.
-        EngineUnavailableError: the source cannot be reached, or does not hold a whole model of the right kind.
+        UsageError: the ID is malformed, or the source needs a package that is not installed.
+        CannotWriteError: something else has the model's name, or the source is that very folder.
+        EngineUnavailableError: the source cannot be reached, or holds no complete model of the right kind.
         TransientError: the disk is full.
         NoPermissionError: the folder may not be written.
         AlreadyRunningError: another process is fetching this model.
     """
     match = _MODEL_ID.fullmatch(model_id)
     if match is None:
-        raise UsageError(f"{model_id!r} is not the ID of a model.", f"It looks like {DEFAULT_MODEL}.")
+        raise UsageError(f"{model_id!r} is not a model ID.", f"An ID looks like this: {DEFAULT_MODEL}.")
     folder = target / match["name"]
     partial = target / f".{folder.name}.partial"
     lock = files.Lock(target / f".{folder.name}.lock")
@@ -67,12 +69,13 @@ def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock.acquire(f"the download of {folder.name}")
         try:
-            if _is_whole(folder):
-                report(f"{folder} is there and whole. To fetch it anew, delete it first.")
+            if not is_forced and _is_complete(folder):
+                report(f"{folder} is already complete. Use --force to fetch it again.")
                 return folder
+            _refuse_taken(folder, partial, source, is_forced=is_forced)
             partial.mkdir(exist_ok=True)
-            _gather(model_id, source, partial, report)
-            report("Checking it.")
+            _collect(model_id, source, partial, report)
+            report("Checking the model.")
             _check(partial)
             _put_in_place(partial, folder)
         finally:
@@ -81,7 +84,19 @@ def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None
     return folder
 
 
-def _gather(model_id: str, source: str, partial: Path, report: Callable[[str], None]) -> None:
+def _refuse_taken(folder: Path, partial: Path, source: str, *, is_forced: bool) -> None:
+    """Make sure that the model may have its name, before anything is fetched."""
+    if not is_forced and os.path.lexists(folder):
+        raise CannotWriteError(
+            f"{folder} exists and is not a complete model.", "Use --force to replace it, or move it away."
+        )
+    origin = Path(source).expanduser()
+    for path in (folder, partial):
+        if source not in (HUB, MODELSCOPE) and path.exists() and origin.exists() and path.samefile(origin):
+            raise CannotWriteError(f"{origin} is where the model would be written.", "Name another folder with --from.")
+
+
+def _collect(model_id: str, source: str, partial: Path, report: Callable[[str], None]) -> None:
     if source == HUB:
         report(f"Downloading {model_id} from huggingface.co.")
         _from_hub(model_id, partial)
@@ -98,12 +113,12 @@ def _from_hub(model_id: str, partial: Path) -> None:
         plan = snapshot_download(model_id, local_dir=partial, allow_patterns=list(_PATTERNS), dry_run=True)
         _check_space(partial, sum(file.file_size or 0 for file in plan if file.will_download))
         snapshot_download(model_id, local_dir=partial, allow_patterns=list(_PATTERNS))
-    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # the last two from its transfer library
+    except (HTTPError, OSError, RuntimeError, ValueError) as error:  # the last two come from its transfer library
         cause = error.__cause__ or error
         if isinstance(cause, RepositoryNotFoundError):
             raise EngineUnavailableError(
-                f"huggingface.co has no {model_id} that may be fetched without signing in.",
-                f"Check the ID; the usual one is {DEFAULT_MODEL}.",
+                f"huggingface.co has no {model_id}, or it requires signing in.",
+                f"Check the ID; the default is {DEFAULT_MODEL}.",
             ) from error
         raise _not_fetched(model_id, cause) from error
 
@@ -113,12 +128,12 @@ def _from_modelscope(model_id: str, partial: Path) -> None:
         modelscope = importlib.import_module("modelscope")
     except ImportError as error:
         raise UsageError(
-            "To fetch from modelscope.cn, its package is needed.",
+            "Fetching from modelscope.cn needs the Python package modelscope.",
             f"Install it: {sys.executable} -m pip install modelscope",
         ) from error
     try:
         modelscope.snapshot_download(model_id, local_dir=str(partial), allow_patterns=list(_PATTERNS))
-    except Exception as error:  # the errors of an optional package cannot be named here
+    except Exception as error:  # the errors of an optional package cannot be imported here
         raise _not_fetched(model_id, error) from error
 
 
@@ -133,7 +148,7 @@ def _not_fetched(model_id: str, error: BaseException) -> EngineUnavailableError:
     why = " ".join(str(error).split())[:300] or type(error).__name__
     return EngineUnavailableError(
         f"{model_id} could not be fetched: {why}.",
-        "Check the network and the disk, then run the same command again: it goes on where it stopped. "
+        "Check the network and the disk, then run the same command again: it resumes where it stopped. "
         "Or fetch the model on another machine and name its folder with --from.",
     )
 
@@ -142,13 +157,13 @@ def _check_space(folder: Path, n_bytes: int) -> None:
     free_bytes = files.free_bytes(folder)
     if n_bytes + _SPARE_BYTES > free_bytes:
         raise TransientError(
-            f"The model needs {(n_bytes + _SPARE_BYTES) / 1e9:.1f} GB at {folder.parent}, and "
+            f"The model needs {(n_bytes + _SPARE_BYTES) / 1e9:.1f} GB in {folder.parent}, but only "
             f"{free_bytes / 1e9:.1f} GB are free.",
             "Free some space there.",
         )
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_complete(folder: Path) -> bool:
     try:
         checkpoint.inspect(folder)
     except EngineUnavailableError:
@@ -157,7 +172,7 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _check(partial: Path) -> None:
-    """Refuse what is not a whole model, and leave nothing of it that the next try would go on with."""
+    """Refuse an incomplete model and delete it, so that the next try does not resume it."""
     try:
         checkpoint.inspect(partial)
     except EngineUnavailableError:
@@ -166,10 +181,10 @@ def _check(partial: Path) -> None:
 
 
 def _put_in_place(partial: Path, folder: Path) -> None:
-    """Give a checked model its name, in place of a broken one if there is one."""
+    """Give a checked model its name, replacing whatever has it."""
     for path in partial.iterdir():
         if path.is_dir():
-            shutil.rmtree(path)  # what the hub's client remembers of the download
+            shutil.rmtree(path)  # the hub client's records of the download
             continue
         path.chmod(0o644)
         with path.open("rb") as file:
@@ -177,9 +192,17 @@ def _put_in_place(partial: Path, folder: Path) -> None:
     partial.chmod(0o755)
     files.sync_folder(partial)
     old = folder.with_name(f".{folder.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    _remove(old)
+    if os.path.lexists(folder):
         folder.rename(old)
     partial.rename(folder)
     files.sync_folder(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _remove(old)
+
+
+def _remove(old: Path) -> None:
+    """Delete a replaced model: a folder, or the link or file that had its name."""
+    if old.is_dir() and not old.is_symlink():
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        old.unlink(missing_ok=True)

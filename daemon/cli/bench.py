@@ -1,10 +1,8 @@
-"""`scribed bench`: how fast this machine is with this model, by the engine that the daemon runs."""
+"""`scribed bench`: the throughput of the daemon's own engine on this machine."""
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -15,9 +13,11 @@ import numpy as np
 import soundfile
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from daemon import engine, logs
-from daemon.cli import config_option as settings
+from daemon.cli import config_option, outputs
+from daemon.display import escape
 from daemon.engine import SAMPLE_RATE_HZ, ChunkRequest
 from daemon.errors import ExitCode
 from daemon.host.privileges import become_owner
@@ -35,10 +35,10 @@ _SAMPLE = "meeting.flac"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """Seconds of sound per second of work.
+    """One measurement, in seconds of audio per second of work (RTFx).
 
     Attributes:
-        n_chunks: chunks of 30 s that were there at the same time.
+        n_chunks: chunks of 30 s submitted at the same time.
         rtfx: the median of the repeats.
         rtfx_low: the slowest.
         rtfx_high: the fastest.
@@ -51,9 +51,9 @@ class Figure:
 
 
 def bench(option: Path | None, *, is_json: bool) -> int:
-    """Measure one chunk alone and as many as keep the engine busy; print a table or JSON."""
-    config = settings.read(option)[0]
-    become_owner(config.folders.state)  # kernels compiled here are kept where the daemon finds them
+    """Measure one chunk alone, then as many as keep the engine busy; print a table or JSON."""
+    config = config_option.read(option)[0]
+    become_owner(config.folders.state)  # so that the daemon can reuse the kernels compiled here
     logs.configure_command(config.logging)
     console = Console(stderr=True, highlight=False)
     with console.status("Loading the model") as status:
@@ -69,14 +69,14 @@ def bench(option: Path | None, *, is_json: bool) -> int:
             model.close()
     if is_json:
         report = {"model": asdict(model.identity), "chunk_s": _CHUNK_S, "figures": [asdict(one) for one in figures]}
-        sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        outputs.print_json(report)
     else:
         _print(model.identity, figures)
     return ExitCode.OK
 
 
 def _read_sample() -> npt.NDArray[np.float32]:
-    """Return a chunk of speech: the sample meeting over and over."""
+    """Return float32 samples of one chunk, shape (480000,): the beginning of the sample meeting."""
     path = Path(str(resources.files("daemon"))) / "demo" / "recordings" / _SAMPLE
     samples, _ = soundfile.read(path, dtype="float32")
     return np.resize(samples, round(_CHUNK_S * SAMPLE_RATE_HZ))
@@ -85,21 +85,21 @@ def _read_sample() -> npt.NDArray[np.float32]:
 def _measure(model: Engine, samples: npt.NDArray[np.float32], n_chunks: int) -> Figure:
     speeds = []
     for repeat in range(_REPEATS + 1):
-        begun_s = time.perf_counter()
-        # Each begins elsewhere in the sound, so that they do not all end at the same step.
-        pieces = [
+        started_s = time.perf_counter()
+        # Each begins at another second of the audio, so that they do not all end at the same step.
+        chunks = [
             ChunkRequest(np.roll(samples, index * SAMPLE_RATE_HZ), None, (), "bench") for index in range(n_chunks)
         ]
-        for future in [model.submit(piece) for piece in pieces]:
+        for future in [model.submit(chunk) for chunk in chunks]:
             future.result()
         if repeat:  # the first is the warm-up
-            speeds.append(n_chunks * _CHUNK_S / (time.perf_counter() - begun_s))
+            speeds.append(n_chunks * _CHUNK_S / (time.perf_counter() - started_s))
     return Figure(n_chunks, statistics.median(speeds), min(speeds), max(speeds))
 
 
 def _print(identity: ModelIdentity, figures: list[Figure]) -> None:
     console = Console(highlight=False)
-    console.print(f"{identity.name} on {identity.device} as {identity.dtype}")
+    console.print(Text(escape(f"{identity.name} on {identity.device} as {identity.dtype}")))
     table = Table("chunks of 30 s at once", "x real time", "slowest", "fastest")
     for one in figures:
         table.add_row(str(one.n_chunks), f"{one.rtfx:.1f}", f"{one.rtfx_low:.1f}", f"{one.rtfx_high:.1f}")

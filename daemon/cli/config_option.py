@@ -17,7 +17,7 @@ def read(option: Path | None) -> tuple[Config, Path | None]:
     """Return the configuration and the file it came from, None for the defaults.
 
     Raises:
-        ConfigError: with every fault of it.
+        ConfigError: it is wrong; the error holds every fault.
     """
     from daemon.config import load
 
@@ -26,10 +26,10 @@ def read(option: Path | None) -> tuple[Config, Path | None]:
 
 
 def find_state(option: Path | None) -> Path:
-    """Return the state folder, without loading the schema where the daemon has read this very file.
+    """Return the state folder; the schema is not loaded where the daemon has already validated this file.
 
     Raises:
-        ConfigError: with every fault of the configuration.
+        ConfigError: the configuration is wrong; the error holds every fault.
     """
     path = configfile.find(option)
     glanced = configfile.glance(path)

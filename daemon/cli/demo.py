@@ -1,4 +1,4 @@
-"""`scribed demo`: the real daemon, real sound, real words, with the embedded demo model."""
+"""`scribed demo`: the real daemon on sample recordings, with the embedded demo model."""
 
 from __future__ import annotations
 
@@ -19,30 +19,41 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from daemon.cli import config_option as settings
-from daemon.errors import ExitCode, ScribedError
+from daemon import configfile
+from daemon.cli import config_option, outputs
+from daemon.display import escape
+from daemon.errors import CannotWriteError, ExitCode, ScribedError
+from daemon.host import files
 from daemon.text import count_word_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
+_CONFIG, _LOG = "config.yaml", "scribed.log"
 _TIMEOUT_S = 300.0
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _STOP_S = 15.0
 
 
-def demo(into: Path | None, option: Path | None) -> int:
-    """Start the daemon on folders of its own, drop the sample recordings, show what comes out."""
+def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:
+    """Start the daemon on folders of its own, drop the sample recordings, and show the transcripts.
+
+    Args:
+        into: the folder to work in, None for a temporary one.
+        option: a configuration file whose model is used; None for the demo model on the CPU.
+        is_forced: whether folders and files of an earlier demo in `into` are deleted.
+    """
     console = Console(highlight=False, soft_wrap=True)
     root = into.absolute() if into is not None else Path(tempfile.mkdtemp(prefix="scribed-demo-"))
-    config = _prepare(root, option)
+    config = _prepare(root, option, is_forced=is_forced)
     samples = resources.files("daemon") / "demo" / "recordings"
     references: dict[str, str] = json.loads((samples / "references.json").read_text())
-    console.print(f"Inbox   {root / 'inbox'}\nOutbox  {root / 'outbox'}")
+    shown = escape(str(root))
+    console.print(Text(f"Inbox   {shown}/inbox\nOutbox  {shown}/outbox"))
     command = [sys.executable, "-m", "daemon", "run", "--config", str(config)]
-    with (root / "scribed.log").open("wb") as log_file:
-        process = subprocess.Popen(command, stdout=log_file, stderr=log_file)  # noqa: S603, our own interpreter and module
+    with (root / _LOG).open("wb") as log_file:
+        process = subprocess.Popen(command, stdout=log_file, stderr=log_file)  # noqa: S603  # our own interpreter and module
         try:
             for name in references:
                 _drop(Path(str(samples / name)), root / "inbox")
@@ -54,41 +65,77 @@ def demo(into: Path | None, option: Path | None) -> int:
         finally:
             _stop(process)
     if n_done < len(references):
-        raise ScribedError(f"Only {n_done} of {len(references)} recordings came out.", f"Look into {root}/scribed.log.")
-    console.print(f"\nThe transcripts are in {root / 'outbox'}, the recordings in {root / 'processed'}.")
-    console.print("The demo model knows some hundred words of a computer voice; a real one is fetched with")
-    console.print("`scribed fetch-model`. The log of the daemon is scribed.log beside these folders.")
+        raise ScribedError(f"Only {n_done} of {len(references)} recordings were transcribed.", f"See {root / _LOG}.")
+    console.print(Text(f"\nThe transcripts are in {shown}/outbox, the recordings in {shown}/processed."))
+    console.print("The demo model knows about a hundred words of one computer voice; `scribed fetch-model` gets")
+    console.print(f"a real model. The daemon's log is {_LOG} in the same folder.")
     return ExitCode.OK
 
 
-def _prepare(root: Path, option: Path | None) -> Path:
-    """Make empty folders and a configuration, and return that file; `option` names one whose model to take."""
+def _prepare(root: Path, option: Path | None, *, is_forced: bool) -> Path:
+    """Make empty folders and a configuration, and return the path of that file."""
     model: dict[str, Any] = {"path": "demo", "device": "cpu"}
+    source = None
     if option is not None:
-        model = settings.read(option)[0].model.model_dump(mode="json")
-    for name in _FOLDERS:
-        shutil.rmtree(root / name, ignore_errors=True)
-        (root / name).mkdir(parents=True)
+        config, source = config_option.read(option)
+        model = config.model.model_dump(mode="json")
+    path = root / _CONFIG
+    _make_room(root, source, is_forced=is_forced)
     values = {
         "folders": {name: str(root / name) for name in _FOLDERS},
         "watch": {"settle_s": 1, "scan_s": 1},
         "model": model,
         "output": {"formats": ["txt", "json", "srt"]},
     }
-    path = root / "config.yaml"
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    with files.explained(f"{escape(str(root))} cannot be used", root.parent):
+        for name in _FOLDERS:
+            (root / name).mkdir(parents=True)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
 
 
+def _make_room(root: Path, source: Path | None, *, is_forced: bool) -> None:
+    """Delete what an earlier demo left, if that is wanted; nothing but a demo's folders is ever deleted.
+
+    Raises:
+        CannotWriteError: there is something that may not be deleted.
+    """
+    path, shown = root / _CONFIG, escape(str(root))
+    there = [name for name in (*_FOLDERS, _CONFIG, _LOG) if os.path.lexists(root / name)]
+    if not there:
+        return
+    if not is_forced:
+        raise CannotWriteError(f"{shown} already has {there[0]}.", "Name another folder, or use --force to delete it.")
+    if source is not None:
+        outputs.refuse_taken([path], [source.stat()], is_forced=True)
+    if not _is_of_a_demo(root):
+        raise CannotWriteError(f"{shown} was not made by `scribed demo`: nothing in it is deleted.", "Name another.")
+    with files.explained(f"{shown} cannot be cleared", root):
+        for name in there:
+            if (root / name).is_dir() and not (root / name).is_symlink():
+                shutil.rmtree(root / name)
+            else:
+                (root / name).unlink()
+
+
+def _is_of_a_demo(root: Path) -> bool:
+    """Return whether a folder's configuration is one that this command writes for that very folder."""
+    try:
+        values = configfile.read_document(root / _CONFIG).values
+    except configfile.BrokenFileError:
+        return False
+    return values.get("folders") == {name: str(root / name) for name in _FOLDERS}
+
+
 def _drop(sample: Path, inbox: Path) -> None:
-    """Copy a recording the careful way: under a temporary name, then renamed."""
+    """Copy a recording as recommended: under a temporary name, then renamed."""
     arriving = inbox / f"{sample.name}.part"
     shutil.copyfile(sample, arriving)
     arriving.rename(inbox / sample.name)
 
 
 def _deliveries(root: Path, names: list[str], process: subprocess.Popen[bytes]) -> Iterator[str]:
-    """Yield recordings as they come out, until all have, the daemon ends, or the time is up."""
+    """Yield recordings as they are delivered, until all are, the daemon ends, or the time is up."""
     waiting = list(names)
     end_s = time.monotonic() + _TIMEOUT_S
     pause = threading.Event()
@@ -99,16 +146,16 @@ def _deliveries(root: Path, names: list[str], process: subprocess.Popen[bytes]) 
                 yield name
             elif (root / "failed" / name).exists():
                 waiting.remove(name)
-        pause.wait(_LOOK_S)
+        pause.wait(_POLL_S)
 
 
 def _print(console: Console, root: Path, name: str, reference: str) -> None:
-    stem = os.path.splitext(name)[0]  # noqa: PTH122, as the daemon names its documents
+    stem = os.path.splitext(name)[0]  # noqa: PTH122  # as the daemon names its documents
     document: dict[str, Any] = json.loads((root / "outbox" / f"{stem}.json").read_text())
     n_errors, n_words = count_word_errors(reference, document["text"])
     length, speed = document["audio"]["duration_s"], document["processing"]["rtfx"]
     console.print()
-    console.print(Text(f"{name}: {length:.0f} s of sound, {speed:.0f} times real time", style="bold"))
+    console.print(Text(f"{name}: {length:.0f} s of audio, {speed:.0f} x real time", style="bold"))
     console.print(Text(document["text"]))
     console.print(Text(f"word error rate {n_errors / n_words:.1%} ({n_errors} of {n_words} words)", style="green"))
 

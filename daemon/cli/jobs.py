@@ -6,7 +6,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from daemon.cli import config_option as settings
+from daemon.cli import config_option
 from daemon.display import printable
 from daemon.errors import AlreadyRunningError, ExitCode, NoPermissionError, ScribedError, UsageError
 from daemon.host import files
@@ -90,7 +90,7 @@ def forget(name: str, option: Path | None) -> int:
 @contextmanager
 def _opened(option: Path | None) -> Iterator[tuple[Places, Journal, int]]:
     """Open the journal as its owner; the daemon may run meanwhile."""
-    config, _ = settings.read(option)
+    config, _ = config_option.read(option)
     state = config.folders.state
     become_owner(state)
     try:

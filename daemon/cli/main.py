@@ -1,7 +1,6 @@
-"""The command `scribed`: what can be typed, and what it ends with.
+"""The command `scribed`: its options, and the exit code it ends with.
 
-Whatever is slow to import is imported when a command runs, so that `--help`, `status` and `check`
-answer at once.
+Slow imports happen when a command runs, so that `--help`, `status` and `check` answer at once.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ from typing import Annotated
 
 import typer
 
-from daemon import __version__
+import daemon
 from daemon.errors import ExitCode, ScribedError
 
 app = typer.Typer(
     name="scribed",
-    help="A scribe daemon: drop a recording into a folder, pick its transcript up from another.",
+    help="Transcribe recordings dropped into a folder. Audio and text never leave this machine.",
+    epilog="Exit codes: 0 done, 1 some recordings failed, 2 wrong usage, 69 model or GPU not available, "
+    "73 cannot write, 75 already running, 77 no permission, 78 configuration error, 130 interrupted.",
+    rich_markup_mode=None,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,68 +33,87 @@ ConfigOption = Annotated[
     typer.Option(
         "--config",
         metavar="PATH",
-        help="Configuration file; without it $SCRIBED_CONFIG, ./config.yaml, /etc/scribed/config.yaml.",
+        help="Configuration file. Default: $SCRIBED_CONFIG, then ./config.yaml, then /etc/scribed/config.yaml.",
     ),
 ]
-JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+ForceFlag = Annotated[bool, typer.Option("--force", help="Overwrite existing files. A recording is never overwritten.")]
 
 
 @app.command()
 def run(config: ConfigOption = None) -> None:
-    """Run the daemon in the foreground; this is what systemd starts."""
-    from daemon.cli import run as daemonize
+    """Run the daemon in the foreground, as systemd does."""
+    from daemon.cli.run import run as run_daemon
 
-    raise typer.Exit(daemonize.run(config, once=False))
+    raise typer.Exit(run_daemon(config, once=False))
 
 
 @app.command()
 def once(config: ConfigOption = None) -> None:
-    """Transcribe what is in the inbox now, then exit."""
-    from daemon.cli import run as daemonize
+    """Transcribe what is in the inbox, then exit.
 
-    raise typer.Exit(daemonize.run(config, once=True))
+    Recordings that are still being written are named and left there.
+    """
+    from daemon.cli.run import run as run_daemon
+
+    raise typer.Exit(run_daemon(config, once=True))
 
 
 @app.command()
 def transcribe(
-    recordings: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Recordings; they stay where they are.")],
+    recordings: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Recordings to read; `-` is standard input.")
+    ],
     outbox: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents there; else text to stdout.")
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents to DIR, not to stdout.")
     ] = None,
     formats: Annotated[
-        str | None, typer.Option("-f", "--format", metavar="txt,srt,...", help="Formats: txt, json, srt, vtt.")
+        str | None, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, json, srt, vtt.")
     ] = None,
+    force: ForceFlag = False,
     config: ConfigOption = None,
 ) -> None:
-    """Transcribe named files with the same pipeline."""
-    from daemon.cli import transcribe as single
+    """Transcribe files, which stay where they are.
 
-    raise typer.Exit(single.transcribe_files(recordings, outbox, formats, config))
+    Without -o the text goes to standard output.
+    """
+    from daemon.cli.transcribe import transcribe as transcribe_files
+
+    raise typer.Exit(transcribe_files(recordings, outbox, formats, config, is_forced=force))
 
 
 @app.command()
 def prepare(
-    recording: Annotated[Path, typer.Argument(metavar="FILE", help="A recording.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="OUT.wav, .mp3, .m4a or .opus")],
-    json_: JsonFlag = False,
+    recording: Annotated[str, typer.Argument(metavar="FILE", help="Recording to read; `-` is standard input.")],
+    output: Annotated[
+        Path, typer.Option("-o", "--output", metavar="OUT", help="File to write: OUT.wav, .mp3, .m4a or .opus.")
+    ],
+    json_: Annotated[bool, typer.Option("--json", help="Print what was found and changed, as JSON.")] = False,
+    force: ForceFlag = False,
     config: ConfigOption = None,
 ) -> None:
-    """Write the cleaned 16 kHz sound exactly as the model hears it."""
-    from daemon.cli import transcribe as single
+    """Write the audio as the model hears it.
 
-    raise typer.Exit(single.prepare(recording, output, config, is_json=json_))
+    Mono, 16 kHz, cleaned and normalized as configured.
+    """
+    from daemon.cli.prepare import prepare as prepare_file
+
+    raise typer.Exit(prepare_file(recording, output, config, is_json=json_, is_forced=force))
 
 
 @app.command()
 def status(
     json_: JsonFlag = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on showing it until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh every second until Ctrl-C.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show model, queue, what is in work, results, failures and faults."""
-    from daemon.cli import status as standing
+    """Show what the daemon is doing.
 
-    raise typer.Exit(standing.show(config, is_json=json_, is_watched=watch))
+    The model, the queue, recordings in progress, recent results, failures and problems.
+    """
+    from daemon.cli.status import show
+
+    raise typer.Exit(show(config, is_json=json_, is_watched=watch))
 
 
 @app.command()
@@ -101,7 +122,7 @@ def retry(
     everything: Annotated[bool, typer.Option("--all", help="Retry all failed recordings.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Put failed recordings back into the inbox."""
+    """Move failed recordings back to the inbox."""
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.retry(names or [], config, is_all=everything))
@@ -109,10 +130,10 @@ def retry(
 
 @app.command()
 def cancel(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording in work or waiting.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording that is waiting or in progress.")],
     config: ConfigOption = None,
 ) -> None:
-    """Give a claimed recording back: it moves to failed with the reason "cancelled"."""
+    """Cancel a recording; its audio is moved to `failed`."""
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.cancel(name, config))
@@ -123,7 +144,7 @@ def forget(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording that is done or failed.")],
     config: ConfigOption = None,
 ) -> None:
-    """Erase what the state folder remembers of a recording."""
+    """Erase what is remembered about a recording."""
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.forget(name, config))
@@ -131,52 +152,71 @@ def forget(
 
 @app.command()
 def check(
-    deep: Annotated[bool, typer.Option("--deep", help="Load the model and transcribe a second of speech.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Also load the model and transcribe a known recording.")] = False,
+    sample: Annotated[
+        Path | None, typer.Option("--sample", metavar="FILE", help="With --deep: use this recording.")
+    ] = None,
+    text: Annotated[str, typer.Option("--text", metavar="WORDS", help="The words spoken in the sample.")] = "",
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the configuration.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Is this installation ready? Each line ok, warning or fault, with what to do."""
-    from daemon.cli.check import installation as doctor
+    """Check the installation and suggest fixes."""
+    from daemon.cli import check as checks
 
-    raise typer.Exit(doctor.print_schema() if schema else doctor.check(config, is_deep=deep))
+    raise typer.Exit(checks.print_schema() if schema else checks.check(config, is_deep=deep, sample=sample, text=text))
 
 
 @app.command("fetch-model")
 def fetch_model(
-    model_id: Annotated[str | None, typer.Argument(metavar="ID", help="Such as Qwen/Qwen3-ASR-1.7B-hf.")] = None,
-    source: Annotated[str, typer.Option("--from", metavar="hub|modelscope|DIR", help="Where to take it from.")] = "hub",
+    model_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="Model to fetch. Default: Qwen/Qwen3-ASR-1.7B-hf.")
+    ] = None,
+    source: Annotated[str, typer.Option("--from", metavar="hub|modelscope|DIR", help="Where to get it.")] = "hub",
+    force: Annotated[bool, typer.Option("--force", help="Replace the model's folder if it exists.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Fetch the model: the one command that uses the network."""
-    from daemon.cli import fetch_model as fetching
+    """Fetch the model from the network or a folder.
 
-    raise typer.Exit(fetching.fetch_model(model_id, source, config))
+    The only command that uses the network.
+    """
+    from daemon.cli.fetch_model import fetch_model as fetch
+
+    raise typer.Exit(fetch(model_id, source, config, is_forced=force))
 
 
 @app.command()
 def demo(
-    into: Annotated[Path | None, typer.Option("--into", metavar="DIR", help="Where its folders go.")] = None,
+    into: Annotated[
+        Path | None, typer.Option("--into", metavar="DIR", help="Folder for the demo. Default: a temporary one.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Delete what an earlier demo left in DIR.")] = False,
     config: Annotated[
-        Path | None, typer.Option("--config", metavar="PATH", help="Take the model of this configuration instead.")
+        Path | None, typer.Option("--config", metavar="PATH", help="Use the model of this configuration.")
     ] = None,
 ) -> None:
-    """Run the daemon on sample recordings with the embedded demo model."""
-    from daemon.cli import demo as demonstration
+    """Try scribed on sample recordings.
 
-    raise typer.Exit(demonstration.demo(into, config))
+    Runs the daemon with the embedded demo model and prints what it heard.
+    """
+    from daemon.cli.demo import demo as run_demo
+
+    raise typer.Exit(run_demo(into, config, is_forced=force))
 
 
 @app.command()
 def bench(json_: JsonFlag = False, config: ConfigOption = None) -> None:
-    """Measure the throughput of this machine with this model."""
-    from daemon.cli import bench as throughput
+    """Measure the throughput of this machine.
 
-    raise typer.Exit(throughput.bench(config, is_json=json_))
+    Uses the configured model and the daemon's own engine.
+    """
+    from daemon.cli.bench import bench as measure
+
+    raise typer.Exit(measure(config, is_json=json_))
 
 
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
-        typer.echo(f"scribed {__version__}")
+        typer.echo(f"scribed {daemon.__version__}")
         raise typer.Exit
 
 
@@ -191,28 +231,52 @@ def _options(
 
 def main() -> None:
     """Run the command line and end the process with the contract's exit code."""
+    _stop_if_shadowed()
+    from daemon.cli import outputs
+
+    outputs.guard_standard_streams()
     code = _run()
-    sys.stdout.flush()
-    sys.stderr.flush()
     if any(thread.daemon and thread is not threading.current_thread() for thread in threading.enumerate()):
-        # A thread within a native library (a model that still loads, a generation that did not hear
-        # the stop) can crash the interpreter while it clears up. The books are closed: leave.
+        # A thread inside a native library (a model that is still loading, a generation that missed the
+        # stop) can crash the interpreter during its cleanup. The journal is closed, so exit at once.
         os._exit(code)
     sys.exit(code)
 
 
-def _run() -> int:
-    try:
-        app()
-    except SystemExit as ended:  # how typer ends, with its own words where the usage is wrong
-        return int(ended.code or 0)
-    except ScribedError as error:
-        from daemon import logs
+def _stop_if_shadowed() -> None:
+    """End with a plain message where another package has replaced the first file of ours."""
+    if getattr(daemon, "__title__", "") != "scribed":
+        sys.stderr.write(
+            f"scribed: {daemon.__file__} belongs to another Python package named `daemon` (python-daemon?), "
+            "which has overwritten scribed's. Uninstall it, then install scribed again.\n"
+        )
+        sys.exit(int(ExitCode.MODEL_UNAVAILABLE))
 
-        logs.write_error(f"scribed: {error}")
-        return int(error.exit_code)
+
+def _run() -> int:
+    from daemon.cli.outputs import StandardOutputClosedError
+
+    code = int(ExitCode.OK)
+    try:
+        try:
+            app(prog_name="scribed")
+        except SystemExit as ended:  # typer's way to end; it has printed what was wrong with the usage
+            code = int(ended.code or 0)
+        sys.stdout.flush()
+    except StandardOutputClosedError:  # `scribed status | head -1`
+        return int(ExitCode.OK)
+    except ScribedError as error:
+        _print_error(error)
+        code = int(error.exit_code)
     except KeyboardInterrupt:
-        return int(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `scribed status | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123, it takes the place of stdout until the end
-    return int(ExitCode.OK)
+        code = int(ExitCode.INTERRUPTED)
+    return code
+
+
+def _print_error(error: ScribedError) -> None:
+    from daemon import logs
+    from daemon.display import escape
+
+    # The lines of a ConfigError are its faults; a name within a line cannot make another one.
+    lines = [f"{error.what} {error.remedy}".rstrip(), *(f"  {fault}" for fault in getattr(error, "faults", ()))]
+    logs.write_error("\n".join(["scribed: " + escape(lines[0]), *map(escape, lines[1:])]))

@@ -8,7 +8,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from daemon import engine, logs
-from daemon.cli import config_option as settings
+from daemon.cli import config_option
 from daemon.errors import ExitCode
 from daemon.host.privileges import become_owner, hide_memory, leave_no_core
 from daemon.host.systemd import Notifier
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 
 def run(option: Path | None, *, once: bool) -> int:
-    """Run the service until it is stopped, or with `once` until the inbox is worked off."""
-    config, path = settings.read(option)
+    """Run the service until it is stopped, or with `once` until the recordings in the inbox are done."""
+    config, path = config_option.read(option)
     become_owner(config.folders.state)
     leave_no_core()
     hide_memory()
-    faulthandler.enable()  # where it hung or crashed, by file and line: the watchdog ends it with SIGABRT
+    faulthandler.enable()  # prints where it hung or crashed; the watchdog ends it with SIGABRT
     logs.configure(config.logging)
     service = Service(
         config,
@@ -39,7 +39,7 @@ def run(option: Path | None, *, once: bool) -> int:
 
 
 class _Interrupts:
-    """Turns signals into flags of the service."""
+    """Turns signals into requests to the service."""
 
     def __init__(self, service: Service) -> None:
         self.is_interrupted = False

@@ -1,12 +1,10 @@
-"""`scribed status`: how the daemon stands."""
+"""`scribed status`: what the daemon is doing."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import TYPE_CHECKING
 
-from daemon.cli import config_option as settings
+from daemon.cli import config_option, outputs
 from daemon.errors import ExitCode
 from daemon.status import read_status
 
@@ -16,11 +14,11 @@ if TYPE_CHECKING:
 
 def show(option: Path | None, *, is_json: bool, is_watched: bool) -> int:
     """Print the status once, or with `is_watched` until Ctrl-C."""
-    state = settings.find_state(option)
+    state = config_option.find_state(option)
     if is_json:
-        sys.stdout.write(json.dumps(read_status(state), ensure_ascii=False, indent=2) + "\n")
+        outputs.print_json(read_status(state))
         return ExitCode.OK
-    from daemon.cli import status_view as picture
+    from daemon.cli import status_view
 
-    picture.show(lambda: read_status(state), is_watched=is_watched)
+    status_view.show(lambda: read_status(state), is_watched=is_watched)
     return ExitCode.OK

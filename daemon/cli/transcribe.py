@@ -1,101 +1,127 @@
-"""`scribed transcribe` and `scribed prepare`: named files, which stay where they are."""
+"""`scribed transcribe`: named files, which stay where they are."""
 
 from __future__ import annotations
 
-import atexit
-import contextlib
-import json
-import os
-import shutil
-import signal
 import sys
-import tempfile
-from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon import audio_export as listening
 from daemon import engine, logs
-from daemon.cli import config_option as settings
+from daemon.cli import command, config_option, inputs, outputs
 from daemon.config import RecordingSettings
-from daemon.display import printable
+from daemon.display import escape
 from daemon.documents import FORMATS, render
-from daemon.errors import ExitCode, JobError, NoPermissionError, StoppedError, UsageError
+from daemon.errors import CannotWriteError, ExitCode, JobError, NoPermissionError, UsageError
 from daemon.frontend import FrontEnd
 from daemon.host import files
-from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
+from daemon.pipeline import Forgetful, Recording, RunControl
+from daemon.pipeline import transcribe as transcribe_recording
 from daemon.spool.names import new_job_id, outcome_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
+    from pathlib import Path
 
+    from daemon.cli.inputs import Input
     from daemon.config import Config
     from daemon.engine import Engine
-    from daemon.pipeline import Progress as Done
+    from daemon.pipeline import Progress as PipelineProgress
     from daemon.transcript import Transcript
 
 
-def transcribe_files(recordings: Sequence[Path], outbox: Path | None, formats: str | None, option: Path | None) -> int:
-    """Transcribe files one after the other; text goes to stdout where no folder is named."""
-    wanted = _choose_formats(formats, has_folder=outbox is not None)
-    config = _with_usable_cache(settings.read(option)[0])
+def transcribe(
+    words: Sequence[str], outbox: Path | None, formats: str | None, option: Path | None, *, is_forced: bool
+) -> int:
+    """Transcribe recordings one after the other; without a folder, print their text.
+
+    Args:
+        words: the recordings as typed: paths, and `-` for standard input.
+        outbox: the folder for documents, None for standard output.
+        formats: such as "txt,srt"; None for those of the configuration, or txt on standard output.
+        option: the configuration file, None for the usual places.
+        is_forced: whether existing documents may be overwritten; a recording never is.
+    """
+    chosen = _choose_formats(formats, has_folder=outbox is not None)
+    config = command.with_usable_cache(config_option.read(option)[0])
     logs.configure_command(config.logging)
-    for recording in recordings:
-        if not recording.exists():
-            raise UsageError(f"There is no file {recording}.")
+    found = inputs.find(words)
+    wanted = chosen or config.output.formats
+    targets: list[dict[str, Path]] = [{} for _ in words]
     if outbox is not None:
-        with files.explained(f"{outbox} cannot be used", outbox.parent):
-            outbox.mkdir(parents=True, exist_ok=True)
-    raise_if_stopped = _stop_on_signals()
-    console = Console(stderr=True, highlight=False)
-    with console.status("Loading the model") as status:
-        model = engine.load(config.model, config.folders.cache, status.update)
-    front_end = FrontEnd(config.folders.cache, n_decoders=1)
-    n_failed = 0
-    try:
-        for recording in recordings:
-            try:
-                transcript = _transcribe_one(
-                    recording, config, front_end, model, raise_if_stopped=raise_if_stopped, console=console
-                )
-            except (JobError, NoPermissionError) as error:
-                console.print(f"{printable(str(recording))}: {error}", style="red", soft_wrap=True, markup=False)
-                n_failed += 1
-                continue
-            documents = render(transcript, wanted or config.output.formats, has_timestamps=config.output.timestamps)
-            if outbox is None:
-                _print_documents(recording, documents, is_one=len(recordings) == 1)
-            else:
-                _put_down(outbox, recording.name, documents)
-    finally:
-        front_end.close()
-        model.close()
+        _make_folder(outbox)
+        targets = _name_documents(outbox, words, wanted)
+        every = [path for documents in targets for path in documents.values()]
+        outputs.refuse_taken(every, [facts for _, facts in found], is_forced=is_forced)
+    with inputs.opened(found, config.folders.cache) as recordings:
+        run = _Run(config, wanted, command.stop_on_signals(), Console(stderr=True, highlight=False))
+        n_failed = run.transcribe_all(recordings, targets, is_forced=is_forced)
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
-def prepare(recording: Path, output: Path, option: Path | None, *, is_json: bool) -> int:
-    """Write the sound as the model hears it; with `is_json` print the receipt."""
-    if not recording.exists():
-        raise UsageError(f"There is no file {recording}.")
-    listening.check_target(output)
-    config = _with_usable_cache(settings.read(option)[0])
-    logs.configure_command(config.logging)
-    front_end = FrontEnd(config.folders.cache, n_decoders=1)
-    try:
-        prepared = front_end.prepare(recording, config.preprocess, "off", _stop_on_signals())
-    finally:
-        front_end.close()
-    with prepared.waveform as waveform, files.explained(f"{output} cannot be written", output.absolute().parent):
-        listening.write(waveform, output)
-    if is_json:
-        facts = asdict(prepared.receipt)
-        facts["complete"] = facts.pop("is_complete")
-        sys.stdout.write(json.dumps(facts, ensure_ascii=False, indent=2) + "\n")
-    return ExitCode.OK
+class _Run:
+    """One model, one decoder process, and the recordings that go through them."""
+
+    def __init__(
+        self, config: Config, formats: Sequence[str], raise_if_stopped: Callable[[], None], console: Console
+    ) -> None:
+        self._config = config
+        self._formats = formats
+        self._raise_if_stopped = raise_if_stopped
+        self._console = console
+
+    def transcribe_all(
+        self, recordings: Sequence[Input], targets: Sequence[dict[str, Path]], *, is_forced: bool
+    ) -> int:
+        """Transcribe and deliver each recording; return how many failed."""
+        with self._console.status("Loading the model") as status:
+            model = engine.load(self._config.model, self._config.folders.cache, status.update)
+        front_end = FrontEnd(self._config.folders.cache, n_decoders=1)
+        n_failed = 0
+        try:
+            for recording, documents in zip(recordings, targets, strict=True):
+                try:
+                    transcript = self._transcribe(recording, front_end, model)
+                except (JobError, NoPermissionError) as error:
+                    what = f"{recording.shown}: {escape(str(error))}"
+                    self._console.print(what, style="red", soft_wrap=True, markup=False)
+                    n_failed += 1
+                    continue
+                self._deliver(recording, transcript, documents, is_alone=len(recordings) == 1, is_forced=is_forced)
+        finally:
+            front_end.close()
+            model.close()
+        return n_failed
+
+    def _transcribe(self, recording: Input, front_end: FrontEnd, model: Engine) -> Transcript:
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
+        console = self._console
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            task = bar.add_task(recording.shown, total=1.0)
+
+            def show(progress: PipelineProgress) -> None:
+                bar.update(task, completed=progress.done)
+
+            work = Recording(new_job_id(), recording.source, recording.name, RecordingSettings.of(self._config))
+            control = RunControl(self._raise_if_stopped, show, Forgetful())
+            return transcribe_recording(work, self._config, front_end, model, control)
+
+    def _deliver(
+        self, recording: Input, transcript: Transcript, targets: dict[str, Path], *, is_alone: bool, is_forced: bool
+    ) -> None:
+        documents = render(transcript, self._formats, has_timestamps=self._config.output.timestamps)
+        if not targets:
+            if not is_alone:
+                sys.stdout.write(f"== {escape(recording.name)} ==\n")
+            for text in documents.values():
+                sys.stdout.write(text.decode())
+            sys.stdout.flush()
+            return
+        for name, text in documents.items():
+            outputs.refuse_taken([targets[name]], [recording.facts], is_forced=is_forced)
+            outputs.write_file(targets[name], text, is_forced=is_forced)
+            sys.stderr.write(f"{escape(str(targets[name]))}\n")
 
 
 def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]:
@@ -104,91 +130,30 @@ def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]
     wanted = tuple(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
     unknown = [name for name in wanted if name not in FORMATS]
     if unknown or not wanted:
-        raise UsageError(f"Unknown format {', '.join(unknown) or formats!r}.", f"Choose among {', '.join(FORMATS)}.")
+        shown = ", ".join(map(escape, unknown)) or repr(formats)
+        raise UsageError(f"Unknown format {shown}.", f"Choose from {', '.join(FORMATS)}.")
     if not has_folder and len(wanted) > 1:
         raise UsageError("Several formats need a folder to go to.", "Name it with -o DIR.")
     return wanted
 
 
-def _with_usable_cache(config: Config) -> Config:
-    """Return a configuration whose cache is the caller's: what others leave in the service's it could not write."""
-    with contextlib.suppress(OSError):
-        if config.folders.cache.stat().st_uid == os.geteuid():
-            return config
-    folders = config.folders.model_copy(update={"cache": _own_cache()})
-    return config.model_copy(update={"folders": folders})
-
-
-def _own_cache() -> Path:
-    """Return a folder that nobody else can write, for it holds code: compiled kernels."""
+def _make_folder(outbox: Path) -> None:
+    """Make the folder for documents where it is missing."""
+    shown = escape(str(outbox))
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "scribed"
-        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if os.access(cache, os.W_OK | os.X_OK) and cache.stat().st_uid == os.geteuid():
-            return cache
-    except (OSError, RuntimeError):  # the latter where nobody knows a home
-        pass
-    cache = Path(tempfile.mkdtemp(prefix="scribed-"))
-    atexit.register(shutil.rmtree, cache, ignore_errors=True)
-    return cache
+        with files.explained(f"{shown} cannot be used", outbox.absolute().parent):
+            outbox.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise CannotWriteError(f"{shown} is not a folder.", "Name a folder with -o.") from None
 
 
-def _stop_on_signals() -> Callable[[], None]:
-    """Return a function that raises StoppedError to end the work after Ctrl-C or SIGTERM."""
-    seen: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        del frame
-        seen.append(number)
-
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-
-    def raise_if_stopped() -> None:
-        if seen:
-            raise StoppedError("Interrupted.")
-
-    return raise_if_stopped
-
-
-def _transcribe_one(
-    path: Path,
-    config: Config,
-    front_end: FrontEnd,
-    model: Engine,
-    *,
-    raise_if_stopped: Callable[[], None],
-    console: Console,
-) -> Transcript:
-    name = printable(path.name)
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=1.0)
-
-        def show(done: Done) -> None:
-            bar.update(task, completed=done.done)
-
-        recording = Recording(new_job_id(), path, path.name, RecordingSettings.of(config))
-        return transcribe(recording, config, front_end, model, RunControl(raise_if_stopped, show, Forgetful()))
-
-
-def _print_documents(recording: Path, documents: dict[str, bytes], *, is_one: bool) -> None:
-    if not is_one:
-        sys.stdout.write(f"== {printable(recording.name)} ==\n")
-    for text in documents.values():
-        sys.stdout.write(text.decode())
-    sys.stdout.flush()
-
-
-def _put_down(outbox: Path, name: str, documents: dict[str, bytes]) -> None:
-    """Write the documents under the first stem that no file in the folder has."""
-    umask = os.umask(0)
-    os.umask(umask)
-    with files.explained("The transcript cannot be written", outbox):
-        for stem, _ in outcome_names(name):
-            targets = {outbox / f"{stem}.{ending}": text for ending, text in documents.items()}
-            if not any(target.exists() or target.is_symlink() for target in targets):
-                break
-        for target, text in targets.items():
-            files.publish(files.write_temporary(target, text, 0o666 & ~umask), target)
-            sys.stderr.write(f"{printable(str(target))}\n")
+def _name_documents(outbox: Path, words: Sequence[str], formats: Sequence[str]) -> list[dict[str, Path]]:
+    """Return the paths of each recording's documents by format, no two of them the same."""
+    taken: set[str] = set()
+    named = []
+    for word in words:
+        name = inputs.name_of(word)
+        stem = next(stem for stem, _ in outcome_names(name) if stem not in taken)
+        taken.add(stem)
+        named.append({ending: outbox / f"{stem}.{ending}" for ending in formats})
+    return named

@@ -48,8 +48,8 @@ class RecordingFile:
             on_error.pop_all()
 
     @classmethod
-    def open(cls, path: Path) -> Self:
-        """Open a file without following links.
+    def open(cls, path: Path | int) -> Self:
+        """Open a file without following links, or a descriptor again.
 
         Raises:
             errors.JobError: it is not a regular file, or is empty.

@@ -8,26 +8,33 @@ from typing import TYPE_CHECKING
 from daemon import checkpoint
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine
+from daemon.errors import EngineUnavailableError
+from daemon.host import memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from daemon.checkpoint import Checkpoint
     from daemon.config import ModelSettings
+    from daemon.host.memory import Room
 
 __all__ = ["SAMPLE_RATE_HZ", "SLOT_S", "ChunkRequest", "ChunkResponse", "Engine", "load"]
 
 
-def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) -> Engine:
+def load(
+    settings: ModelSettings, cache: Path, report: Callable[[str], None], *, is_captured: bool | None = None
+) -> Engine:
     """Load the configured model and return its engine, after a successful test inference.
 
     Args:
         settings: the section `model` of the configuration.
         cache: folder for kernels compiled for this GPU; it is kept between starts.
         report: called with one sentence per step, for STATUS= and the terminal.
+        is_captured: whether layers are compiled and decode steps captured; None where that is faster, on a GPU.
 
     Raises:
-        EngineUnavailableError: the model or the device is missing or broken, or the model does not fit on the device.
+        EngineUnavailableError: the model or the device is missing or broken, or there is too little memory.
     """
     # An extra precaution beside local_files_only; the unit is what really blocks the network. transformers has
     # contacted the hub despite local_files_only: https://github.com/huggingface/transformers/issues/45545
@@ -39,7 +46,24 @@ def load(settings: ModelSettings, cache: Path, report: Callable[[str], None]) ->
     # Few functions are compiled, and the pool of compiler processes would outlive them by hours.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     found = checkpoint.inspect(checkpoint.find_folder(settings.path))
-    # torch takes seconds to import, so it is imported only once the configuration and the model have been checked.
-    from daemon.engine.qwen3_asr.loading import load_engine  # noqa: PLC0415  # see the line above
+    rooms = memory.find_room()
+    short = next((room for room in rooms if room.is_limit and room.n_bytes < found.address_bytes), None)
+    if short is not None:
+        raise _too_little_memory(found, short)
+    try:
+        # torch takes seconds to import, so it is imported only once the configuration and the model have been checked.
+        from daemon.engine.qwen3_asr.loading import load_engine  # noqa: PLC0415  # see the line above
 
-    return load_engine(settings, found, report)
+        return load_engine(settings, found, report, is_captured=is_captured)
+    except (EngineUnavailableError, ImportError, OSError, RuntimeError, MemoryError) as error:
+        if not memory.is_shortage(error) or not rooms:
+            raise
+        raise _too_little_memory(found, rooms[0]) from error
+
+
+def _too_little_memory(found: Checkpoint, room: Room) -> EngineUnavailableError:
+    needed_bytes = found.address_bytes if room.is_limit else found.memory_bytes(is_cpu=True)
+    has, needs = f"{room.n_bytes / 1e9:.1f} GB {room.where}", f"at least {needed_bytes / 1e9:.1f} GB"
+    if needed_bytes <= room.n_bytes:  # an estimate, and it was too low
+        needs = "more"
+    return EngineUnavailableError(f"Too little memory for the model: {has}, it needs {needs}.", room.remedy)

@@ -11,6 +11,7 @@ import torch
 
 from daemon.engine.failures import one_line
 from daemon.errors import EngineUnavailableError
+from daemon.host import gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,8 +42,7 @@ def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
         EngineUnavailableError: a GPU is configured, or present and therefore expected, and cannot be used.
     """
     # torch is asked too: under WSL a GPU has no such device file.
-    has_gpu = any(root.glob("dev/nvidia[0-9]*")) or any(root.glob("proc/driver/nvidia/gpus/*"))
-    if setting == "cpu" or (setting == "auto" and not has_gpu and not torch.cuda.is_available()):
+    if setting == "cpu" or (setting == "auto" and not gpu.is_present(root) and not torch.cuda.is_available()):
         return torch.device("cpu")
     device = torch.device("cuda", 0) if setting in ("auto", "cuda") else torch.device(setting)
     try:

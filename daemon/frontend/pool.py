@@ -96,7 +96,7 @@ class FrontEnd:
 
     def prepare(
         self,
-        path: Path,
+        path: Path | int,
         settings: Preprocess,
         vad: Literal["silero", "energy", "off"],
         raise_if_stopped: Callable[[], None] = lambda: None,
@@ -104,7 +104,7 @@ class FrontEnd:
         """Decode a recording, clean it, and find the speech in it.
 
         Args:
-            path: of the recording; it is opened without following links.
+            path: of the recording, opened without following links; or a descriptor of it.
             settings: the `preprocess` section of the configuration.
             vad: how speech is found.
             raise_if_stopped: called several times a second; it may raise errors.StoppedError to end the work.

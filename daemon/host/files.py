@@ -212,8 +212,11 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def open_regular(path: Path) -> int:
+def open_regular(path: Path | int) -> int:
     """Open a file for reading and return its descriptor; never a link, a pipe or a device.
+
+    Args:
+        path: the file, or a descriptor of ours, which is opened again with a position of its own.
 
     Raises:
         JobError: it is not a regular file.
@@ -221,7 +224,8 @@ def open_regular(path: Path) -> int:
         TransientError: it is gone, or cannot be read now.
     """
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+        fd = os.open(f"/proc/self/fd/{path}", flags) if isinstance(path, int) else os.open(path, flags | os.O_NOFOLLOW)
     except PermissionError as error:
         raise NoPermissionError("It may not be read.", "Give the service's user read permission on it.") from error
     except OSError as error:
@@ -240,7 +244,7 @@ def _not_a_file() -> JobError:
     return JobError("It is not a file.", "Put the recording itself into the inbox.")
 
 
-def sha256_of(path: Path, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
+def sha256_of(path: Path | int, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
     """Return the sha256 of a file in hexadecimal; `raise_if_stopped` is called at every MiB and may raise."""
     with os.fdopen(open_regular(path), "rb") as stream:
         return sha256_of_stream(stream, raise_if_stopped)

@@ -40,13 +40,13 @@ class Recording:
     """One recording to transcribe.
 
     Attributes:
-        audio: where the file lies now.
+        audio: where the file lies now, or a descriptor of it.
         path: where it was dropped within the inbox, or its name.
         attempt: 1 for the first one.
     """
 
     job_id: str
-    audio: Path
+    audio: Path | int
     path: str
     settings: RecordingSettings
     attempt: int = 1

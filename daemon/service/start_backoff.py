@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from daemon import checkpoint
-from daemon.host import files
+from daemon.host import files, gpu
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,7 +37,6 @@ _GOOD_S = 600.0
 # A model that is being copied changes from look to look.
 _LOOK_S = 2.0
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
-_DRIVER = Path("/proc/driver/nvidia/version")
 _UNEXPLAINED = "The service came to its end before the model was ready, {n} time(s) in a row."
 _UNEXPLAINED_REMEDY = "The log says why: journalctl -u scribed -p warning."
 
@@ -158,9 +157,7 @@ class StartBackoff:
             with suppress(OSError):
                 facts = path.stat()  # its change time tells of chmod and chown too
                 yield f"{path} {facts.st_ino} {facts.st_size} {facts.st_ctime_ns}"
-        with suppress(OSError):
-            yield _DRIVER.read_text()
-        yield from sorted(map(str, Path("/dev").glob("nvidia*")))
+        yield from gpu.signs()
 
 
 def _read_boot_id() -> str:

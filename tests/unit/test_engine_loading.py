@@ -102,7 +102,7 @@ def rename_tensors(folder: Path, prefix: str) -> None:
 
 BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json"),
-    "config is not JSON": (lambda f: cut(f / "config.json", 40), "config.json is broken"),
+    "config is not JSON": (lambda f: cut(f / "config.json", 40), "config.json is damaged"),
     "another model": (lambda f: edit_json(f / "config.json", model_type="whisper"), "type 'whisper'"),
     "original config": (lambda f: edit_json(f / "config.json", thinker_config={}), "mixes two layouts"),
     "original tensors": (lambda f: rename_tensors(f, "thinker."), "mixes two layouts"),
@@ -111,9 +111,9 @@ BREAKAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: (f / "model.safetensors").rename(f / "pytorch_model.bin"),
         "no model.safetensors.*never loaded",
     ),
-    "truncated": (lambda f: cut(f / "model.safetensors", 500_000), "not whole: it has 500,000 of"),
-    "only a header": (lambda f: cut(f / "model.safetensors", 100), "does not begin as safetensors do"),
-    "empty": (lambda f: cut(f / "model.safetensors", 0), "does not begin as safetensors do"),
+    "truncated": (lambda f: cut(f / "model.safetensors", 500_000), "incomplete: it has 500,000 of"),
+    "only a header": (lambda f: cut(f / "model.safetensors", 100), "does not begin like a safetensors file"),
+    "empty": (lambda f: cut(f / "model.safetensors", 0), "does not begin like a safetensors file"),
     "header is not JSON": (
         lambda f: (f / "model.safetensors").write_bytes((8).to_bytes(8, "little") + b"nonsense"),
         "list of tensors",

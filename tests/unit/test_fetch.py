@@ -1,3 +1,5 @@
+"""`scribed fetch-model`: models from folders and from a hub, complete or not at all."""
+
 from __future__ import annotations
 
 import hashlib
@@ -14,7 +16,7 @@ import pytest
 
 from daemon import checkpoint
 from daemon.checkpoint.fetch import DEFAULT_MODEL, MODELSCOPE, fetch
-from daemon.errors import AlreadyRunningError, EngineUnavailableError, TransientError, UsageError
+from daemon.errors import AlreadyRunningError, CannotWriteError, EngineUnavailableError, TransientError, UsageError
 from daemon.host.files import Lock, free_bytes
 
 if TYPE_CHECKING:
@@ -60,7 +62,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_a_model_is_copied_from_a_folder(source: Path, tmp_path: Path) -> None:
+def test_model_is_copied_from_a_folder(source: Path, tmp_path: Path) -> None:
     steps: list[str] = []
     (source / "tokenizer.json").chmod(0o600)
     folder = fetch(DEFAULT_MODEL, str(source), tmp_path / "models", steps.append)
@@ -75,39 +77,60 @@ def test_a_model_is_copied_from_a_folder(source: Path, tmp_path: Path) -> None:
     assert str(folder) in steps[-1]
 
 
-def test_links_are_copied_as_the_files_they_lead_to(source: Path, tmp_path: Path) -> None:
+def test_source_that_is_the_target_itself_is_refused_even_if_forced(source: Path, tmp_path: Path) -> None:
+    folder = fetch(DEFAULT_MODEL, str(source), tmp_path / "models", lambda _: None)
+    (folder / "notes.md").write_text("mine")
+    (tmp_path / "other-name").symlink_to(folder)
+    for origin in (folder, tmp_path / "other-name"):
+        with pytest.raises(CannotWriteError, match="where the model would be written"):
+            fetch(DEFAULT_MODEL, str(origin), tmp_path / "models", lambda _: None, is_forced=True)
+    assert (folder / "notes.md").read_text() == "mine"
+
+
+def test_complete_model_is_fetched_again_with_force(source: Path, tmp_path: Path) -> None:
+    folder = fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None)
+    inode = folder.stat().st_ino
+    assert fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None, is_forced=True) == folder
+    assert folder.stat().st_ino != inode
+    assert names(tmp_path) == {NAME, f".{NAME}.lock", "source"}
+
+
+def test_links_in_the_source_are_copied_as_files(source: Path, tmp_path: Path) -> None:
     (source / "model.safetensors").rename(tmp_path / "blob")
     (source / "model.safetensors").symlink_to(tmp_path / "blob")
     folder = fetch("some/model", str(source), tmp_path / "models", lambda _: None)
     assert not (folder / "model.safetensors").is_symlink()
 
 
-def test_a_folder_without_a_whole_model_is_refused(source: Path, tmp_path: Path) -> None:
+def test_folder_with_an_incomplete_model_is_refused(source: Path, tmp_path: Path) -> None:
     os.truncate(source / "model.safetensors", 500)
-    with pytest.raises(EngineUnavailableError, match=r"source/model\.safetensors is not whole"):
+    with pytest.raises(EngineUnavailableError, match=r"source/model\.safetensors is incomplete"):
         fetch(DEFAULT_MODEL, str(source), tmp_path / "models", lambda _: None)
     assert not (tmp_path / "models" / NAME).exists()
 
 
-def test_a_model_that_is_there_is_left_alone(source: Path, tmp_path: Path) -> None:
+def test_complete_model_is_left_alone(source: Path, tmp_path: Path) -> None:
     folder = fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None)
     inode = folder.stat().st_ino
     steps: list[str] = []
     assert fetch(DEFAULT_MODEL, "/nowhere", tmp_path, steps.append) == folder
     assert folder.stat().st_ino == inode
-    assert "delete it first" in steps[0]
+    assert "--force" in steps[0]
 
 
-def test_a_broken_model_is_replaced(source: Path, tmp_path: Path) -> None:
+def test_broken_model_is_replaced_with_force_only(source: Path, tmp_path: Path) -> None:
     folder = fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None)
     os.truncate(folder / "model.safetensors", 500)
     (folder / "old.json").write_text("{}")
-    assert fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None) == folder
+    with pytest.raises(CannotWriteError, match="not a complete model"):
+        fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None)
+    assert (folder / "old.json").exists()
+    assert fetch(DEFAULT_MODEL, str(source), tmp_path, lambda _: None, is_forced=True) == folder
     assert names(folder) == WANTED
     assert names(tmp_path) == {NAME, f".{NAME}.lock", "source"}
 
 
-def test_what_an_interrupted_fetch_left_is_gone_on_with(source: Path, tmp_path: Path) -> None:
+def test_interrupted_fetch_is_resumed(source: Path, tmp_path: Path) -> None:
     partial = tmp_path / f".{NAME}.partial"
     (partial / ".cache").mkdir(parents=True)
     (partial / "model.safetensors").write_bytes(b"half")
@@ -116,20 +139,20 @@ def test_what_an_interrupted_fetch_left_is_gone_on_with(source: Path, tmp_path: 
     assert not partial.exists()
 
 
-def test_a_full_disk_is_told_before_the_copy(source: Path, tmp_path: Path) -> None:
+def test_full_disk_is_reported_before_the_copy(source: Path, tmp_path: Path) -> None:
     write_weights(source / "model.safetensors", free_bytes(tmp_path) // 4 * 4)
-    with pytest.raises(TransientError, match=r"needs [\d.]+ GB at .*/models, and [\d.]+ GB are free"):
+    with pytest.raises(TransientError, match=r"needs [\d.]+ GB in .*/models, but only [\d.]+ GB are free"):
         fetch(DEFAULT_MODEL, str(source), tmp_path / "models", lambda _: None)
     assert not (tmp_path / "models" / NAME).exists()
 
 
-def test_a_place_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(TransientError, match=r"could not be put into .*file/models"):
         fetch(DEFAULT_MODEL, str(source), tmp_path / "file" / "models", lambda _: None)
 
 
-def test_two_fetches_of_one_model_do_not_mix(source: Path, tmp_path: Path) -> None:
+def test_second_fetch_of_the_same_model_is_refused_while_one_runs(source: Path, tmp_path: Path) -> None:
     other = Lock(tmp_path / f".{NAME}.lock")
     other.acquire("it")
     try:
@@ -141,14 +164,14 @@ def test_two_fetches_of_one_model_do_not_mix(source: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("model_id", ["", "../models", "a/../b", "a/b/c", ".hidden", "a/.hidden", "/etc", "a b", "-x"])
-def test_an_id_cannot_lead_out_of_the_folder(model_id: str, source: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="not the ID of a model"):
+def test_id_that_leads_out_of_the_folder_is_refused(model_id: str, source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a model ID"):
         fetch(model_id, str(source), tmp_path / "models", lambda _: None)
     assert not (tmp_path / "models").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("modelscope") is not None, reason="modelscope is installed here")
-def test_a_package_that_is_needed_is_named(tmp_path: Path) -> None:
+def test_missing_modelscope_package_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="-m pip install modelscope"):
         fetch(DEFAULT_MODEL, MODELSCOPE, tmp_path, lambda _: None)
 
@@ -238,7 +261,7 @@ def fetch_from(endpoint: str, target: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_model_is_fetched_from_a_hub_without_its_pickles(hub: Hub, tmp_path: Path) -> None:
+def test_model_is_fetched_from_a_hub_without_its_pickles(hub: Hub, tmp_path: Path) -> None:
     target = tmp_path / "models"
     done = fetch_from(f"http://127.0.0.1:{hub.server_port}", target)
     assert done.returncode == 0, done.stderr
@@ -247,12 +270,12 @@ def test_a_model_is_fetched_from_a_hub_without_its_pickles(hub: Hub, tmp_path: P
     assert (target / NAME / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
+def test_interrupted_download_resumes_where_it_stopped(hub: Hub, tmp_path: Path) -> None:
     target, endpoint = tmp_path / "models", f"http://127.0.0.1:{hub.server_port}"
     hub.refused.add("model.safetensors")
     done = fetch_from(endpoint, target)
     assert done.returncode == 1
-    assert "goes on where it stopped" in done.stderr
+    assert "resumes where it stopped" in done.stderr
     assert not (target / NAME).exists()
     done_before = set(hub.fetched)
     assert done_before
@@ -263,7 +286,7 @@ def test_an_interrupted_download_goes_on_where_it_stopped(hub: Hub, tmp_path: Pa
     assert set(hub.fetched) == WANTED - done_before
 
 
-def test_a_hub_that_cannot_be_reached_is_told_plainly(tmp_path: Path) -> None:
+def test_unreachable_hub_is_reported(tmp_path: Path) -> None:
     done = fetch_from("http://127.0.0.1:9", tmp_path / "models")
     assert done.returncode == 1
     assert done.stderr.startswith(f"EngineUnavailableError: {DEFAULT_MODEL} could not be fetched: ")
@@ -271,7 +294,7 @@ def test_a_hub_that_cannot_be_reached_is_told_plainly(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_model_that_a_hub_does_not_have_is_told_plainly(hub: Hub, tmp_path: Path) -> None:
+def test_model_that_the_hub_does_not_have_is_reported(hub: Hub, tmp_path: Path) -> None:
     hub.files.clear()
     done = fetch_from(f"http://127.0.0.1:{hub.server_port}", tmp_path / "models")
     assert done.returncode == 1

@@ -55,7 +55,9 @@ _LOAD_ERRORS: Final = (
 )
 
 
-def load_engine(settings: ModelSettings, found: Checkpoint, report: Callable[[str], None]) -> ContinuousEngine:
+def load_engine(
+    settings: ModelSettings, found: Checkpoint, report: Callable[[str], None], *, is_captured: bool | None = None
+) -> ContinuousEngine:
     """Load a checkpoint, try it, and return its engine; see `daemon.engine.load`."""
     started_s = time.monotonic()
     transformers.utils.logging.set_verbosity_error()
@@ -67,7 +69,7 @@ def load_engine(settings: ModelSettings, found: Checkpoint, report: Callable[[st
     report(f"Loading {name} ({found.n_bytes / 1e6:,.0f} MB) onto {describe(device)} as {dtype_name}.")
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
         digest = hasher.submit(checkpoint.compute_digest, found.weights)
-        model = _load_model(found, device, dtype)
+        model = _load_model(found, device, dtype, is_captured=is_captured)
         n_slots = choose_slots(model) if settings.slots == "auto" else settings.slots
         identity = ModelIdentity(name, digest.result(), dtype_name, str(device))
     report("Trying the model with a test inference.")
@@ -102,7 +104,9 @@ def _measure_layer(found: Checkpoint) -> Callable[[torch.dtype], float] | None:
     return measure_matmuls(int(text.get("hidden_size", 0)), int(text.get("intermediate_size", 0)))
 
 
-def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> ResidentModel:
+def _load_model(
+    found: Checkpoint, device: torch.device, dtype: torch.dtype, *, is_captured: bool | None
+) -> ResidentModel:
     """Load processor and weights. Weights are memory-mapped, so that only the device holds a copy of them."""
     folder = str(found.folder)
     try:
@@ -129,7 +133,7 @@ def _load_model(found: Checkpoint, device: torch.device, dtype: torch.dtype) -> 
                 f"{missing[0]}.",
                 _fetch_again(found),
             )
-        return ResidentModel(model.to(device).eval(), processor, _choose_conv_s(device))
+        return ResidentModel(model.to(device).eval(), processor, _choose_conv_s(device), is_captured=is_captured)
     except torch.OutOfMemoryError as error:
         raise EngineUnavailableError(
             f"The model ({found.n_bytes / 1e9:.1f} GB) does not fit into the free memory of {describe(device)}.",

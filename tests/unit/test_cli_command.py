@@ -1,4 +1,4 @@
-"""Where `scribed transcribe` keeps what it compiles, and sound while it works on it."""
+"""Which cache the commands use: it holds compiled kernels, and audio during the work."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.cli import transcribe as single
+from daemon.cli import command
 from daemon.config import Config, Folders
 
 if TYPE_CHECKING:
@@ -27,26 +27,24 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def test_the_owner_of_the_cache_uses_it(config: Config) -> None:
+def test_owner_of_the_configured_cache_uses_it(config: Config) -> None:
     config.folders.cache.mkdir()
-    assert single._with_usable_cache(config) == config
+    assert command.with_usable_cache(config) == config
 
 
-def test_nobody_else_leaves_files_there_that_the_service_could_not_write(
-    config: Config, home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_users_get_a_cache_of_their_own(config: Config, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owner = os.geteuid()
     config.folders.cache.mkdir(mode=0o777)
     monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
-    cache = single._with_usable_cache(config).folders.cache
+    cache = command.with_usable_cache(config).folders.cache
     assert cache != config.folders.cache
     assert home not in cache.parents, "that folder is not the caller's own either"
     assert list(config.folders.cache.iterdir()) == []
     cache.rmdir()
 
 
-def test_without_the_service_there_is_a_cache_of_ones_own(config: Config, home: Path) -> None:
-    cache = single._with_usable_cache(config).folders.cache
+def test_missing_cache_is_replaced_by_a_private_one_in_the_home_folder(config: Config, home: Path) -> None:
+    cache = command.with_usable_cache(config).folders.cache
     assert cache == home / ".cache" / "scribed"
     assert stat.S_IMODE(cache.stat().st_mode) == 0o700
-    assert single._with_usable_cache(config).folders.cache == cache
+    assert command.with_usable_cache(config).folders.cache == cache

@@ -1,4 +1,4 @@
-"""What `scribed prepare` writes to listen to."""
+"""The audio files that `scribed prepare` writes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from daemon import audio_export as listening
-from daemon import errors
+from daemon import audio_export, errors
 from daemon.config import Preprocess
 from daemon.decode import Waveform, WaveformWriter
 from tests import media
@@ -39,16 +38,16 @@ def silent_waveform(duration_s: float, cache: Path) -> Waveform:
 
 
 def test_wav_is_exactly_what_the_model_hears(waveform: Waveform, tmp_path: Path) -> None:
-    listening.write(waveform, tmp_path / "out.wav")
+    audio_export.write(waveform, tmp_path / "out.wav")
     sound, rate_hz = media.read_sound(tmp_path / "out.wav")
     assert rate_hz == 16_000
     assert np.array_equal(sound, media.samples_of(waveform))
 
 
 @pytest.mark.parametrize("ending", [".mp3", ".m4a", ".opus", ".MP3"])
-def test_compressed_copies_sound_the_same(ending: str, waveform: Waveform, tmp_path: Path) -> None:
+def test_compressed_file_sounds_like_the_waveform(ending: str, waveform: Waveform, tmp_path: Path) -> None:
     target = tmp_path / f"out{ending}"
-    listening.write(waveform, target)
+    audio_export.write(waveform, target)
     heard, receipt = decode(target, Preprocess(highpass_hz=0), tmp_path, lambda: None)
     with heard:
         assert media.similarity(media.samples_of(waveform), media.samples_of(heard)) > 0.97
@@ -59,54 +58,57 @@ def test_compressed_copies_sound_the_same(ending: str, waveform: Waveform, tmp_p
     assert abs(len(sound) / rate_hz - waveform.duration_s) < 0.1
 
 
-def test_loud_sound_is_limited_rather_than_wrapped(tmp_path: Path) -> None:
+def test_loud_audio_is_clipped_not_wrapped(tmp_path: Path) -> None:
     samples = media.tone(2, level=1.0)
     with WaveformWriter(tmp_path) as writer:
         writer.append(samples)
         with writer.finish(gain=2.0) as waveform:
-            listening.write(waveform, tmp_path / "out.mp3")
+            audio_export.write(waveform, tmp_path / "out.mp3")
     with decode(tmp_path / "out.mp3", Preprocess(), tmp_path, lambda: None)[0] as heard:
         assert media.similarity(np.clip(2 * samples, np.float32(-1), np.float32(1)), media.samples_of(heard)) > 0.99
 
 
-def test_an_earlier_file_is_replaced_and_nothing_else_is_left(waveform: Waveform, tmp_path: Path) -> None:
+def test_existing_file_is_overwritten_only_if_forced(waveform: Waveform, tmp_path: Path) -> None:
     (tmp_path / "out.wav").write_text("old")
     before = set(tmp_path.iterdir())
-    listening.write(waveform, tmp_path / "out.wav")
+    with pytest.raises(errors.CannotWriteError, match="already exists"):
+        audio_export.write(waveform, tmp_path / "out.wav")
+    assert (tmp_path / "out.wav").read_text() == "old"
+    audio_export.write(waveform, tmp_path / "out.wav", is_forced=True)
     assert set(tmp_path.iterdir()) == before
     assert (tmp_path / "out.wav").stat().st_size > 100_000
 
 
-def test_the_file_has_the_mode_that_the_umask_asks_for(waveform: Waveform, tmp_path: Path) -> None:
+def test_file_gets_the_mode_of_the_umask(waveform: Waveform, tmp_path: Path) -> None:
     old = os.umask(0o027)
     try:
-        listening.write(waveform, tmp_path / "out.wav")
+        audio_export.write(waveform, tmp_path / "out.wav")
     finally:
         os.umask(old)
     assert (tmp_path / "out.wav").stat().st_mode & 0o777 == 0o640
 
 
 @pytest.mark.parametrize("name", ["out.flac", "out", "out.wav.part"])
-def test_unknown_endings_name_the_four(name: str, waveform: Waveform, tmp_path: Path) -> None:
+def test_unknown_ending_is_refused_and_lists_the_known_ones(name: str, waveform: Waveform, tmp_path: Path) -> None:
     with pytest.raises(errors.UsageError, match="known ending") as caught:
-        listening.write(waveform, tmp_path / name)
+        audio_export.write(waveform, tmp_path / name)
     assert caught.value.remedy == "Write to a .wav, .mp3, .m4a or .opus file."
     assert not (tmp_path / name).exists()
 
 
-def test_over_two_hours_only_wav_is_written(tmp_path: Path) -> None:
+def test_compressed_file_of_more_than_two_hours_is_refused(tmp_path: Path) -> None:
     with silent_waveform(7201, tmp_path) as waveform, pytest.raises(errors.UsageError, match="2 hours"):
-        listening.write(waveform, tmp_path / "out.mp3")
+        audio_export.write(waveform, tmp_path / "out.mp3")
 
 
-def test_missing_ffmpeg_is_named_with_its_remedy(
+def test_missing_ffmpeg_is_reported_with_its_remedy(
     waveform: Waveform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(errors.UsageError, match="needs ffmpeg") as caught:
-        listening.check_target(tmp_path / "out.mp3")
+        audio_export.check_target(tmp_path / "out.mp3")
     assert "sudo apt-get install ffmpeg" in caught.value.remedy
-    listening.write(waveform, tmp_path / "out.wav")
+    audio_export.write(waveform, tmp_path / "out.wav")
 
 
 def test_import_is_quiet_where_ffmpeg_is_missing(tmp_path: Path) -> None:
@@ -114,15 +116,15 @@ def test_import_is_quiet_where_ffmpeg_is_missing(tmp_path: Path) -> None:
     subprocess.run(command, check=True, env={**os.environ, "PATH": str(tmp_path)})
 
 
-def test_a_folder_that_is_missing_is_said(waveform: Waveform, tmp_path: Path) -> None:
+def test_missing_folder_is_reported(waveform: Waveform, tmp_path: Path) -> None:
     with pytest.raises(errors.TransientError, match="could not be written"):
-        listening.write(waveform, tmp_path / "gone" / "out.wav")
+        audio_export.write(waveform, tmp_path / "gone" / "out.wav")
 
 
-def test_beyond_four_gigabytes_the_header_is_rf64(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(listening, "_MAX_WAV_BYTES", 1 << 20)
+def test_wav_over_four_gigabytes_has_an_rf64_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio_export, "_MAX_WAV_BYTES", 1 << 20)
     with silent_waveform(60, tmp_path) as waveform:
-        listening.write(waveform, tmp_path / "out.wav")
+        audio_export.write(waveform, tmp_path / "out.wav")
     head = (tmp_path / "out.wav").read_bytes()[:28]
     assert head[:4] + head[8:16] == b"RF64WAVEds64"
     assert struct.unpack("<Q", head[20:28])[0] == (tmp_path / "out.wav").stat().st_size - 8

@@ -1,0 +1,50 @@
+"""The device that the model will run on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from daemon.cli.check.finding import Finding
+from daemon.errors import ExitCode
+from daemon.host import gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.cli.check.finding import Installation
+
+
+def check_device(installation: Installation) -> Iterator[Finding]:
+    """Check that the configured device exists and its driver works."""
+    wanted = installation.config.model.device
+    if wanted == "cpu":
+        yield Finding("ok", "device: cpu, as configured")
+    elif gpu.is_present():
+        yield _check_driver()
+    elif wanted == "auto":
+        remedy = "Fine for trying it out; the 1.7B model is slow on a CPU."
+        yield Finding("warning", "device: no NVIDIA GPU found, the CPU will be used", remedy)
+    else:
+        what = f"device: model.device is {wanted}, but this machine has no NVIDIA GPU"
+        remedy = "Install the NVIDIA driver (`nvidia-smi` must work), or set model.device: auto."
+        yield Finding("fault", what, remedy, ExitCode.MODEL_UNAVAILABLE)
+
+
+def _check_driver() -> Finding:
+    """Let the driver's own tool list GPUs and memory: it fails where the driver does."""
+    driver = gpu.read_driver()
+    if driver is None:
+        remedy = "Install the NVIDIA driver; `nvidia-smi` must work."
+        return Finding("fault", "device: the NVIDIA driver is not loaded", remedy, ExitCode.MODEL_UNAVAILABLE)
+    try:
+        gpus = gpu.query()
+    except gpu.NvidiaSmiError as error:
+        if not str(error):
+            remedy = "The driver hangs; restart the machine."
+            return Finding("fault", "device: nvidia-smi does not answer", remedy, ExitCode.MODEL_UNAVAILABLE)
+        remedy = "Restart the machine if the driver was updated; otherwise install a driver that fits the kernel."
+        return Finding("fault", f"device: nvidia-smi failed: {error}", remedy, ExitCode.MODEL_UNAVAILABLE)
+    if not gpus:
+        return Finding("ok", f"device: NVIDIA, {driver.splitlines()[0]}")
+    shown = "; ".join(f"{one.name}, driver {one.driver}, {one.free} of {one.total} free" for one in gpus)
+    return Finding("ok", f"device: {shown}")

@@ -1,0 +1,69 @@
+"""The folders, and the group that shares them."""
+
+from __future__ import annotations
+
+import grp
+import os
+import stat
+from typing import TYPE_CHECKING, Final
+
+from daemon.cli.check.finding import Finding
+from daemon.errors import ExitCode
+from daemon.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from daemon.cli.check.finding import Installation
+
+SHARED: Final = ("inbox", "outbox", "processed", "failed")
+_LOW_BYTES: Final = 2 << 30
+# The group may read, write and enter, and new files and folders belong to the group too.
+_SHARED_MODE: Final = stat.S_ISGID | stat.S_IRWXG
+
+
+def check_folders(installation: Installation) -> Iterator[Finding]:
+    """Check that each folder exists, can be used, is shared where it should be, and has room."""
+    folders = installation.config.folders
+    named: dict[str, Path] = {name: getattr(folders, name) for name in type(folders).model_fields}
+    for name, folder in named.items():
+        yield _check_folder(name, folder)
+    for name in ("processed", "failed"):
+        if folders.inbox.is_dir() and named[name].is_dir() and folders.inbox.stat().st_dev != named[name].stat().st_dev:
+            remedy = "This works, but every recording is copied; with both on one file system it is only renamed."
+            yield Finding("warning", f"folder {name}: on another file system than the inbox", remedy)
+
+
+def _check_folder(name: str, folder: Path) -> Finding:
+    if not os.path.lexists(folder):
+        remedy = f"sudo install -d -o scribed -g scribed -m {'2770' if name in SHARED else '0750'} {folder}"
+        return Finding("fault", f"folder {name}: {folder} does not exist", remedy, ExitCode.CANNOT_WRITE)
+    if not folder.is_dir():
+        what = "is a link to nothing" if not folder.exists() else "is a file, not a folder"
+        remedy = f"Move it away, or set folders.{name} to a folder."
+        return Finding("fault", f"folder {name}: {folder} {what}", remedy, ExitCode.CANNOT_WRITE)
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        remedy = f"Give this user read and write permission on {folder}."
+        return Finding("fault", f"folder {name}: {folder} is not readable and writable", remedy, ExitCode.NO_PERMISSION)
+    if name in SHARED and folder.stat().st_mode & _SHARED_MODE != _SHARED_MODE:
+        remedy = f"sudo chgrp scribed {folder} && sudo chmod 2770 {folder}"
+        return Finding("warning", f"folder {name}: {folder} is not shared with a group", remedy)
+    free_bytes = files.free_bytes(folder)
+    if free_bytes < _LOW_BYTES:
+        what = f"folder {name}: {folder} has only {free_bytes >> 20} MiB free"
+        return Finding("warning", what, "Free some space.")
+    return Finding("ok", f"folder {name}: {folder}")
+
+
+def check_group(installation: Installation) -> Iterator[Finding]:
+    """List the people who may drop recordings and read transcripts: the members of the inbox's group."""
+    try:
+        group = grp.getgrgid(installation.config.folders.inbox.stat().st_gid)
+    except (OSError, KeyError):  # reported with the folder, or a group of another machine
+        return
+    if group.gr_mem:
+        yield Finding("ok", f"group {group.gr_name}: {', '.join(sorted(group.gr_mem))}")
+    else:
+        remedy = f"sudo usermod -aG {group.gr_name} NAME, for each person who may drop recordings and read transcripts"
+        yield Finding("warning", f"group {group.gr_name}: has no members", remedy)

@@ -1,0 +1,98 @@
+"""How much memory this process can still take, and which errors mean that it was too little. Standard library only."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_MEMINFO: Final = Path("/proc/meminfo")
+_STATM: Final = Path("/proc/self/statm")
+_CGROUP: Final = Path("/proc/self/cgroup")
+_CGROUPS: Final = Path("/sys/fs/cgroup")
+# How malloc, mmap, the dynamic linker, torch and Python's threads report that memory ran out.
+_SIGNS: Final = (
+    "cannot allocate memory",
+    "can't allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Memory that can still be taken.
+
+    Attributes:
+        n_bytes: how much.
+        where: what bounds it, such as "free on this machine".
+        remedy: how to get more.
+        is_limit: True for a limit somebody has set, which swapping and other programs do not change.
+    """
+
+    n_bytes: int
+    where: str
+    remedy: str
+    is_limit: bool
+
+
+def find_room() -> tuple[Room, ...]:
+    """Return everything that bounds the memory of this process, the tightest first."""
+    return tuple(sorted((*_machine(), *_address_space(), *_control_group()), key=lambda room: room.n_bytes))
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Return whether an error, or one that caused it, says that memory ran out."""
+    seen: BaseException | None = error
+    while seen is not None:
+        message = str(seen).casefold()
+        if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
+            return True
+        if isinstance(seen, OSError | RuntimeError | ImportError) and any(sign in message for sign in _SIGNS):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+def _machine() -> Iterator[Room]:
+    with suppress(OSError):
+        for line in _MEMINFO.read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                n_bytes = int(line.split()[1]) << 10
+                yield Room(n_bytes, "free on this machine", "Stop other programs or add memory.", is_limit=False)
+
+
+def _address_space() -> Iterator[Room]:
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        taken = int(_STATM.read_text().split()[0]) * resource.getpagesize()
+        yield Room(max(0, limit - taken), "left below `ulimit -v`", "Raise `ulimit -v` or LimitAS=.", is_limit=True)
+
+
+def _control_group() -> Iterator[Room]:
+    """Yield what the control groups above this process leave it (cgroup v2)."""
+    with suppress(OSError):
+        path = next((line[3:] for line in _CGROUP.read_text().splitlines() if line.startswith("0::")), "")
+        group = _CGROUPS / path.lstrip("/")
+        while group != _CGROUPS.parent:
+            with suppress(OSError, ValueError):  # the root has no limit, and "max" is no number
+                limit = int((group / "memory.max").read_text())
+                taken = int((group / "memory.current").read_text()) - _reclaimable(group)
+                yield Room(
+                    max(0, limit - taken), f"left below memory.max of {group}", "Raise MemoryMax=.", is_limit=True
+                )
+            group = group.parent
+
+
+def _reclaimable(group: Path) -> int:
+    """Return how many bytes of a group are file cache, which the kernel gives back."""
+    lines = (group / "memory.stat").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(("inactive_file ", "active_file ")))
