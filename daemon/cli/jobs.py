@@ -72,7 +72,7 @@ def cancel(name: str, option: Path | None) -> int:
 
 def forget(name: str, option: Path | None) -> int:
     """Erase what the journal knows of past jobs of this name."""
-    config, _ = settings.read(option)
+    config, _ = config_option.read(option)
     with _opened(option) as (_, journal, _):
         if any(name in {job.name, job.path} for job in journal.unfinished()):
             raise ScribedError(f"{name} is not done yet.", "Cancel it first, or wait until it is done.")
