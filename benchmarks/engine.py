@@ -50,7 +50,7 @@ from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import SlotShape
 from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
-from daemon.worker import N_IN_FLIGHT
+from daemon.worker import recordings_in_flight
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -267,19 +267,19 @@ class Pipeline:
         for path in paths.values():
             path.mkdir()
         self._config = Config(folders=Folders(**paths), segment=SegmentSettings())
-        self._engine = ContinuousEngine(bench.model, bench.identity, n_slots, DeviceLoop(bench.device))
+        self.engine = ContinuousEngine(bench.model, bench.identity, n_slots, DeviceLoop(bench.device))
         self._front_end = FrontEnd(self._config.folders.cache)
 
     def transcribe(self, path: Path) -> Transcript:
         """Transcribe one recording."""
         recording = Recording(path.stem, path, path.name, RecordingSettings.of(self._config))
         control = RunControl(lambda: None, lambda _: None, Forgetful())
-        return transcribe(recording, self._config, self._front_end, self._engine, control)
+        return transcribe(recording, self._config, self._front_end, self.engine, control)
 
     def close(self) -> None:
         """Stop front end and engine."""
         self._front_end.close()
-        self._engine.close()
+        self.engine.close()
 
 
 def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Result:
@@ -296,7 +296,7 @@ def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Res
         try:
             for repeat in range(options.repeats + 1):
                 started_s, cpu_s = time.perf_counter(), time.process_time()
-                with ThreadPoolExecutor(N_IN_FLIGHT) as pool:
+                with ThreadPoolExecutor(recordings_in_flight(pipeline.engine)) as pool:
                     for transcript in pool.map(pipeline.transcribe, recordings):
                         render_documents(transcript, ("txt", "json"), has_timestamps=False)
                 if repeat:

@@ -95,6 +95,12 @@ class UsageError(ScribedError):
     exit_code = ExitCode.USAGE
 
 
+class NewerVersionError(ScribedError):
+    """A file in the state folder was written by a newer version; it is left untouched."""
+
+    exit_code = ExitCode.BAD_CONFIG
+
+
 class ConfigError(ScribedError):
     """The configuration is wrong; `faults` has every fault, one line each."""
 

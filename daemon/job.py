@@ -1,4 +1,4 @@
-"""The job: one recording that was claimed, and the states it goes through."""
+"""The job: one claimed recording, and the states it goes through."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from enum import StrEnum
 
 
 class JobState(StrEnum):
-    """Where a job stands; the order is the way of a recording.
+    """How far a job is; a recording goes through the states in this order and ends in one of the last two.
 
-    CLAIMED: in `inbox/.scribed/<job_id>/`, waiting or being worked on.
-    DELIVERING: its stem is reserved and documents may stand in the outbox.
-    DELIVERED: all documents stand; the audio may still have to move.
+    CLAIMED: in `inbox/.scribed/<job_id>/`, waiting or running.
+    DELIVERING: its stem is reserved, and documents may be in the outbox.
+    DELIVERED: all documents are in the outbox; the audio may still have to move.
     DONE: the audio is in `processed`.
-    FAILED: the audio is in `failed`, with its reason beside it.
+    FAILED: the audio is in `failed`, with the reason next to it.
     """
 
     CLAIMED = "claimed"
@@ -25,7 +25,7 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """What tells one version of a file from another without reading it."""
+    """What distinguishes one version of a file from another without reading it."""
 
     device: int
     inode: int
@@ -39,10 +39,11 @@ class Job:
 
     Attributes:
         job_id: sorts by time of the claim, such as "20260131T093000-1f2e3d".
-        path: where the recording lay within the inbox, with "/" between folders.
+        path: where the recording was within the inbox, with "/" between folders.
         claimed_at: ISO 8601, UTC.
         attempts: failed attempts charged to this recording so far.
-        is_suspect: it was in flight at an unclean end and has finished no chunk since.
+        is_suspect: it was in flight at a crash and has finished no chunk since.
+        n_early_crashes: crashes in a row at which it was alone and the engine had no chunk of it yet.
     """
 
     job_id: str
@@ -51,6 +52,7 @@ class Job:
     state: JobState = JobState.CLAIMED
     attempts: int = 0
     is_suspect: bool = False
+    n_early_crashes: int = 0
 
     @property
     def name(self) -> str:

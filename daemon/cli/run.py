@@ -1,18 +1,15 @@
-"""`scribed run` and `scribed once`."""
+"""`scribed run` and `scribed once`.
+
+Signals are noted from the first moment, so whatever is slow to import is imported after that.
+"""
 
 from __future__ import annotations
 
-import faulthandler
-import os
 import signal
 from typing import TYPE_CHECKING
 
-from daemon import engine, logs
-from daemon.cli import config_option
 from daemon.errors import ExitCode
-from daemon.host.privileges import become_owner, hide_memory, leave_no_core
-from daemon.host.systemd import Notifier
-from daemon.service import Service
+from daemon.service.flags import Flags
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,29 +18,17 @@ if TYPE_CHECKING:
 
 def run(option: Path | None, *, once: bool) -> int:
     """Run the service until it is stopped, or with `once` until the recordings in the inbox are done."""
-    config, path = config_option.read(option)
-    become_owner(config.folders.state)
-    leave_no_core()
-    hide_memory()
-    faulthandler.enable()  # prints where it hung or crashed; the watchdog ends it with SIGABRT
-    logs.configure(config.logging)
-    service = Service(
-        config,
-        path,
-        lambda report: engine.load(config.model, config.folders.cache, report),
-        Notifier.from_environment(os.environ),
-    )
-    interrupted = _Interrupts(service)
-    code = service.run(once=once)
-    return ExitCode.INTERRUPTED if interrupted.is_interrupted else code
+    signals = _Signals()
+    code = _run(option, signals.flags, once=once)
+    return ExitCode.INTERRUPTED if signals.is_interrupted else code
 
 
-class _Interrupts:
+class _Signals:
     """Turns signals into requests to the service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self) -> None:
+        self.flags = Flags()
         self.is_interrupted = False
-        self._service = service
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGHUP, self._reload)
@@ -51,8 +36,31 @@ class _Interrupts:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         del frame
         self.is_interrupted = number == signal.SIGINT
-        self._service.stop()
+        self.flags.stop()
 
     def _reload(self, number: int, frame: FrameType | None) -> None:
         del number, frame
-        self._service.reload()
+        self.flags.reload()
+
+
+def _run(option: Path | None, flags: Flags, *, once: bool) -> ExitCode:
+    import faulthandler
+    import os
+
+    from daemon import engine, logs
+    from daemon.cli import config_option
+    from daemon.host.privileges import become_owner, hide_memory, leave_no_core
+    from daemon.host.systemd import Notifier
+    from daemon.service.service import Service
+
+    config, path = config_option.read(option)
+    become_owner(config.folders.state)
+    leave_no_core()
+    hide_memory()
+    faulthandler.enable()  # prints where it hung or crashed; the watchdog ends it with SIGABRT
+    logs.configure(config.logging)
+    notifier = Notifier.from_environment(os.environ)
+    service = Service(
+        config, path, lambda report: engine.load(config.model, config.folders.cache, report), notifier, flags
+    )
+    return service.run(once=once)

@@ -22,6 +22,7 @@ from daemon.config.schema import (
     Watch,
     json_schema,
 )
+from daemon.config.settings import Settings
 
 __all__ = [
     "FOLDER_SETTINGS_NAME",
@@ -38,6 +39,7 @@ __all__ = [
     "Retention",
     "Retry",
     "SegmentSettings",
+    "Settings",
     "Transcribe",
     "Watch",
     "json_schema",

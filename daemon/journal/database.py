@@ -1,26 +1,29 @@
-"""The file of the journal: its tables, older versions of them, and what is done when it is damaged."""
+"""The journal's file: its tables, its older versions, and what happens when it is damaged."""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager, suppress
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.errors import TransientError
-from daemon.host.files import explained
+from daemon.errors import NewerVersionError, TransientError
+from daemon.host import files
+from daemon.host.clock import file_stamp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_BUSY_MS = 10_000
-# Disk full, disk broken, or another process holds it too long; the other kinds are faults of ours.
-_OUTSIDE = (sqlite3.OperationalError, sqlite3.DatabaseError)
-_SCHEMA = """
+_BUSY_MS: Final = 10_000
+_MODE: Final = 0o600
+_DAMAGED: Final = ".damaged-"
+_BLOCK: Final = 1 << 20
+# A full or failing disk, or another process that holds the file too long; other kinds are bugs of ours.
+_OUTSIDE: Final = (sqlite3.OperationalError, sqlite3.DatabaseError)
+_SCHEMA: Final = """
 CREATE TABLE jobs (
     job_id TEXT PRIMARY KEY,
     path BLOB NOT NULL,                         -- within the inbox
@@ -28,12 +31,12 @@ CREATE TABLE jobs (
     state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
     is_suspect INTEGER NOT NULL DEFAULT 0,
-    is_in_flight INTEGER NOT NULL DEFAULT 0,    -- written before the work: what survives a crash
+    is_in_flight INTEGER NOT NULL DEFAULT 0,    -- written before work begins, so that it survives a crash
     is_cancelled INTEGER NOT NULL DEFAULT 0,
     outbox_folder BLOB,                         -- the reservation: folder within outbox and processed,
     stem BLOB,                                  -- stem of the documents,
     audio_name BLOB,                            -- name of the audio in processed or failed
-    reason TEXT,                                -- why it is set aside, and what to do
+    reason TEXT,                                -- why it moved to failed, and what to do
     remedy TEXT,
     finished_at TEXT,
     audio_s REAL,
@@ -43,7 +46,7 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_by_state ON jobs (state, finished_at);
 CREATE TABLE chunks (
     job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
-    plan TEXT NOT NULL,                         -- audio, settings and model it is true for
+    plan TEXT NOT NULL,                         -- digest of the audio, settings and model it was made with
     start INTEGER NOT NULL,                     -- samples at 16 kHz
     stop INTEGER NOT NULL,
     text TEXT NOT NULL,
@@ -58,68 +61,103 @@ CREATE TABLE documents (
     PRIMARY KEY (job_id, name)
 ) STRICT;
 """
-# Version 2 knows the put-away audio again, so that nothing else is ever deleted in its place; both are
-# NULL where there is none to delete.
-_TO_VERSION_2 = """
+# Version 2 records what the kept audio looks like, so that retention deletes nothing else in its place. Both
+# columns are NULL where there is no audio to delete.
+_TO_VERSION_2: Final = """
 ALTER TABLE jobs ADD COLUMN audio_bytes INTEGER;
 ALTER TABLE jobs ADD COLUMN audio_mtime_ns INTEGER;
 CREATE INDEX jobs_with_audio ON jobs (state, finished_at) WHERE audio_bytes IS NOT NULL;
 """
 
-# Version 3 knows the hotwords that lie beside it too.
-_TO_VERSION_3 = """
+# Version 3 does the same for the hotwords file next to it.
+_TO_VERSION_3: Final = """
 ALTER TABLE jobs ADD COLUMN hotwords_name BLOB;
 ALTER TABLE jobs ADD COLUMN hotwords_bytes INTEGER;
 ALTER TABLE jobs ADD COLUMN hotwords_mtime_ns INTEGER;
 """
-_STEPS = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3)
+# Version 4 counts a crash against a recording only where one of its chunks had reached the engine.
+_TO_VERSION_4: Final = """
+ALTER TABLE jobs ADD COLUMN has_reached_engine INTEGER NOT NULL DEFAULT 0;  -- in this run of the work
+ALTER TABLE jobs ADD COLUMN n_early_crashes INTEGER NOT NULL DEFAULT 0;     -- alone, in a row, before any chunk
+"""
+_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4)
 
 log = structlog.get_logger()
 
 
 @contextmanager
 def explained_database(verb: str) -> Iterator[None]:
-    """Turn an error of SQLite that has its cause outside into one of ours.
+    """Turn an SQLite error with an outside cause into one of ours.
+
+    Args:
+        verb: completes "The journal cannot be ...".
 
     Raises:
-        TransientError: the disk is full or broken, or another process holds the file too long.
+        TransientError: the disk is full or failing, or another process holds the file too long.
     """
     try:
         yield
     except sqlite3.DatabaseError as error:
         if type(error) not in _OUTSIDE:
             raise
-        remedy = "Look at the state folder: is its disk full, and may the service's user write there?"
+        remedy = "Check the state folder: is its disk full, and can the service's user write there?"
         raise TransientError(f"The journal cannot be {verb}: {error}.", remedy) from error
 
 
 def open_database(path: Path) -> sqlite3.Connection:
-    """Open the journal's file, making it where there is none; one that cannot be used is set aside.
+    """Open the journal, creating it where there is none; a damaged one is put aside first.
 
     Raises:
+        NewerVersionError: a newer version of scribed wrote it; the file is left as it is.
         NoPermissionError, TransientError: it cannot be opened.
     """
     with explained_database("opened"):
+        _create(path)
         try:
+            _refuse_newer(path)
             return _connect(path)
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError as error:
-            # Not a database any more, or not one of ours. The folders are the truth, so begin anew
-            # and keep the pieces.
-            aside = path.with_name(f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S}")
-            path.rename(aside)
-            for ending in ("-wal", "-shm"):
-                path.with_name(path.name + ending).unlink(missing_ok=True)
-            log.warning("journal.damaged_set_aside", kept_as=str(aside), error=str(error))
+        except sqlite3.DatabaseError as error:  # not a database any more; the folders hold what counts
+            aside = _put_aside(path)
+            log.warning("journal.damaged", kept_as=str(aside), error=str(error))
+            _create(path)
             return _connect(path)
 
 
+def find_put_aside(path: Path) -> tuple[Path, ...]:
+    """Return what was kept of earlier damaged journals, the oldest first."""
+    return tuple(sorted(found for found in path.parent.glob(f"{path.name}{_DAMAGED}*") if found.is_file()))
+
+
+def _create(path: Path) -> None:
+    """Create an empty file if there is none.
+
+    File names and unfinished text are for the service alone. SQLite gives the files it makes next to this one the
+    same mode, so the mode has to be right before the first of them is made.
+    """
+    with suppress(FileExistsError), files.explained("The journal cannot be created", path.parent):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+
+
+def _refuse_newer(path: Path) -> None:
+    """Raise NewerVersionError for a journal with a schema that this version does not know; write nothing."""
+    # immutable would not see a version that is still in the write-ahead log.
+    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)) as db:
+        version = _version_of(db)
+    if version > len(_STEPS):
+        what = (
+            f"The journal {path} was written by a newer version of scribed:"
+            f" it has schema {version}, and this version knows schemas up to {len(_STEPS)}."
+        )
+        remedy = (
+            "Install that version again. To go back for good, stop the service and move the file away:"
+            " only history, progress and attempt counters are lost."
+        )
+        raise NewerVersionError(what, remedy)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    # Names of recordings and unfinished text are for the service alone. SQLite gives the files it
-    # makes beside this one the same mode, so it has to be right before the first of them is made.
-    with suppress(FileExistsError), explained("The journal cannot be made", path.parent):
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=_BUSY_MS / 1000)
     try:
         db.row_factory = sqlite3.Row
@@ -127,6 +165,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = FULL")
         db.execute("PRAGMA secure_delete = ON")
         db.execute("PRAGMA foreign_keys = ON")
+        _upgrade(db)
         _check(db)
     except BaseException:
         db.close()
@@ -135,14 +174,66 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def _check(db: sqlite3.Connection) -> None:
-    """Make the tables of a new journal; raise DatabaseError for one that cannot be used."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]
-    if version < len(_STEPS):
-        steps = " ".join(_STEPS[version:])
-        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {len(_STEPS)}; COMMIT;")
-    elif version != len(_STEPS):
-        raise sqlite3.DatabaseError(f"it is of version {version}, and this scribed knows version {len(_STEPS)}")
-    # Damage that comes to light later would stop every job at every start.
+    """Raise DatabaseError for a damaged file: damage found later would stop every job at every start."""
     state = db.execute("PRAGMA quick_check(1)").fetchone()[0]
     if state != "ok":
         raise sqlite3.DatabaseError(state)
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring the tables to this version's schema, making them in a new journal."""
+    version = _version_of(db)
+    if version < len(_STEPS):
+        steps = " ".join(_STEPS[version:])
+        db.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {len(_STEPS)}; COMMIT;")
+
+
+def _version_of(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _put_aside(path: Path) -> Path:
+    """Keep what can be read of a damaged journal's jobs under another name, and erase the damaged file.
+
+    Texts of chunks may be in any page of the damaged file, so none of its bytes are kept: otherwise `cancel` and
+    `forget` would erase them from one file and leave them in another.
+    """
+    aside = path.with_name(f"{path.name}{_DAMAGED}{file_stamp()}")
+    _create(aside)
+    with closing(sqlite3.connect(aside, isolation_level=None)) as kept:
+        kept.execute("PRAGMA journal_mode = MEMORY")
+        _upgrade(kept)
+        known = {row[1] for row in kept.execute("PRAGMA table_info(jobs)")}
+        kept.execute("BEGIN")
+        for row in _readable_jobs(path):
+            columns = [column for column in row.keys() if column in known]  # noqa: SIM118 (a Row iterates over values)
+            marks = ", ".join("?" * len(columns))
+            insert = f"INSERT OR IGNORE INTO jobs ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 (known columns)
+            with suppress(sqlite3.IntegrityError):  # a damaged value
+                kept.execute(insert, [row[column] for column in columns])
+        kept.execute("COMMIT")
+    for ending in ("", "-wal", "-shm"):
+        _erase(path.with_name(path.name + ending))
+    files.sync_folder(path.parent)
+    return aside
+
+
+def _readable_jobs(path: Path) -> Iterator[sqlite3.Row]:
+    """Yield the jobs on both sides of the damage, some of them twice."""
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, timeout=_BUSY_MS / 1000)) as db:
+            db.row_factory = sqlite3.Row
+            db.execute("PRAGMA query_only = ON")
+            yield from db.execute(f"SELECT * FROM jobs ORDER BY rowid {order}")  # noqa: S608 (one of two words)
+
+
+def _erase(path: Path) -> None:
+    """Overwrite a file, as secure_delete does with deleted rows, and remove it."""
+    with suppress(FileNotFoundError):
+        with path.open("r+b") as stream:
+            left = path.stat().st_size
+            while left > 0:
+                left -= stream.write(bytes(min(left, _BLOCK)))
+            stream.flush()
+            os.fsync(stream.fileno())
+        path.unlink()

@@ -1,35 +1,45 @@
-"""The memory of jobs and of finished chunks, in SQLite.
+"""The record of jobs and of finished chunks, in SQLite.
 
-The folders are the truth. Without this file history, progress and the count of attempts are lost,
-and nothing else. File names are kept as bytes, since not every name is UTF-8.
+The folders hold everything that matters: without this file only history, progress and attempt counters are lost.
+File names are stored as bytes, since not every name is UTF-8.
 """
 
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Final
 
 from daemon.host.clock import now
 from daemon.job import Job, JobState
-from daemon.journal.database import explained_database, open_database
+from daemon.journal.database import explained_database, find_put_aside, open_database
 from daemon.journal.records import ChunkText, Kept, Look, Looks, Outcome, PutAway, Reservation, Result
+from daemon.journal.rows import hotwords_columns, job_of, kept_files, look_columns, look_of, outcome_of
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-JOURNAL_NAME = "journal.sqlite3"
-_UNSEEN = Looks()
-_UNFINISHED = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
+JOURNAL_NAME: Final = "journal.sqlite3"
+_UNSEEN: Final = Looks()
+_UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
+
+
+# Of past jobs, by name or by path within the inbox.
+_NAMED: Final = "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)"
 
 
 class Journal:
-    """All that is remembered; every write is durable when its method returns.
+    """The journal of one state folder. Every write is durable when its method returns; any thread may call.
 
-    Methods may be called from any thread.
+    Args:
+        folder: the state folder.
+
+    Raises:
+        NewerVersionError: a newer version of scribed wrote the journal.
+        NoPermissionError, TransientError: it cannot be opened.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,12 +49,12 @@ class Journal:
         self._identity = self._identify()
 
     def close(self) -> None:
-        """Close the file; its write-ahead log is folded in."""
+        """Close the file, merging its write-ahead log into it."""
         with self._lock:
             self._db.close()
 
     def is_standing(self) -> bool:
-        """Whether the file that we write to is still the one by that name: somebody may have removed it."""
+        """Whether the open file is still the one in the state folder; it may have been deleted."""
         return self._identify() == self._identity
 
     def _identify(self) -> tuple[int, int] | None:
@@ -69,10 +79,14 @@ class Journal:
         with self._lock, explained_database("read"):
             return self._db.execute(query, values).fetchall()
 
-    # Jobs on their way
+    def find_put_aside(self) -> tuple[Path, ...]:
+        """Return what was kept of earlier journals that were damaged, the oldest first."""
+        return find_put_aside(self._path)
+
+    # Unfinished jobs
 
     def add(self, job: Job) -> None:
-        """Remember a newly claimed job; it is no fault to do so twice."""
+        """Record a newly claimed job; recording it twice changes nothing."""
         with self._transaction() as db:
             db.execute(
                 "INSERT OR IGNORE INTO jobs (job_id, path, claimed_at, state) VALUES (?, ?, ?, ?)",
@@ -80,27 +94,31 @@ class Journal:
             )
 
     def find(self, job_id: str) -> Job | None:
-        """Return a job, or None if it is not known."""
+        """Return a job, or None if it is unknown."""
         rows = self._select("SELECT * FROM jobs WHERE job_id = ?", job_id)
-        return _job(rows[0]) if rows else None
+        return job_of(rows[0]) if rows else None
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return the jobs that are neither done nor failed, oldest claim first."""
-        # By the states they are in, not by those they are not in: only so the index is used.
+        # Selected by the states they are in: the index does not help with NOT IN.
         rows = self._select("SELECT * FROM jobs WHERE state IN (?, ?, ?) ORDER BY claimed_at, job_id", *_UNFINISHED)
-        return tuple(_job(row) for row in rows)
+        return tuple(job_of(row) for row in rows)
 
     def forget_claim(self, job_id: str) -> None:
-        """Erase a job whose claim came to nothing."""
+        """Erase a job whose claim was undone."""
         with self._transaction() as db:
             db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
 
     def begin(self, job_id: str) -> None:
-        """Write down that work on a job begins; only `rest` takes that back."""
-        self._set(job_id, is_in_flight=1)
+        """Record that work on a job begins; after a crash, `recover_in_flight` finds it."""
+        self._set(job_id, is_in_flight=1, has_reached_engine=0)
+
+    def reach_engine(self, job_id: str) -> None:
+        """Record that the engine is about to get a chunk of this job: from now on it can crash the service."""
+        self._set(job_id, has_reached_engine=1)
 
     def rest(self, job_id: str) -> None:
-        """Write down that no work on a job is under way, without charging anything."""
+        """Record that work on a job has ended, without charging anything."""
         self._set(job_id, is_in_flight=0)
 
     def charge(self, job_id: str) -> int:
@@ -111,26 +129,28 @@ class Journal:
         return job.attempts if job else 0
 
     def recover_in_flight(self) -> tuple[Job, ...]:
-        """Settle what an unclean end left in flight, and return those jobs.
+        """Settle what a crash left in flight, and return those jobs.
 
-        Whoever was alone in flight is charged an attempt: nothing else can have ended the process
-        but this recording or the world. Among several none can be blamed. All are suspects now and
-        run one at a time until each has finished a chunk.
+        A job is charged an attempt only with evidence: it was alone, and the engine had a chunk of it. Until then
+        its recording was being decoded, in another process that cannot crash the service; such a crash is only
+        counted. All are suspects now and run one at a time until each has finished a chunk.
         """
-        rows = self._select("SELECT * FROM jobs WHERE is_in_flight = 1")
+        rows = self._select("SELECT job_id, has_reached_engine FROM jobs WHERE is_in_flight = 1")
+        counts = ""
+        if len(rows) == 1 and rows[0]["has_reached_engine"]:
+            counts = ", attempts = attempts + 1, n_early_crashes = 0"
+        elif len(rows) == 1:
+            counts = ", n_early_crashes = n_early_crashes + 1"
         with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET is_in_flight = 0, is_suspect = 1, attempts = attempts + ? WHERE is_in_flight = 1",
-                (1 if len(rows) == 1 else 0,),
-            )
+            db.execute(f"UPDATE jobs SET is_in_flight = 0, is_suspect = 1{counts} WHERE is_in_flight = 1")  # noqa: S608 (constants)
         return tuple(job for row in rows if (job := self.find(row["job_id"])))
 
     def cancel(self, job_id: str) -> None:
-        """Ask whoever runs the job to give it back."""
+        """Ask for a job to be cancelled: by the service if it runs, else by the command that asks."""
         self._set(job_id, is_cancelled=1)
 
     def cancelled(self) -> tuple[str, ...]:
-        """Return the ids of jobs that are to be given back and were not delivered before."""
+        """Return the ids of jobs that are to be cancelled and are not delivered yet."""
         rows = self._select(
             "SELECT job_id FROM jobs WHERE is_cancelled = 1 AND state IN (?, ?)", JobState.CLAIMED, JobState.DELIVERING
         )
@@ -139,24 +159,25 @@ class Journal:
     # Finished chunks
 
     def remember_chunk(self, job_id: str, plan: str, span: tuple[int, int], said: ChunkText) -> None:
-        """Keep the text of a chunk until delivery; the recording is harmless so far, its count is set back.
+        """Keep the text of a chunk until delivery, and reset the counters of its job: it has proved harmless so far.
 
         Args:
-            job_id: whose chunk.
-            plan: tells audio, settings and model apart; only the same plan gets the text back.
+            job_id: the job of the chunk.
+            plan: digest of audio, settings and model; only the same plan gets the text back.
             span: (start, stop) in samples at 16 kHz.
-            said: the model's answer.
+            said: what the model wrote.
         """
         with self._transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job_id, plan, *span, said.text, said.language, said.is_finished),
             )
-            # With the chunk, in one step: a crash in between would leave a suspect with nothing more to show.
-            db.execute("UPDATE jobs SET is_suspect = 0, attempts = 0 WHERE job_id = ?", (job_id,))
+            # In the same transaction: after a crash in between, the job would stay a suspect with no chunk left to do.
+            reset = "UPDATE jobs SET is_suspect = 0, attempts = 0, n_early_crashes = 0 WHERE job_id = ?"
+            db.execute(reset, (job_id,))
 
     def remembered_chunks(self, job_id: str, plan: str) -> Mapping[tuple[int, int], ChunkText]:
-        """Return the remembered texts of a job's chunks by (start, stop), if made by the same plan."""
+        """Return the texts of a job's finished chunks by (start, stop), where they were made with the same plan."""
         rows = self._select("SELECT * FROM chunks WHERE job_id = ? AND plan = ?", job_id, plan)
         return {
             (row["start"], row["stop"]): ChunkText(row["text"], row["language"], bool(row["is_finished"]))
@@ -179,7 +200,7 @@ class Journal:
         result: Result,
         looks: Looks = _UNSEEN,
     ) -> None:
-        """Write down the names of the outcome, the sha256 of each document and what will be put away, ahead of all."""
+        """Record, before anything is written, the outcome's names and the sha256 of each document."""
         with self._transaction() as db:
             db.execute(
                 "UPDATE jobs SET state = ?, outbox_folder = ?, stem = ?, audio_name = ?,"
@@ -193,8 +214,8 @@ class Journal:
                     result.audio_s,
                     result.wall_s,
                     result.is_complete,
-                    *_look_columns("audio", looks.audio).values(),
-                    *_look_columns("hotwords", looks.hotwords).values(),
+                    *look_columns("audio", looks.audio).values(),
+                    *look_columns("hotwords", looks.hotwords).values(),
                     job_id,
                 ),
             )
@@ -212,11 +233,11 @@ class Journal:
         return Reservation(*(os.fsdecode(rows[0][key]) for key in ("outbox_folder", "stem", "audio_name")))
 
     def looks(self, job_id: str) -> Looks:
-        """Return how a job's audio and hotwords looked before they were put away."""
+        """Return what a job's audio and hotwords looked like before they were moved."""
         rows = self._select(
             "SELECT audio_bytes, audio_mtime_ns, hotwords_bytes, hotwords_mtime_ns FROM jobs WHERE job_id = ?", job_id
         )
-        return Looks(_look(rows[0], "audio"), _look(rows[0], "hotwords")) if rows else Looks()
+        return Looks(look_of(rows[0], "audio"), look_of(rows[0], "hotwords")) if rows else Looks()
 
     def reserved_by_others(self, job_id: str) -> tuple[Reservation, ...]:
         """Return the names that other unfinished jobs have reserved."""
@@ -232,12 +253,12 @@ class Journal:
         )
 
     def documents(self, job_id: str) -> dict[str, str]:
-        """Return the sha256 of a job's documents by their name, in the order in which they are put down."""
+        """Return the sha256 of a job's documents by name, in the order in which they are published."""
         rows = self._select("SELECT name, sha256 FROM documents WHERE job_id = ? ORDER BY rowid", job_id)
         return {os.fsdecode(row["name"]): row["sha256"] for row in rows}
 
     def commit_delivery(self, job_id: str) -> None:
-        """All documents stand: the commit. The texts of the chunks are erased with it."""
+        """Record that all documents are in the outbox: the commit. The texts of the chunks are erased with it."""
         with self._transaction() as db:
             db.execute("UPDATE jobs SET state = ?, is_in_flight = 0 WHERE job_id = ?", (JobState.DELIVERED, job_id))
             db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
@@ -245,7 +266,7 @@ class Journal:
         self._wipe_log()
 
     def finish(self, job_id: str, audio: Kept | None = None, hotwords: Kept | None = None) -> None:
-        """Audio and hotwords are in processed, under these names as far as they are known."""
+        """Record that audio and hotwords are in processed, under these names where they are known."""
         known: dict[str, object] = {"audio_name": os.fsencode(audio.name)} if audio is not None else {}
         self._set(
             job_id,
@@ -254,8 +275,8 @@ class Journal:
             is_in_flight=0,
             is_suspect=0,
             **known,
-            **_look_columns("audio", audio.look if audio else None),
-            **_kept_hotwords(hotwords),
+            **look_columns("audio", audio.look if audio else None),
+            **hotwords_columns(hotwords),
         )
 
     def plan_failure(
@@ -266,27 +287,27 @@ class Journal:
         look: Look | None = None,
         hotwords: Kept | None = None,
     ) -> None:
-        """Write down that a recording is about to be set aside.
+        """Record that a recording is about to move to failed.
 
         Args:
-            job_id: whose recording.
+            job_id: the job of the recording.
             why: reason and remedy.
-            place: folder within failed, and name.
-            look: of the audio.
-            hotwords: what will lie beside it.
+            place: folder within failed, and file name.
+            look: what the audio looks like.
+            hotwords: the hotwords file that moves with it.
         """
         folder, audio_name = map(os.fsencode, place)
         told = dict(zip(("reason", "remedy"), why, strict=True))
-        kept = {**_look_columns("audio", look), **_kept_hotwords(hotwords)}
+        kept = {**look_columns("audio", look), **hotwords_columns(hotwords)}
         self._set(job_id, **told, outbox_folder=folder, audio_name=audio_name, **kept)
 
     def planned_failure(self, job_id: str) -> tuple[str, str] | None:
-        """Return (reason, remedy) of a job that was being set aside, or None."""
+        """Return (reason, remedy) of a job that was being moved to failed, or None."""
         rows = self._select("SELECT reason, remedy FROM jobs WHERE job_id = ? AND reason IS NOT NULL", job_id)
         return (rows[0]["reason"], rows[0]["remedy"]) if rows else None
 
     def fail(self, job_id: str) -> None:
-        """The audio is in failed; whatever was transcribed of it is erased."""
+        """Record that the audio is in failed, and erase what was transcribed of it."""
         with self._transaction() as db:
             db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
@@ -296,23 +317,22 @@ class Journal:
             )
         self._wipe_log()
 
-    # The past
+    # Past jobs
 
     def recent(self, limit: int) -> tuple[Outcome, ...]:
-        """Return the jobs delivered last, latest first."""
+        """Return the jobs delivered last, the latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.DONE, limit)
 
     def failures(self, limit: int = 1000) -> tuple[Outcome, ...]:
-        """Return the recordings that were set aside and are not known to have left, latest first."""
+        """Return the recordings that moved to failed and are not known to have left it, the latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
 
     def count_failures(self) -> int:
-        """Return how many recordings were moved to failed and are not known to have left."""
-        rows = self._select("SELECT count(*) FROM jobs WHERE state = ?", JobState.FAILED)
-        return int(rows[0][0])
+        """Return how many recordings moved to failed and are not known to have left it."""
+        return int(self._select("SELECT count(*) FROM jobs WHERE state = ?", JobState.FAILED)[0][0])
 
     def put_away_before(self, state: JobState, when: str, limit: int) -> tuple[PutAway, ...]:
-        """Return what is left of jobs that came to this end before a time (ISO 8601, UTC), oldest first."""
+        """Return what remains of jobs that ended in this state before a time (ISO 8601, UTC), the oldest first."""
         rows = self._select(
             "SELECT * FROM jobs"
             " WHERE state = ? AND finished_at < ? AND audio_bytes IS NOT NULL ORDER BY finished_at LIMIT ?",
@@ -321,12 +341,12 @@ class Journal:
             limit,
         )
         return tuple(
-            PutAway(row["job_id"], os.fsdecode(row["outbox_folder"] or b""), tuple(_kept_files(row))) for row in rows
+            PutAway(row["job_id"], os.fsdecode(row["outbox_folder"] or b""), tuple(kept_files(row))) for row in rows
         )
 
     def forget_audio(self, job_id: str) -> None:
-        """There is nothing left of this job any more that could be deleted."""
-        self._set(job_id, **_look_columns("audio", None), **_kept_hotwords(None))
+        """Record that nothing of this job is left for retention to delete."""
+        self._set(job_id, **look_columns("audio", None), **hotwords_columns(None))
 
     def done_since(self, when: str) -> int:
         """Return how many jobs were done since a time (ISO 8601, UTC)."""
@@ -334,16 +354,8 @@ class Journal:
         return int(rows[0][0])
 
     def named(self, name: str) -> tuple[Outcome, ...]:
-        """Return past jobs whose recording or whose path within the inbox has this name."""
-        path, tail = os.fsencode(name), b"/" + os.fsencode(name)
-        return self._outcomes(
-            "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)",
-            JobState.DONE,
-            JobState.FAILED,
-            path,
-            -len(tail),
-            tail,
-        )
+        """Return past jobs whose recording, or whose path within the inbox, has this name."""
+        return self._outcomes(_NAMED, *_name_values(name))
 
     def forget(self, job_id: str) -> None:
         """Erase everything about a job, so that it cannot be read from the file any more."""
@@ -351,68 +363,54 @@ class Journal:
             db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
         self._wipe_log()
 
+    def erase(self, name: str) -> int:
+        """Erase all past jobs of this name, from what was kept of damaged journals too; return how many there were.
+
+        Raises:
+            TransientError: not everything could be erased; it can be tried again.
+        """
+        with self._transaction() as db:
+            n_erased = db.execute(f"DELETE FROM jobs WHERE {_NAMED}", _name_values(name)).rowcount  # noqa: S608 (a constant)
+        self._wipe_log()
+        with explained_database("written"):
+            return n_erased + sum(_erase_from(aside, name) for aside in self.find_put_aside())
+
     def _outcomes(self, where: str, *values: object) -> tuple[Outcome, ...]:
-        rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608, the text is our own constant
-        return tuple(_outcome(row) for row in rows)
+        rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608 (a constant of this file)
+        return tuple(outcome_of(row) for row in rows)
 
     def _set(self, job_id: str, **columns: object) -> None:
         assignments = ", ".join(f"{column} = ?" for column in columns)
         with self._transaction() as db:
             db.execute(
-                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608, the columns are keywords in this file
+                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608 (keywords of this file)
                 (*columns.values(), job_id),
             )
 
     def _wipe_log(self) -> None:
-        """Empty the write-ahead log, which holds deleted text until then."""
+        """Empty the write-ahead log, which still holds deleted text."""
         with self._lock, explained_database("written"):
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def _look_columns(kind: str, look: Look | None) -> dict[str, int | None]:
-    n_bytes, mtime_ns = (look.n_bytes, look.mtime_ns) if look is not None else (None, None)
-    return {f"{kind}_bytes": n_bytes, f"{kind}_mtime_ns": mtime_ns}
+def _name_values(name: str) -> tuple[object, ...]:
+    """Return the values for _NAMED."""
+    tail = b"/" + os.fsencode(name)
+    return JobState.DONE, JobState.FAILED, os.fsencode(name), -len(tail), tail
 
 
-def _kept_hotwords(kept: Kept | None) -> dict[str, object]:
-    name = os.fsencode(kept.name) if kept is not None else None
-    return {"hotwords_name": name, **_look_columns("hotwords", kept.look if kept else None)}
-
-
-def _look(row: sqlite3.Row, kind: str) -> Look | None:
-    n_bytes = row[f"{kind}_bytes"]
-    return None if n_bytes is None else Look(n_bytes, row[f"{kind}_mtime_ns"])
-
-
-def _kept_files(row: sqlite3.Row) -> Iterator[Kept]:
-    for kind in ("audio", "hotwords"):
-        name, look = row[f"{kind}_name"], _look(row, kind)
-        if name is not None and look is not None:
-            yield Kept(os.fsdecode(name), look)
-
-
-def _job(row: sqlite3.Row) -> Job:
-    return Job(
-        job_id=row["job_id"],
-        path=os.fsdecode(row["path"]),
-        claimed_at=row["claimed_at"],
-        state=JobState(row["state"]),
-        attempts=row["attempts"],
-        is_suspect=bool(row["is_suspect"]),
-    )
-
-
-def _outcome(row: sqlite3.Row) -> Outcome:
-    audio_path = None
-    if row["audio_name"] is not None:
-        audio_path = os.path.join(os.fsdecode(row["outbox_folder"] or b""), os.fsdecode(row["audio_name"]))  # noqa: PTH118, a name within a folder that is not known here
-    return Outcome(
-        job=_job(row),
-        finished_at=row["finished_at"] or row["claimed_at"],
-        reason=row["reason"],
-        remedy=row["remedy"],
-        audio_s=row["audio_s"],
-        wall_s=row["wall_s"],
-        audio_path=audio_path,
-        is_complete=None if row["is_complete"] is None else bool(row["is_complete"]),
-    )
+def _erase_from(aside: Path, name: str) -> int:
+    """Erase a name from what was kept of a damaged journal, unfinished jobs included; return how many there were."""
+    path, tail = os.fsencode(name), b"/" + os.fsencode(name)
+    with closing(sqlite3.connect(aside, isolation_level=None)) as db:
+        try:
+            db.execute("PRAGMA secure_delete = ON")
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:  # never completed
+                return 0
+            return db.execute(
+                "DELETE FROM jobs WHERE path = ? OR substr(path, ?) = ?", (path, -len(tail), tail)
+            ).rowcount
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            return 0  # kept by an earlier version as it was, and not a database

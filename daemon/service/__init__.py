@@ -1,5 +1,1 @@
-"""The daemon: build the parts, run the loop, stop in order."""
-
-from daemon.service.loop import Service
-
-__all__ = ["Service"]
+"""The daemon: put the parts together, run the loop, stop in order."""

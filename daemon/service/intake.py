@@ -1,4 +1,4 @@
-"""From the inbox into work: look, let settle, claim, start. One turn of it after the other."""
+"""Intake: from the inbox to a running job, in steps that each turn of the loop repeats."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from daemon.status.arrival_faults import report_scan
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from daemon.config import Config
+    from daemon.config import Config, Settings
     from daemon.inbox import Arrival, Inbox
     from daemon.job import Fingerprint, Job
     from daemon.status import Fault
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class _Settling:
-    """A claimed recording that changed after it had settled, waiting to be quiet once more."""
+    """A claimed recording that changed after it had settled, waiting to be quiet again."""
 
     job: Job
     fingerprint: Fingerprint
@@ -33,30 +33,29 @@ class _Settling:
 
 
 class Intake:
-    """What arrives, and what of it waits for work; used by the loop's thread alone.
+    """What arrives, and what is claimed and waits; used by the loop's thread alone.
 
     Args:
-        config: the configuration.
+        settings: the configuration in force.
         inbox: finds what has arrived.
-        desk: where things lie and are noted.
-        worker: takes what can begin.
-        monotonic: seconds that only ever grow.
+        resources: folders and journal.
+        worker: takes the jobs that can begin.
+        monotonic: clock in seconds, injectable for tests.
 
     Attributes:
-        config: as above; a reload replaces it.
-        scan: what the last look into the inbox found.
+        scan: what the last scan of the inbox found.
     """
 
     def __init__(
         self,
-        config: Config,
+        settings: Settings,
         inbox: Inbox,
         resources: Resources,
         worker: Worker,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config = config
         self.scan = Scan()
+        self._settings = settings
         self._inbox = inbox
         self._resources = resources
         self._faults = resources.faults
@@ -66,10 +65,14 @@ class Intake:
         self._claimed: set[str] = set()  # of what the last scan found settled
         self._refused: dict[str, Fingerprint] = {}  # what `unsupported: ignore` leaves where it is
 
+    @property
+    def _config(self) -> Config:
+        return self._settings.current
+
     # One turn
 
     def look(self) -> bool:
-        """Look what has arrived; False where a disk or share of the folders is not there: nothing can be done."""
+        """Scan the inbox; return False where a disk or share is missing and nothing can be done."""
         self.scan = Scan()
         self._claimed.clear()
         try:
@@ -81,14 +84,15 @@ class Intake:
         try:
             self.scan = self._inbox.scan()
         except OSError as error:
-            self._faults.note("inbox", f"The inbox cannot be listed: {error.strerror}.", "Is its disk or share there?")
+            what = f"The inbox cannot be listed: {error.strerror}."
+            self._faults.note("inbox", what, "Check that its disk or share is mounted.")
         else:
             self._faults.clear("inbox")
-            report_scan(self._faults, self.scan, self.config.logging.names)
+            report_scan(self._faults, self.scan, self._config.logging.names)
         return True
 
     def take_in(self, admit: Callable[[Scan], Iterable[Arrival]] | None) -> None:
-        """Start what is claimed and claim what has settled, or what `admit` lets through of it."""
+        """Start what is claimed, and claim what has settled, or what `admit` lets through of it."""
         self._clear_notes()
         for job_id in self._resources.journal.cancelled():
             self._cancel(job_id)
@@ -99,20 +103,18 @@ class Intake:
             self._claim_all(settled)
 
     def _clear_notes(self) -> None:
-        """Remove from the inbox the error notes of recordings that were put back into it."""
+        """Delete error notes that came back to the inbox with their recordings."""
         for path in self.scan.error_notes:
-            note = self.config.folders.inbox / path
+            note = self._config.folders.inbox / path
             if is_error_note(note):
-                with suppress(OSError):  # it may lie in a folder that is closed to us; then it stays
+                with suppress(OSError):  # a folder that we may not change: it stays
                     note.unlink(missing_ok=True)
 
     def _cancel(self, job_id: str) -> None:
-        if self._worker.cancel(job_id):
-            return
         job = self._resources.journal.find(job_id)
         if job is not None:
             self._settling.pop(job_id, None)
-            self._worker.give_back(job)
+            self._worker.cancel(job)
 
     def _let_settle(self) -> None:
         for job in self._worker.take_changed():
@@ -121,33 +123,33 @@ class Intake:
             try:
                 fingerprint = self._resources.claims.fingerprint(settling.job)
             except ScribedError:
-                del self._settling[settling.job.job_id]  # gone: the start finds out and undoes the claim
+                del self._settling[settling.job.job_id]  # gone: starting the job notices, and undoes the claim
                 continue
             if fingerprint != settling.fingerprint:
                 settling.fingerprint, settling.since_s = fingerprint, self._monotonic()
-            elif self._monotonic() - settling.since_s >= self.config.watch.settle_s:
+            elif self._monotonic() - settling.since_s >= self._config.watch.settle_s:
                 del self._settling[settling.job.job_id]
 
     def _settle_again(self, job: Job) -> None:
-        with suppress(ScribedError):  # gone: the start finds out and undoes the claim
+        with suppress(ScribedError):  # gone: starting the job notices, and undoes the claim
             self._settling[job.job_id] = _Settling(job, self._resources.claims.fingerprint(job), self._monotonic())
 
     def _start_claimed(self) -> bool:
-        """Start what has been claimed; False where a suspect waits to be alone: nothing else begins ahead of it."""
+        """Start claimed jobs; return False where a suspect waits to be alone, so that nothing else begins before it."""
         for job in self._waiting_jobs():
-            if self._worker.is_due(job) and not self._worker.start(job) and job.is_suspect:
+            if self._worker.attempts.is_due(job.job_id) and not self._worker.start(job) and job.is_suspect:
                 return False
         return True
 
     def _waiting_jobs(self) -> list[Job]:
-        """Return claimed jobs that are neither in work nor settling, suspects ahead, the least charged first."""
-        in_work = self._worker.job_ids()
+        """Return claimed jobs that neither run nor settle: suspects first, and the least charged of them first."""
+        running = self._worker.job_ids()
         unfinished = self._resources.journal.unfinished()
-        jobs = [job for job in unfinished if job.job_id not in in_work and job.job_id not in self._settling]
+        jobs = [job for job in unfinished if job.job_id not in running and job.job_id not in self._settling]
         return sorted(jobs, key=lambda job: (not job.is_suspect, job.attempts, job.claimed_at, job.job_id))
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
-        """Claim as many recordings as there is room for; one that cannot be claimed holds no other up."""
+        """Claim as many recordings as there is room for; one that cannot be claimed does not stop the others."""
         fault: ScribedError | None = None
         for arrival in self.claimable(settled):
             if not self._worker.has_room():
@@ -169,32 +171,33 @@ class Intake:
             return
         self._claimed.add(arrival.path)
         job, is_same = claim
+        self._worker.accept(job)
         if is_same:
             self._worker.start(job)
         else:
             self._settle_again(job)
 
-    # What others ask
+    # Queries
 
     def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
-        """Return those of the settled recordings that no claim stands in the way of which has to be undone first."""
+        """Return settled recordings with no half-finished claim on the same path."""
         broken_off = self._resources.claims.broken_off()
         return [arrival for arrival in settled if arrival.path not in broken_off]
 
     def is_refused(self, arrival: Arrival) -> bool:
-        """Whether `unsupported: ignore` leaves this file where it is."""
-        if self.config.watch.unsupported != "ignore":
+        """Whether `unsupported: ignore` leaves this file in the inbox."""
+        if self._config.watch.unsupported != "ignore":
             return False
         if self._refused.get(arrival.path) != arrival.fingerprint:
-            if self._resources.front_end.is_recording(self.config.folders.inbox / arrival.path):
+            if self._resources.front_end.is_recording(self._config.folders.inbox / arrival.path):
                 return False
             self._refused[arrival.path] = arrival.fingerprint
         return True
 
     def soonest_s(self) -> float:
-        """Return in how many seconds a recording may have settled, infinity where none is arriving."""
+        """Return the seconds until a recording may have settled, infinity where none is arriving."""
         soonest_s = min((arriving.left_s for arriving in self.scan.arriving), default=math.inf)
-        return min(soonest_s, self.config.watch.settle_s / 4) if self._settling else soonest_s
+        return min(soonest_s, self._config.watch.settle_s / 4) if self._settling else soonest_s
 
     def arriving(self) -> tuple[Arriving, ...]:
         """Return what has not settled."""
@@ -205,16 +208,20 @@ class Intake:
         return (*self.scan.arriving, *settling)
 
     def waiting(self) -> tuple[str, ...]:
-        """Return the paths of what is claimed or has settled and is not in progress."""
+        """Return the paths of what is claimed or has settled, and is not in progress.
+
+        Raises:
+            TransientError: the journal cannot be read.
+        """
         left_out = self._claimed | self._refused.keys()
         settled = (arrival.path for arrival in self.scan.settled if arrival.path not in left_out)
         return (*(job.path for job in self._waiting_jobs()), *settled)
 
     def has_claimed_work(self) -> bool:
-        """Whether any claimed recording is not at its end."""
+        """Whether any claimed recording is unfinished."""
         return bool(self._resources.journal.unfinished()) or not self._worker.is_idle()
 
     def claim_fault(self) -> Fault | None:
-        """Return what keeps recordings from being claimed, if anything does."""
+        """Return the fault that keeps recordings from being claimed, if there is one."""
         standing = map(self._faults.find, ("share", "turn", "inbox", "claim"))
         return next((fault for fault in standing if fault is not None), None)

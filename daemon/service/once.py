@@ -1,4 +1,4 @@
-"""One round of `scribed once`: what is in the inbox at its beginning, and no more."""
+"""One run of `scribed once`: what is in the inbox when it begins, and nothing else."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from daemon.errors import ExitCode
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from daemon.config import Settings
     from daemon.inbox import Arrival, Scan
     from daemon.service.intake import Intake
     from daemon.worker import Worker
@@ -20,15 +21,19 @@ log = structlog.get_logger()
 
 
 class OnceRun:
-    """Knows what belongs to the round, and when it is over.
+    """Decides what belongs to the run, and when it is over.
 
     Args:
+        settings: the configuration in force.
         intake: what arrives.
-        worker: what is done of it.
-        monotonic: seconds that only ever grow.
+        worker: what runs.
+        monotonic: clock in seconds, injectable for tests.
     """
 
-    def __init__(self, intake: Intake, worker: Worker, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, settings: Settings, intake: Intake, worker: Worker, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._watch = settings.current.watch
         self._intake = intake
         self._worker = worker
         self._monotonic = monotonic
@@ -38,37 +43,37 @@ class OnceRun:
         self._is_over = False
 
     def admit(self, scan: Scan) -> list[Arrival]:
-        """Return the settled recordings of this round, and see whether it is over."""
+        """Return the settled recordings of this run, and determine whether it is over."""
         intake, worker = self._intake, self._worker
         now_s = self._monotonic()
         if self._expected is None:
             self._expected = {a.path for a in scan.settled} | {a.path for a in scan.arriving}
-            self._ends_s = now_s + intake.config.watch.settle_s + 2 * intake.config.watch.scan_s
+            self._ends_s = now_s + self._watch.settle_s + 2 * self._watch.scan_s
         settled = [a for a in scan.settled if a.path in self._expected and not intake.is_refused(a)]
         arriving = {a.path: a.reason for a in scan.arriving if a.path in self._expected}
         if now_s >= self._ends_s:
             self._left = arriving
         is_waiting_for_more = bool(arriving) and now_s < self._ends_s
-        # In this order: work that ends in between may make more claimable.
-        has_worked_off = worker.is_idle() and (not intake.has_claimed_work() or worker.is_backing_off())
+        # In this order: a job that ends in between may make more claimable.
+        has_no_work = worker.is_idle() and (not intake.has_claimed_work() or worker.attempts.is_backing_off())
         has_nothing_to_claim = not intake.claimable(settled) or intake.claim_fault() is not None
-        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_worked_off
+        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_no_work
         return settled
 
     def give_up(self) -> None:
-        """End the round with what is in work: nothing more can be done now."""
+        """End the run with what is in progress: nothing more can be done now."""
         self._is_over = self._worker.is_idle()
 
     def is_over(self) -> bool:
-        """Whether everything of this round is done, failed, or cannot be done now."""
+        """Whether everything of this run is done, has failed, or cannot be done now."""
         return self._is_over
 
     def exit_code(self) -> ExitCode:
-        """Name what was left and return how the round ended."""
+        """Log what was left in the inbox and return how the run ended."""
         for path, reason in sorted(self._left.items()):
             log.warning("once.left_in_inbox", path=path, reason=reason)
         worker = self._worker
         log.info("once.finished", n_delivered=worker.n_delivered, n_failed=worker.n_failed, n_left=len(self._left))
-        if self._intake.claim_fault() is not None or worker.is_backing_off():
+        if self._intake.claim_fault() is not None or worker.attempts.is_backing_off():
             return ExitCode.CANNOT_WRITE
         return ExitCode.SOME_FAILED if worker.n_failed else ExitCode.OK

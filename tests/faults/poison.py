@@ -1,4 +1,4 @@
-"""Who is blamed when the process dies: poison among good recordings, and kills from outside.
+"""Which recordings are blamed when the process dies: poison among good ones, and kills from outside.
 
     python -m tests.faults.poison [--short]
 
@@ -36,7 +36,7 @@ _MAX_LIVES = 60
 _MAX_STEPS = 40
 _CLIP_S = 2.5
 _SEED = 5
-_SUDDEN_END = "came to a sudden end"
+_CRASHED = "The service crashed each time it processed this recording on its own."
 # A kill, a crash, and what systemd's watchdog sends to a process that hangs.
 _ENDS = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT)
 
@@ -48,17 +48,23 @@ class _Size:
     n_good: int = 20
     n_innocent: int = 10
     n_kills: int = 10
-    backoff_s: float = 30.0  # the default: who was killed alone gives way to others meanwhile
+    backoff_s: float = 30.0  # the default: a recording that was alone lets others go first
 
 
 @dataclass(slots=True)
 class _Killer:
-    """Ends the process at the n-th step, counted from when a recording of such a name is in flight."""
+    """Ends the process at the n-th step, counted from when a recording of such a name is in flight.
+
+    Attributes:
+        is_poison: count only from when the engine has a chunk of it: a recording that is still being decoded, in
+            another process, cannot crash this one.
+    """
 
     root: Path
     name: str
     after: int = 1
     number: signal.Signals = signal.SIGKILL
+    is_poison: bool = False
     n_steps: int = 0
     n_logged: int = -1  # what the log held before this life
 
@@ -92,7 +98,8 @@ class _Killer:
         try:
             db = sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=0)
             try:
-                rows = db.execute("SELECT path FROM jobs WHERE is_in_flight = 1").fetchall()
+                query = "SELECT path FROM jobs WHERE is_in_flight = 1 AND has_reached_engine >= ?"
+                rows = db.execute(query, (self.is_poison,)).fetchall()
             finally:
                 db.close()
         except sqlite3.OperationalError:  # it is locked just now
@@ -101,8 +108,8 @@ class _Killer:
 
 
 def main() -> int:
-    """Run both and say what came of them; 1 where somebody was blamed wrongly, or not at all."""
-    parser = argparse.ArgumentParser(description="See who is blamed when the process dies.")
+    """Run both and print the outcome; 1 where a recording was blamed wrongly, or poison was not blamed."""
+    parser = argparse.ArgumentParser(description="See which recordings are blamed when the process dies.")
     parser.add_argument("--short", action="store_true", help="fewer recordings, fewer kills")
     size = _Size(n_good=6, n_innocent=5, n_kills=3, backoff_s=4.0) if parser.parse_args().short else _Size()
     if reason := why_not():
@@ -121,10 +128,10 @@ def main() -> int:
 
 
 def _poison(root: Path, size: _Size) -> list[str]:
-    """Three recordings end the process whenever they are worked on; the good ones are delivered."""
+    """Three recordings end the process whenever the engine has a chunk of them; the good ones are delivered."""
     names = [*(f"good-{n:02}.wav" for n in range(size.n_good)), *(f"poison-{n}.wav" for n in range(N_POISON))]
     drops = _drop(root, names, 1.0)
-    n_lives = _live(root, lambda n_life: _Killer(root, "poison", number=_ENDS[n_life % len(_ENDS)]))
+    n_lives = _live(root, lambda n_life: _Killer(root, "poison", number=_ENDS[n_life % len(_ENDS)], is_poison=True))
     failed = {path.name for path in (root / "failed").glob("*.wav")}
     reasons = [path.read_text() for path in (root / "failed").glob("*.error.txt")]
     sys.stdout.write(
@@ -132,7 +139,7 @@ def _poison(root: Path, size: _Size) -> list[str]:
         f" in {n_lives} lives\n"
     )
     complaints = _complaints(root, drops, set(names[: size.n_good]))
-    if failed != set(names[size.n_good :]) or not all(_SUDDEN_END in reason for reason in reasons):
+    if failed != set(names[size.n_good :]) or not all(_CRASHED in reason for reason in reasons):
         complaints.append(f"set aside are {sorted(failed)}: {reasons}")
     return complaints if len(reasons) == N_POISON else [*complaints, f"{len(reasons)} reasons"]
 

@@ -1,4 +1,4 @@
-"""A short poisoning; `make faults` has the whole."""
+"""A short run of poison and kills; `make faults` has all of it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.steps import why_not
 
 
 @pytest.mark.skipif(bool(why_not()), reason=why_not() or "it can be")
-def test_three_poison_files_are_set_aside_and_all_others_delivered() -> None:
+def test_poison_moves_to_failed_and_all_other_recordings_are_delivered() -> None:
     command = [sys.executable, "-m", "tests.faults.poison", "--short"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr

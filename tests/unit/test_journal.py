@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.errors import TransientError
+from daemon.errors import ExitCode, NewerVersionError, TransientError
 from daemon.host.clock import now
 from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal, database
@@ -58,10 +60,10 @@ def the(journal: Journal, job_id: str = "1") -> Job:
     return job
 
 
-# Jobs on their way
+# Unfinished jobs
 
 
-def test_a_job_goes_its_way_and_is_known_after_reopening(tmp_path: Path) -> None:
+def test_job_survives_reopening_in_every_state(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.add(make_job(path="team/talk.wav"))
     assert reopened_state(journal, tmp_path) is JobState.CLAIMED
@@ -114,7 +116,7 @@ def test_what_others_have_reserved_is_told(journal: Journal) -> None:
     assert journal.reserved_by_others("333") == (PLACE,)
 
 
-def test_a_job_may_be_added_twice_and_its_claim_be_forgotten(journal: Journal) -> None:
+def test_job_can_be_added_twice_and_its_claim_be_forgotten(journal: Journal) -> None:
     added(journal, "1")
     journal.charge("1")
     added(journal, "1")
@@ -123,12 +125,12 @@ def test_a_job_may_be_added_twice_and_its_claim_be_forgotten(journal: Journal) -
     assert journal.find("1") is None
 
 
-def test_unfinished_jobs_come_in_the_order_of_their_claims(journal: Journal) -> None:
+def test_unfinished_jobs_are_sorted_by_claim_time(journal: Journal) -> None:
     added(journal, "333", "1", "22")
     assert [job.job_id for job in journal.unfinished()] == ["1", "22", "333"]
 
 
-def test_a_cancelled_job_is_told_until_it_is_delivered(journal: Journal) -> None:
+def test_cancelled_job_is_listed_until_delivered_or_failed(journal: Journal) -> None:
     added(journal, "1", "22")
     journal.cancel("1")
     assert journal.cancelled() == ("1",)
@@ -144,31 +146,54 @@ def test_a_cancelled_job_is_told_until_it_is_delivered(journal: Journal) -> None
 # Attempts
 
 
-def test_who_was_alone_in_flight_at_a_crash_is_charged(journal: Journal, tmp_path: Path) -> None:
+def test_crash_is_charged_to_the_only_job_in_flight_once_the_engine_had_a_chunk(
+    journal: Journal, tmp_path: Path
+) -> None:
     added(journal, "1", "22")
     journal.begin("1")
+    journal.reach_engine("1")
     journal = reopen(journal, tmp_path)
     (job,) = journal.recover_in_flight()
     assert (job.job_id, job.attempts, job.is_suspect) == ("1", 1, True)
     assert (the(journal, "22").attempts, the(journal, "22").is_suspect) == (0, False)
     assert journal.recover_in_flight() == ()
     journal.begin("1")
+    journal.reach_engine("1")
     journal = reopen(journal, tmp_path)
     assert [job.attempts for job in journal.recover_in_flight()] == [2]
     journal.close()
 
 
-def test_among_several_in_flight_at_a_crash_none_is_charged(journal: Journal, tmp_path: Path) -> None:
+def test_crash_while_decoding_is_counted_but_not_charged(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1")
+    for n_crashes in range(1, 4):
+        journal.begin("1")  # and killed before the engine had any chunk
+        journal = reopen(journal, tmp_path)
+        (job,) = journal.recover_in_flight()
+        assert (job.attempts, job.n_early_crashes, job.is_suspect) == (0, n_crashes, True)
+    journal.begin("1")
+    journal.reach_engine("1")
+    (job,) = journal.recover_in_flight()
+    assert (job.attempts, job.n_early_crashes) == (1, 0)  # no longer in a row
+    journal.begin("1")  # what an earlier run of the work had reached is no evidence
+    (job,) = journal.recover_in_flight()
+    assert (job.attempts, job.n_early_crashes) == (1, 1)
+    journal.close()
+
+
+def test_crash_with_several_jobs_in_flight_charges_none(journal: Journal, tmp_path: Path) -> None:
     added(journal, "1", "22", "333")
     journal.begin("1")
+    journal.reach_engine("1")
     journal.begin("22")
     journal = reopen(journal, tmp_path)
-    assert [(job.attempts, job.is_suspect) for job in journal.recover_in_flight()] == [(0, True), (0, True)]
+    in_flight = [(job.attempts, job.n_early_crashes, job.is_suspect) for job in journal.recover_in_flight()]
+    assert in_flight == [(0, 0, True), (0, 0, True)]
     assert not the(journal, "333").is_suspect
     journal.close()
 
 
-def test_an_orderly_stop_charges_nothing(journal: Journal, tmp_path: Path) -> None:
+def test_orderly_stop_charges_nothing(journal: Journal, tmp_path: Path) -> None:
     added(journal, "1")
     journal.begin("1")
     journal.rest("1")
@@ -178,16 +203,19 @@ def test_an_orderly_stop_charges_nothing(journal: Journal, tmp_path: Path) -> No
     journal.close()
 
 
-def test_a_finished_chunk_sets_the_count_back(journal: Journal) -> None:
+def test_finished_chunk_resets_the_counters(journal: Journal) -> None:
     added(journal, "1")
-    journal.begin("1")
-    journal.recover_in_flight()
-    assert (the(journal).attempts, the(journal).is_suspect) == (1, True)
+    for is_submitted in (True, False):
+        journal.begin("1")
+        if is_submitted:
+            journal.reach_engine("1")
+        journal.recover_in_flight()
+    assert (the(journal).attempts, the(journal).n_early_crashes, the(journal).is_suspect) == (1, 1, True)
     journal.remember_chunk("1", "plan", (0, 16_000), ChunkText(WORD, "English", is_finished=True))
-    assert (the(journal).attempts, the(journal).is_suspect) == (0, False)
+    assert (the(journal).attempts, the(journal).n_early_crashes, the(journal).is_suspect) == (0, 0, False)
 
 
-def test_a_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
+def test_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
     added(journal, "1")
     journal.begin("1")
     assert [journal.charge("1"), journal.charge("1")] == [1, 2]
@@ -195,7 +223,7 @@ def test_a_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("end", ["commit", "finish", "fail"])
-def test_what_came_to_an_end_is_not_in_flight(journal: Journal, end: str) -> None:
+def test_ended_job_is_not_in_flight(journal: Journal, end: str) -> None:
     added(journal, "1")
     journal.begin("1")
     {"commit": journal.commit_delivery, "finish": journal.finish, "fail": journal.fail}[end]("1")
@@ -205,7 +233,7 @@ def test_what_came_to_an_end_is_not_in_flight(journal: Journal, end: str) -> Non
 # Chunks
 
 
-def test_chunks_are_remembered_for_their_plan_alone(journal: Journal, tmp_path: Path) -> None:
+def test_chunks_are_recalled_only_with_the_same_plan(journal: Journal, tmp_path: Path) -> None:
     added(journal, "1", "22")
     said = {(0, 16_000): ChunkText("one", "English", is_finished=True), (16_000, 20_000): ChunkText("", None, False)}  # noqa: FBT003 - a field, not a flag
     for span, text in said.items():
@@ -222,7 +250,7 @@ def test_chunks_are_remembered_for_their_plan_alone(journal: Journal, tmp_path: 
 
 
 @pytest.mark.parametrize("end", ["commit", "fail", "drop", "forget", "forget claim"])
-def test_texts_are_gone_from_the_disk_with_the_end_of_the_job(journal: Journal, tmp_path: Path, end: str) -> None:
+def test_texts_are_erased_from_disk_when_the_job_ends(journal: Journal, tmp_path: Path, end: str) -> None:
     added(journal, "1", "22")
     for number in range(40):  # several pages, and overflow pages
         journal.remember_chunk("1", "p", (number, number + 1), ChunkText(f"{WORD} " * 200, None, is_finished=True))
@@ -240,7 +268,7 @@ def test_texts_are_gone_from_the_disk_with_the_end_of_the_job(journal: Journal, 
     assert WORD.encode() not in raw_bytes(tmp_path)
 
 
-def test_names_are_gone_from_the_disk_when_they_are_forgotten(journal: Journal, tmp_path: Path) -> None:
+def test_forgotten_names_are_erased_from_disk(journal: Journal, tmp_path: Path) -> None:
     journal.add(make_job(path=f"{WORD}.wav"))
     journal.reserve("1", Reservation("", WORD, f"{WORD}.wav"), {f"{WORD}.txt": "00"}, RESULT)
     journal.commit_delivery("1")
@@ -250,7 +278,7 @@ def test_names_are_gone_from_the_disk_when_they_are_forgotten(journal: Journal, 
     assert WORD.encode() not in raw_bytes(tmp_path)
 
 
-def test_no_other_user_may_read_it(tmp_path: Path) -> None:
+def test_journal_files_are_private(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:
         journal = Journal(tmp_path)
@@ -262,10 +290,10 @@ def test_no_other_user_may_read_it(tmp_path: Path) -> None:
     assert modes == dict.fromkeys((JOURNAL_NAME, f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm"), 0o600)
 
 
-# Failures and the past
+# Failures and past jobs
 
 
-def test_a_failure_is_planned_then_told_until_it_is_forgotten(journal: Journal) -> None:
+def test_failure_is_planned_then_listed_until_forgotten(journal: Journal) -> None:
     added(journal, "1", "22")
     assert journal.planned_failure("1") is None
     journal.plan_failure("1", ("It is no sound.", "Record again."), ("team", "1 (2).wav"))
@@ -295,7 +323,7 @@ def test_past_jobs_are_found_by_name_or_path(journal: Journal) -> None:
     assert len(journal.named("talk.wav")) == 2
 
 
-def test_the_latest_come_first_and_the_day_is_counted(journal: Journal) -> None:
+def test_recent_jobs_come_latest_first_and_are_counted_by_day(journal: Journal) -> None:
     added(journal, "1", "22", "333")
     for job_id in ("22", "1", "333"):
         journal.finish(job_id)
@@ -307,7 +335,7 @@ def test_the_latest_come_first_and_the_day_is_counted(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.wav", b"a\nb.wav", "m\u00fcll \U0001f600.wav".encode(), b"-rf.wav"])
-def test_any_name_is_kept(tmp_path: Path, name: bytes) -> None:
+def test_any_file_name_is_kept_byte_for_byte(tmp_path: Path, name: bytes) -> None:
     path = f"team/{os.fsdecode(name)}"
     journal = Journal(tmp_path)
     journal.add(make_job(path=path))
@@ -325,7 +353,7 @@ def test_any_name_is_kept(tmp_path: Path, name: bytes) -> None:
 
 
 @pytest.mark.parametrize("how", ["alone", "whole", "replaced"])
-def test_a_journal_that_is_removed_is_noticed_and_goes_on_until_the_end(tmp_path: Path, how: str) -> None:
+def test_deleted_journal_is_noticed_and_works_until_closed(tmp_path: Path, how: str) -> None:
     journal = Journal(tmp_path)
     added(journal, "1")
     assert journal.is_standing()
@@ -349,8 +377,8 @@ def test_a_journal_that_is_removed_is_noticed_and_goes_on_until_the_end(tmp_path
 # When things go wrong
 
 
-@pytest.mark.parametrize("version", [1, 2])
-def test_a_journal_of_an_earlier_version_is_taken_along(tmp_path: Path, version: int) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_journal_of_an_earlier_version_is_upgraded(tmp_path: Path, version: int) -> None:
     db = sqlite3.connect(tmp_path / JOURNAL_NAME)
     db.executescript(f"{' '.join(database._STEPS[:version])} PRAGMA user_version = {version};")
     db.execute("INSERT INTO jobs (job_id, path, claimed_at, state) VALUES ('1', x'61', '2026', 'claimed')")
@@ -369,33 +397,78 @@ def test_a_journal_of_an_earlier_version_is_taken_along(tmp_path: Path, version:
         journal.close()
 
 
-@pytest.mark.parametrize("damage", ["no database", "torn pages", "another version"])
-def test_a_journal_that_cannot_be_used_is_set_aside(tmp_path: Path, damage: str) -> None:
+def damage(path: Path, kind: str) -> None:
+    if kind == "no database":
+        path.write_bytes(b"not a database at all " * 1000)
+        return
+    content = bytearray(path.read_bytes())
+    content[8192:20480] = os.urandom(12288)  # what a failing disk leaves; the header still looks right
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("kind", ["no database", "torn pages"])
+def test_damaged_journal_is_put_aside_without_the_texts_of_chunks(tmp_path: Path, kind: str) -> None:
     journal = Journal(tmp_path)
     for number in range(300):
         journal.add(make_job(f"{number}", f"{number}.wav"))
+        text = f"{WORD} " * 20
+        journal.remember_chunk(f"{number}", "p", (number, number + 1), ChunkText(text, None, is_finished=True))
     journal.close()
-    path = tmp_path / JOURNAL_NAME
-    if damage == "no database":
-        path.write_bytes(b"not a database at all" * 1000)
-    elif damage == "torn pages":
-        content = bytearray(path.read_bytes())
-        content[8192:20480] = os.urandom(12288)  # what a broken disk leaves; the head still looks right
-        path.write_bytes(content)
-    else:
-        with sqlite3.connect(path) as db:
-            db.execute("PRAGMA user_version = 99")
-        db.close()
-    before = path.read_bytes()
+    damage(tmp_path / JOURNAL_NAME, kind)
     journal = Journal(tmp_path)
     assert journal.unfinished() == ()
     added(journal, "1")
+    (aside,) = journal.find_put_aside()
+    assert stat.S_IMODE(aside.stat().st_mode) == 0o600
+    assert WORD.encode() not in raw_bytes(tmp_path)
+    with closing(sqlite3.connect(aside)) as db:
+        kept = [row[0] for row in db.execute("SELECT path FROM jobs")]
+    assert bool(kept) == (kind == "torn pages")  # what lies on both sides of the damage can still be read
     journal.close()
-    (aside,) = tmp_path.glob("*damaged*")
-    assert aside.read_bytes() == before
 
 
-def test_threads_may_share_it(journal: Journal) -> None:
+def test_erase_removes_a_name_from_damaged_journals_too(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for number in range(300):
+        journal.add(make_job(f"{number}", f"{number}.wav"))
+    journal.add(make_job("named", f"team/{WORD}.wav"))
+    journal.close()
+    damage(tmp_path / JOURNAL_NAME, "torn pages")
+    (tmp_path / f"{JOURNAL_NAME}.damaged-20200101T000000").write_bytes(b"kept by an earlier version " * 1000)
+    journal = Journal(tmp_path)
+    journal.add(make_job("again", f"{WORD}.wav"))
+    journal.finish("again")
+    assert WORD.encode() in raw_bytes(tmp_path)
+    assert journal.erase(f"{WORD}.wav") == 2
+    assert WORD.encode() not in raw_bytes(tmp_path)
+    assert journal.erase(f"{WORD}.wav") == 0
+    journal.close()
+
+
+@pytest.mark.parametrize("is_crashed", [False, True])
+def test_journal_of_a_newer_version_is_refused_and_left_untouched(tmp_path: Path, *, is_crashed: bool) -> None:
+    Journal(tmp_path).close()
+    path = tmp_path / JOURNAL_NAME
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+        if is_crashed:  # then the version is in the write-ahead log alone
+            shutil.copytree(tmp_path, tmp_path / "crashed")
+    folder = tmp_path / "crashed" if is_crashed else tmp_path
+    path = folder / JOURNAL_NAME
+    before = {
+        name: (folder / name).read_bytes()
+        for name in (JOURNAL_NAME, f"{JOURNAL_NAME}-wal")
+        if is_crashed or name == JOURNAL_NAME
+    }
+    with pytest.raises(NewerVersionError, match="was written by a newer version of scribed") as raised:
+        Journal(folder)
+    assert raised.value.exit_code is ExitCode.BAD_CONFIG
+    assert "Install that version again" in raised.value.remedy
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert list(folder.glob("*damaged*")) == []
+
+
+def test_threads_can_share_a_journal(journal: Journal) -> None:
     added(journal, *"abcd")
     failed: list[BaseException] = []
 
@@ -418,7 +491,7 @@ def test_threads_may_share_it(journal: Journal) -> None:
     assert {len(journal.remembered_chunks(job_id, "p")) for job_id in "abcd"} == {25}
 
 
-def test_two_processes_may_share_it(journal: Journal, tmp_path: Path) -> None:
+def test_two_processes_can_share_a_journal(journal: Journal, tmp_path: Path) -> None:
     other = Journal(tmp_path)  # as `scribed cancel` has while the daemon runs
     added(journal, "1")
     other.cancel("1")
@@ -427,15 +500,15 @@ def test_two_processes_may_share_it(journal: Journal, tmp_path: Path) -> None:
     journal.rest("1")
 
 
-def test_a_journal_that_cannot_be_made_is_told(tmp_path: Path) -> None:
-    with pytest.raises(TransientError, match="journal cannot be made"):
+def test_journal_that_cannot_be_created_or_opened_is_a_transient_error(tmp_path: Path) -> None:
+    with pytest.raises(TransientError, match="journal cannot be created"):
         Journal(tmp_path / "nowhere")
     (tmp_path / JOURNAL_NAME).mkdir()
     with pytest.raises(TransientError, match="journal cannot be opened"):
         Journal(tmp_path)
 
 
-def test_faults_of_ours_are_not_taken_for_the_disks(journal: Journal) -> None:
+def test_bugs_are_not_reported_as_disk_errors(journal: Journal) -> None:
     with pytest.raises(sqlite3.IntegrityError):  # a chunk of a job that does not exist
         journal.remember_chunk("unknown", "p", (0, 1), ChunkText("", None, is_finished=True))
     added(journal, "1")
@@ -445,7 +518,7 @@ def test_faults_of_ours_are_not_taken_for_the_disks(journal: Journal) -> None:
 _FILL_THE_DISK = """
 import json, resource, sys
 from pathlib import Path
-from daemon.errors import TransientError
+from daemon.errors import ExitCode, NewerVersionError, TransientError
 from daemon.job import Job
 from daemon.journal import Journal
 from daemon.journal.records import ChunkText
@@ -467,14 +540,14 @@ journal.close()
 """
 
 
-def test_a_full_disk_is_told_and_gone_through(tmp_path: Path) -> None:
+def test_full_disk_is_a_transient_error_and_writes_resume(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _FILL_THE_DISK, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     told, failed_at, n_remembered = json.loads(done.stdout)
     assert told.startswith("The journal cannot be written: ")
-    assert "Look at the state folder" in told
+    assert "Check the state folder" in told
     assert n_remembered == failed_at + 1  # all before the fault, and the one after it
     journal = Journal(tmp_path)
     assert len(journal.remembered_chunks("1", "p")) == n_remembered

@@ -1,4 +1,4 @@
-"""What systemd is told while the parts live, hang or load: a real service with an engine that can be made to hang."""
+"""What the service reports to systemd while its parts work, hang or load: a real service, an engine that can hang."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from daemon.config import Config, Folders, Watch
 from daemon.host.systemd import Notifier
-from daemon.service import Service
+from daemon.service.service import Service
 from tests.conftest import SAMPLES
 from tests.integration.instance import FOLDERS, wait_until
 from tests.scripted_engine import ScriptedEngine
@@ -33,7 +33,7 @@ class HangingEngine(ScriptedEngine):
 
 
 class Harness:
-    """A service on a thread, and what it tells systemd."""
+    """A service on a thread, and what it reports to systemd."""
 
     def __init__(self, root: Path, scan_s: float, *, is_loaded: bool) -> None:
         for name in FOLDERS:
@@ -64,21 +64,21 @@ class Harness:
             self.heard.extend(message.decode().split("\n"))
 
     def wait_for(self, line: str) -> None:
-        """Wait until this is told, from now on."""
+        """Wait until this line is sent, from now on."""
         n_before = len(self.heard)
-        wait_until(lambda: line in self.heard[n_before:], f"{line} is told")
+        wait_until(lambda: line in self.heard[n_before:], f"{line} is sent")
 
     def reload(self) -> None:
         """Reload, and wait until that is done: a whole turn of the loop."""
         n_before = self.heard.count("READY=1")
-        self.service.reload()
-        wait_until(lambda: self.heard.count("READY=1") > n_before, "the reload is told")
+        self.service.flags.reload()
+        wait_until(lambda: self.heard.count("READY=1") > n_before, "the reload is sent")
 
     def close(self) -> None:
         self.may_load.set()
         self.engine.is_hanging = False
         self.engine.release()
-        self.service.stop()
+        self.service.flags.stop()
         self._thread.join()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
             ending.sendto(b"", self._address)
@@ -99,14 +99,14 @@ def make_harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
         harness.close()
 
 
-def test_the_watchdog_is_not_fed_while_the_model_hangs(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+def test_watchdog_is_not_fed_while_the_model_hangs(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
     harness = make_harness(0.2)
     harness.engine.is_held = True
     shutil.copyfile(SAMPLES / "memo.wav", tmp_path / "inbox/memo.wav")
     assert harness.engine.asked.wait(60)
     harness.wait_for("WATCHDOG=1")
     harness.engine.is_hanging = True
-    harness.reload()  # what was under way when it began to hang is over
+    harness.reload()  # so that a turn which began before it hung is over
     n_before = len(harness.heard)
     harness.reload()
     harness.reload()
@@ -115,16 +115,16 @@ def test_the_watchdog_is_not_fed_while_the_model_hangs(make_harness: Callable[..
     harness.wait_for("WATCHDOG=1")
 
 
-def test_the_watchdog_is_fed_between_scans_that_lie_far_apart(make_harness: Callable[..., Harness]) -> None:
+def test_watchdog_is_fed_between_scans_that_are_far_apart(make_harness: Callable[..., Harness]) -> None:
     harness = make_harness(3600)
     wait_until(lambda: "READY=1" in harness.heard, "it is ready")
     for _ in range(3):
         harness.wait_for("WATCHDOG=1")
 
 
-def test_a_reload_while_the_model_loads_does_not_end_the_start(make_harness: Callable[..., Harness]) -> None:
+def test_reload_while_the_model_loads_does_not_end_the_start(make_harness: Callable[..., Harness]) -> None:
     harness = make_harness(0.2, is_loaded=False)
-    harness.service.reload()
+    harness.service.flags.reload()
     for _ in range(3):
         harness.wait_for("EXTEND_TIMEOUT_USEC=300000000")
     assert not {"READY=1", "RELOADING=1", "WATCHDOG=1"} & set(harness.heard)

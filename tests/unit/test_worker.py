@@ -1,4 +1,4 @@
-"""What becomes of each outcome: delivered, set aside, tried again, given back."""
+"""The worker takes each job to its outcome: delivered, failed, retried, cancelled."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from daemon.config import Config, Folders, Retry, SegmentSettings, Watch
+from daemon.config import Config, Folders, Output, Retry, SegmentSettings, Settings, Watch
 from daemon.errors import EngineLostError, JobError, TransientError
 from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
@@ -18,7 +18,7 @@ from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import Claims, Delivery, Failures, Places
 from daemon.status.faults import Faults
-from daemon.worker import N_IN_FLIGHT, Resources, Worker
+from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, recordings_in_flight
 from tests.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -33,15 +33,45 @@ WAIT_S = 20.0
 
 
 @dataclass(slots=True)
+class FixedEngine:
+    """Where the worker finds its engine: always the same one."""
+
+    engine: ScriptedEngine
+    losses: list[EngineLostError] = field(default_factory=list)
+
+    def lose(self, error: EngineLostError) -> None:
+        self.losses.append(error)
+
+
+@dataclass(slots=True)
 class Bench:
     """A worker on real folders with a clock of its own."""
 
-    config: Config
+    settings: Settings
     engine: ScriptedEngine
     resources: Resources
     worker: Worker
     woken: threading.Event
     now_s: list[float] = field(default_factory=lambda: [0.0])
+
+    @property
+    def config(self) -> Config:
+        return self.settings.current
+
+    def change(self, **sections: object) -> None:
+        """Put other sections into force, as a reload does."""
+        self.settings.swap(self.config.model_copy(update=sections))
+
+    def is_due(self, job: Job) -> bool:
+        return self.worker.attempts.is_due(job.job_id)
+
+    def crash(self, job: Job, *, has_reached_engine: bool) -> Job:
+        """Leave a job in flight, as a crash does, and return it as the next start finds it."""
+        self.resources.journal.begin(job.job_id)
+        if has_reached_engine:
+            self.resources.journal.reach_engine(job.job_id)
+        (found,) = self.resources.journal.recover_in_flight()
+        return found
 
     def claim(self, name: str = "talk.wav", duration_s: float = 3.0) -> Job:
         """Drop a tone and claim it."""
@@ -51,6 +81,7 @@ class Bench:
         claimed = self.resources.claims.claim(Arrival(name, fingerprint_of(path.stat())))
         assert claimed is not None
         assert claimed[1]
+        self.worker.accept(claimed[0])
         return claimed[0]
 
     def run(self, job: Job) -> Job | None:
@@ -88,17 +119,18 @@ def bench(tmp_path: Path, front_end: FrontEnd) -> Iterator[Bench]:
         Delivery(places, journal, mode),
         Failures(places, journal, mode),
     )
-    resources = Resources(places, journal, claims, delivery, failures, Faults(), front_end)
+    engine = ScriptedEngine()
+    resources = Resources(places, journal, claims, delivery, failures, Faults(), front_end, FixedEngine(engine))
     woken, now_s = threading.Event(), [0.0]
-    worker = Worker(resources, config, woken.set, lambda: now_s[0])
-    worker.engine = engine = ScriptedEngine()
-    yield Bench(config, engine, resources, worker, woken, now_s)
+    settings = Settings(config)
+    worker = Worker(resources, settings, woken.set, lambda: now_s[0])
+    yield Bench(settings, engine, resources, worker, woken, now_s)
     engine.release()
     assert worker.stop(WAIT_S)
     journal.close()
 
 
-def test_a_recording_is_delivered(bench: Bench) -> None:
+def test_recording_is_delivered(bench: Bench) -> None:
     done = bench.run(bench.claim())
     assert done is not None
     assert done.state is JobState.DONE
@@ -107,7 +139,7 @@ def test_a_recording_is_delivered(bench: Bench) -> None:
     assert bench.worker.n_delivered == 1
 
 
-def test_what_the_recording_itself_cannot_is_set_aside_at_once(bench: Bench) -> None:
+def test_job_error_moves_recording_to_failed_without_retry(bench: Bench) -> None:
     bench.engine.error = JobError("It is broken.", "Mend it.")
     failed = bench.run(bench.claim())
     assert failed is not None
@@ -117,25 +149,25 @@ def test_what_the_recording_itself_cannot_is_set_aside_at_once(bench: Bench) -> 
     assert bench.worker.n_failed == 1
 
 
-def test_an_unexpected_error_is_charged_and_tried_again_until_it_is_enough(bench: Bench) -> None:
+def test_unexpected_error_is_retried_until_attempts_are_used_up(bench: Bench) -> None:
     bench.engine.error = ZeroDivisionError("surprise")
     job = bench.claim()
     once = bench.run(job)
     assert once is not None
     assert (once.state, once.attempts) == (JobState.CLAIMED, 1)
-    assert not bench.worker.is_due(job)
+    assert not bench.is_due(job)
     bench.now_s[0] += 30
-    assert bench.worker.is_due(job)
+    assert bench.is_due(job)
     twice = bench.run(job)
     assert twice is not None
     assert twice.state is JobState.FAILED
     note = (bench.config.folders.failed / "talk.wav.error.txt").read_text()
     assert "ZeroDivisionError" in note
-    assert "surprise" not in note  # an error's text may quote what nobody may read
+    assert "surprise" not in note  # an error's text may quote the recording
 
 
-def test_chunks_remembered_from_before_do_not_set_the_count_back(bench: Bench) -> None:
-    """Or a recording that fails at the same place for ever would be tried for ever."""
+def test_recalled_chunks_do_not_reset_the_attempt_counter(bench: Bench) -> None:
+    """Otherwise a recording that always fails at the same place would be retried forever."""
     bench.engine.error, bench.engine.n_good = ZeroDivisionError("surprise"), 1
     job = bench.claim(duration_s=25.0)
     once = bench.run(job)
@@ -147,28 +179,28 @@ def test_chunks_remembered_from_before_do_not_set_the_count_back(bench: Bench) -
     assert twice.state is JobState.FAILED
 
 
-def test_what_is_in_the_way_from_outside_is_never_charged_and_is_told(bench: Bench) -> None:
+def test_transient_error_backs_off_without_charge_and_shows_a_fault(bench: Bench) -> None:
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     job = bench.claim()
     for n_times in range(1, 5):
         waiting = bench.run(job)
         assert waiting is not None
         assert (waiting.state, waiting.attempts) == (JobState.CLAIMED, 0)
-        assert not bench.worker.is_due(job)
+        assert not bench.is_due(job)
         bench.now_s[0] += min(30 * 2 ** (n_times - 1), 900)
-        assert bench.worker.is_due(job)
+        assert bench.is_due(job)
     assert [fault.what for fault in bench.resources.faults.standing()] == ["The disk is full."]
-    assert bench.worker.is_backing_off()
+    assert bench.worker.attempts.is_backing_off()
     bench.engine.error = None
     done = bench.run(job)
     assert done is not None
     assert done.state is JobState.DONE
     assert bench.resources.faults.standing() == ()
-    assert not bench.worker.is_backing_off()
+    assert not bench.worker.attempts.is_backing_off()
 
 
-def test_what_is_in_the_way_is_not_asked_ten_times_a_second_however_short_the_wait(bench: Bench) -> None:
-    bench.worker.reconfigure(bench.config.model_copy(update={"retry": Retry(backoff_s=0)}))
+def test_back_off_has_a_lower_and_an_upper_bound(bench: Bench) -> None:
+    bench.change(retry=Retry(backoff_s=0))
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     job = bench.claim()
     waits_s = []
@@ -176,23 +208,25 @@ def test_what_is_in_the_way_is_not_asked_ten_times_a_second_however_short_the_wa
         left = bench.run(job)
         assert left is not None
         before_s = bench.now_s[0]
-        while not bench.worker.is_due(left):
+        while not bench.is_due(left):
             bench.now_s[0] += 0.5
         waits_s.append(bench.now_s[0] - before_s)
     assert waits_s[:4] == [1.0, 2.0, 4.0, 8.0]
     assert waits_s[-1] == 900.0
 
 
-def test_a_lost_model_is_noted_and_nothing_is_charged(bench: Bench) -> None:
+def test_lost_engine_is_reported_and_nothing_is_charged(bench: Bench) -> None:
     bench.engine.error = EngineLostError("The GPU is gone.")
     waiting = bench.run(bench.claim())
     assert waiting is not None
     assert (waiting.state, waiting.attempts) == (JobState.CLAIMED, 0)
-    assert isinstance(bench.worker.lost, EngineLostError)
+    engines = bench.resources.engines
+    assert isinstance(engines, FixedEngine)
+    assert [str(error) for error in engines.losses] == ["The GPU is gone."]
     assert bench.resources.journal.recover_in_flight() == ()
 
 
-def test_a_recording_written_to_in_work_settles_again(bench: Bench) -> None:
+def test_recording_written_to_while_running_settles_again(bench: Bench) -> None:
     bench.engine.is_held = True
     job = bench.claim()
     assert bench.worker.start(job)
@@ -209,19 +243,18 @@ def test_a_recording_written_to_in_work_settles_again(bench: Bench) -> None:
     assert bench.names("outbox") == []
 
 
-def test_a_cancelled_one_goes_back_with_its_reason(bench: Bench) -> None:
+def test_cancelled_running_job_moves_to_failed_with_its_reason(bench: Bench) -> None:
     bench.engine.is_held = True
     job = bench.claim()
     assert bench.worker.start(job)
     assert bench.engine.asked.wait(WAIT_S)
-    assert bench.worker.cancel(job.job_id)
+    bench.worker.cancel(job)
     bench.wait(bench.worker.is_idle)
     assert bench.names("failed") == ["talk.wav", "talk.wav.error.txt"]
     assert "cancelled" in (bench.config.folders.failed / "talk.wav.error.txt").read_text()
-    assert not bench.worker.cancel(job.job_id)
 
 
-def test_a_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench) -> None:
+def test_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench) -> None:
     bench.engine.is_held = True
     job = bench.claim()
     assert bench.worker.start(job)
@@ -232,8 +265,10 @@ def test_a_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench)
     assert not bench.worker.start(job)  # nothing begins any more
 
 
-def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else a full disk under the journal would be charged to the recording at the next start."""
+def test_end_of_a_run_that_could_not_be_recorded_is_recorded_later(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the next start would take a full disk under the journal for a crash."""
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     job, journal = bench.claim(), bench.resources.journal
 
@@ -248,24 +283,22 @@ def test_books_that_could_not_be_closed_are_closed_later(bench: Bench, monkeypat
     assert journal.recover_in_flight() == ()
 
 
-def test_who_was_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
+def test_recording_charged_for_a_crash_lets_others_go_first(bench: Bench) -> None:
     job, other = bench.claim("a.wav"), bench.claim("b.wav")
-    bench.resources.journal.begin(job.job_id)
-    (charged,) = bench.resources.journal.recover_in_flight()
-    bench.worker.fail_crash_loops(())  # it was charged some starts ago
+    charged = bench.crash(job, has_reached_engine=True)
+    bench.worker.recover(())  # it was charged some starts ago
     bench.now_s[0] += 1000  # the model takes its time
-    assert not bench.worker.is_due(charged)
-    assert bench.worker.is_due(other)
-    bench.worker.start_backoff_of_charged()
-    assert not bench.worker.is_due(charged)
+    assert not bench.is_due(charged)
+    assert bench.is_due(other)
+    bench.worker.attempts.release_held_back()
+    assert not bench.is_due(charged)
     bench.now_s[0] += 30
-    assert bench.worker.is_due(charged)
+    assert bench.is_due(charged)
 
 
-def test_a_suspect_is_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
+def test_suspect_runs_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     suspect, innocent = bench.claim("suspect.wav"), bench.claim("innocent.wav")
-    bench.resources.journal.begin(suspect.job_id)
-    (recovered,) = bench.resources.journal.recover_in_flight()
+    recovered = bench.crash(suspect, has_reached_engine=True)
     assert recovered.is_suspect
     assert recovered.attempts == 1
     bench.engine.is_held = True
@@ -280,23 +313,24 @@ def test_a_suspect_is_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     bench.wait(bench.worker.is_idle)
 
 
-def test_no_more_than_a_few_are_in_work(bench: Bench) -> None:
+def test_runs_are_limited(bench: Bench) -> None:
     bench.engine.is_held = True
-    jobs = [bench.claim(f"{number}.wav") for number in range(N_IN_FLIGHT + 1)]
-    assert [bench.worker.start(job) for job in jobs] == [True] * N_IN_FLIGHT + [False]
+    n_runs = recordings_in_flight(bench.engine)
+    jobs = [bench.claim(f"{number}.wav") for number in range(n_runs + 1)]
+    assert [bench.worker.start(job) for job in jobs] == [True] * n_runs + [False]
     assert {running.name for running in bench.worker.running()} == {job.name for job in jobs[:-1]}
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
-    assert bench.worker.n_delivered == N_IN_FLIGHT
+    assert bench.worker.n_delivered == n_runs
 
 
-def test_what_was_being_claimed_in_a_crash_is_claimed_anew_with_its_hotwords(bench: Bench) -> None:
+def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench) -> None:
     inbox = bench.config.folders.inbox
     (inbox / "talk.hotwords.txt").write_text("Bessel\n")
     job = bench.claim()
     bench.resources.places.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
     control = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
-    intake = Intake(bench.config, control, bench.resources, bench.worker)
+    intake = Intake(bench.settings, control, bench.resources, bench.worker)
     arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
     assert intake.claimable([arrival]) == []
     for _ in range(3):  # seen, settled while the old claim stands, claimed anew
@@ -306,3 +340,82 @@ def test_what_was_being_claimed_in_a_crash_is_claimed_anew_with_its_hotwords(ben
         bench.now_s[0] += 60
     assert bench.names("processed") == ["talk.hotwords.txt", "talk.wav"]
     assert bench.names("inbox") == []
+
+
+def test_crash_before_any_chunk_reached_the_engine_blames_nothing(bench: Bench) -> None:
+    """Decoding is another process: a recording that is being decoded cannot crash the service."""
+    job, other = bench.claim("a.wav"), bench.claim("b.wav")
+    for n_crashes in range(1, MAX_EARLY_CRASHES):
+        crashed = bench.crash(job, has_reached_engine=False)
+        bench.worker.recover((crashed,))
+        assert (crashed.attempts, crashed.n_early_crashes) == (0, n_crashes)
+        assert bench.names("failed") == []
+        assert not bench.is_due(job)  # others go first
+        assert bench.is_due(other)
+    bench.worker.attempts.release_held_back()
+    bench.now_s[0] += 900
+    assert bench.is_due(job)
+    done = bench.run(job)
+    assert done is not None
+    assert done.state is JobState.DONE
+
+
+def test_ten_crashes_in_a_row_alone_before_any_chunk_move_recording_to_failed(bench: Bench) -> None:
+    job = bench.claim("a.wav")
+    for _ in range(MAX_EARLY_CRASHES):
+        assert bench.names("failed") == []
+        bench.worker.recover((bench.crash(job, has_reached_engine=False),))
+    assert bench.names("failed") == ["a.wav", "a.wav.error.txt"]
+    note = (bench.config.folders.failed / "a.wav.error.txt").read_text()
+    assert "The service crashed 10 times in a row while it decoded this recording alone." in note
+
+
+def test_journal_learns_of_the_first_chunk_before_the_engine_gets_it(bench: Bench) -> None:
+    bench.engine.is_held = True
+    job = bench.claim()
+    assert bench.worker.start(job)
+    assert bench.engine.asked.wait(WAIT_S)
+    (crashed,) = bench.resources.journal.recover_in_flight()  # as after a crash just now
+    assert (crashed.attempts, crashed.n_early_crashes) == (1, 0)
+    bench.engine.release()
+    bench.wait(bench.worker.is_idle)
+
+
+def test_error_while_decoding_leaves_no_evidence_against_the_recording(bench: Bench) -> None:
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    path = bench.config.folders.inbox / "text.wav"
+    path.write_bytes(b"these are words, not audio")
+    claimed = bench.resources.claims.claim(Arrival("text.wav", fingerprint_of(path.stat())))
+    assert claimed is not None
+    failed = bench.run(claimed[0])
+    assert failed is not None
+    assert (failed.state, failed.attempts) == (JobState.FAILED, 0)
+    assert bench.engine.pieces == []
+
+
+def test_waiting_job_is_cancelled_at_once(bench: Bench) -> None:
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    job = bench.claim()
+    bench.run(job)
+    assert not bench.is_due(job)
+    bench.worker.cancel(job)
+    assert bench.names("failed") == ["talk.wav", "talk.wav.error.txt"]
+    assert not bench.worker.attempts.is_backing_off()
+    assert bench.resources.faults.standing() == ()
+
+
+def test_job_keeps_the_settings_of_its_claim(bench: Bench) -> None:
+    job = bench.claim("before.wav")
+    bench.change(output=Output(formats=("srt",)))
+    bench.engine.error = TransientError("The disk is full.", "Free some space.")
+    bench.run(job)
+    bench.engine.error = None
+    bench.run(job)
+    assert bench.names("outbox") == ["before.json", "before.txt"]
+    bench.run(bench.claim("after.wav"))
+    assert bench.names("outbox") == ["after.srt", "before.json", "before.txt"]
+
+
+@pytest.mark.parametrize(("n_slots", "n_runs"), [(1, 4), (32, 4), (39, 4), (40, 5), (256, 32)])
+def test_more_recordings_run_side_by_side_with_a_larger_engine(n_slots: int, n_runs: int) -> None:
+    assert recordings_in_flight(ScriptedEngine(max_in_flight=n_slots)) == n_runs

@@ -1,0 +1,106 @@
+"""The engine from its loading to its loss."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+from daemon.errors import EngineUnavailableError, ScribedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from daemon.engine import Engine
+    from daemon.errors import EngineLostError
+
+    LoadEngine = Callable[[Callable[[str], None]], Engine]
+
+# Slow disks included; what takes longer hangs.
+_MAX_LOAD_S: Final = 1800.0
+
+log = structlog.get_logger()
+
+
+class EngineHolder:
+    """Loads the engine on a thread of its own and keeps it; any thread may read it.
+
+    Args:
+        load: loads the engine; gets a function that takes a line on its progress.
+        report: called from the loading thread with each such line.
+        announce: called from the loading thread with the engine, before anything uses it.
+        wake: called when loading has ended.
+        monotonic: clock in seconds, injectable for tests.
+    """
+
+    def __init__(
+        self,
+        load: LoadEngine,
+        report: Callable[[str], None],
+        announce: Callable[[Engine], None],
+        wake: Callable[[], None],
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._load = load
+        self._report = report
+        self._announce = announce
+        self._wake = wake
+        self._monotonic = monotonic
+        self._engine: Engine | None = None
+        self._loss: ScribedError | None = None
+        self._loading: threading.Thread | None = None
+        self._load_ends_s = math.inf
+
+    @property
+    def engine(self) -> Engine | None:
+        """The loaded engine, None until there is one."""
+        return self._engine
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether loading has begun."""
+        return self._loading is not None
+
+    def begin(self) -> None:
+        """Load the engine on a thread of its own, so that arrivals are seen meanwhile."""
+        self._load_ends_s = self._monotonic() + _MAX_LOAD_S
+        self._loading = threading.Thread(target=self._run, name="engine-loading", daemon=True)
+        self._loading.start()
+
+    def lose(self, error: EngineLostError) -> None:
+        """Take note that the engine cannot go on: only a new process can help."""
+        self._loss = error
+
+    def is_within_limit(self) -> bool:
+        """Whether loading has not begun, or takes no longer yet than any that succeeds."""
+        return self._monotonic() < self._load_ends_s
+
+    def find_loss(self) -> ScribedError | None:
+        """Return why there is no engine and none will come, or why it cannot go on; None while all is well."""
+        # Read in this order: the engine is there before its loading thread has ended.
+        has_ended = self._loading is not None and not self._loading.is_alive()
+        if self._loss is None and self._engine is None and has_ended:  # by an error that nothing foresaw
+            return EngineUnavailableError("Loading the model ended unexpectedly.", "See the log for the reason.")
+        return self._loss
+
+    def close(self) -> None:
+        """Stop the engine within seconds, if there is one."""
+        if self._engine is not None:
+            self._engine.close()
+
+    def _run(self) -> None:
+        try:
+            engine = self._load(self._report_logged)
+        except ScribedError as error:
+            self._loss = error
+        else:
+            self._announce(engine)
+            self._engine = engine
+        self._wake()
+
+    def _report_logged(self, line: str) -> None:
+        self._report(line)
+        log.info("engine.loading", step=line)

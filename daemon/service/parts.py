@@ -1,0 +1,107 @@
+"""The parts of a running instance, and how they are put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from daemon.frontend import FrontEnd
+from daemon.inbox import Inbox
+from daemon.service.engine_holder import EngineHolder
+from daemon.service.health import Health
+from daemon.service.intake import Intake
+from daemon.service.start_backoff import StartBackoff
+from daemon.spool import Claims, Delivery, Failures, Places, Retention
+from daemon.status.metrics import Counters
+from daemon.status.publisher import StatusPublisher
+from daemon.worker import Resources, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from daemon.config import Settings
+    from daemon.engine import Engine
+    from daemon.host.systemd import Notifier
+    from daemon.journal import Journal
+    from daemon.service.engine_holder import LoadEngine
+    from daemon.service.flags import Flags
+    from daemon.status.faults import Faults
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an instance is given from outside.
+
+    Attributes:
+        settings: the configuration in force.
+        config_path: the file that a reload reads again, None for the defaults.
+        load_engine: loads the model; called on a thread of its own with a function that takes a line on its progress.
+        notifier: reports to systemd.
+        flags: what signal handlers ask for.
+        monotonic: clock in seconds, injectable for tests.
+    """
+
+    settings: Settings
+    config_path: Path | None
+    load_engine: LoadEngine
+    notifier: Notifier
+    flags: Flags
+    monotonic: Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything the loop works with."""
+
+    inbox: Inbox
+    journal: Journal
+    resources: Resources
+    worker: Worker
+    intake: Intake
+    retention: Retention
+    publisher: StatusPublisher
+    holder: EngineHolder
+    health: Health
+    starts: StartBackoff
+
+
+def build(around: Surroundings, places: Places, journal: Journal, faults: Faults, *, once: bool) -> Parts:
+    """Put the parts of an instance together; its folders are locked and its journal is open."""
+    settings, monotonic, wake = around.settings, around.monotonic, around.flags.wake.set
+    config = settings.current
+    counters = Counters()
+    publisher = StatusPublisher(journal, faults, around.notifier, counters, monotonic)
+    publisher.config_sha256 = settings.sha256
+
+    def announce(engine: Engine) -> None:
+        publisher.show_model(engine.identity.name, engine.identity.device)
+
+    holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
+    resources = Resources(
+        places,
+        journal,
+        Claims(places, journal),
+        Delivery(places, journal, config.output.mode_bits),
+        Failures(places, journal, config.output.mode_bits),
+        faults,
+        FrontEnd(config.folders.cache),
+        holder,
+        counters,
+    )
+    worker = Worker(resources, settings, wake, monotonic)
+    inbox = Inbox(config.folders.inbox, config.watch, wake, monotonic)
+    inbox.is_once = once
+    is_supervised = around.notifier.is_heard and not once
+    return Parts(
+        inbox=inbox,
+        journal=journal,
+        resources=resources,
+        worker=worker,
+        intake=Intake(settings, inbox, resources, worker, monotonic),
+        retention=Retention(places, journal),
+        publisher=publisher,
+        holder=holder,
+        health=Health(publisher, holder, worker, around.notifier),
+        starts=StartBackoff(config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic),
+    )

@@ -1,0 +1,46 @@
+"""SIGHUP: the configuration file is read again, and what may change is put into force as a whole."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from daemon import config as configuration
+from daemon import configfile, logs
+from daemon.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.config import Settings
+    from daemon.status.faults import Faults
+
+log = structlog.get_logger()
+
+
+def sha256_of(config_path: Path | None) -> str:
+    """Return the sha256 of a configuration file, "" for the defaults."""
+    glanced = configfile.glance(config_path)
+    return glanced[1] if glanced else ""
+
+
+def reload_settings(settings: Settings, config_path: Path | None, faults: Faults) -> bool:
+    """Read the configuration file again; return whether anything new is in force.
+
+    A broken file changes nothing. What needs a restart, and a broken file, are noted as faults.
+    """
+    try:
+        merged, refused = configuration.reload(settings.current, config_path)
+    except ConfigError as error:
+        log.warning("config.refused", faults=list(error.faults), what=error.what)
+        faults.note("config", "The changed configuration has errors; the old one stays in force.", error.what)
+        return False
+    faults.clear("config")
+    settings.swap(merged, sha256_of(config_path))
+    logs.configure(merged.logging)
+    log.info("config.reloaded", needs_restart=list(refused))
+    if refused:
+        what = f"Changed settings that need a restart: {', '.join(refused)}."
+        faults.note("config", what, "Restart the service.")
+    return True
