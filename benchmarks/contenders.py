@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from transformers import GenerationConfig, Qwen3ASRConfig, Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint
+from daemon.configfile import DEMO_MODEL
 from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.slots import Slots
@@ -207,7 +208,7 @@ def load_bench(device: torch.device, *, is_small: bool) -> Bench:
     sizes = SMALL if is_small else REAL
     text = {"model_type": "qwen3", "tie_word_embeddings": True, "max_position_embeddings": 65_536} | sizes["text"]
     audio = {"model_type": "qwen3_asr_encoder", "output_dim": text["hidden_size"]} | sizes["audio"]
-    processor = Qwen3ASRProcessor.from_pretrained(checkpoint.find_folder(checkpoint.DEMO))
+    processor = Qwen3ASRProcessor.from_pretrained(checkpoint.find_folder(Path(DEMO_MODEL)))
     end = processor.tokenizer.eos_token_id
     config = Qwen3ASRConfig(
         text_config=text,
@@ -308,7 +309,7 @@ def write_original(bench: Bench, folder: Path) -> None:
         if name != "lm_head.weight"  # tied to the embedding
     }
     save_file({to_original_name(name): weight for name, weight in weights.items()}, folder / "model.safetensors")
-    demo = checkpoint.find_folder(checkpoint.DEMO)
+    demo = checkpoint.find_folder(Path(DEMO_MODEL))
     (folder / "tokenizer.json").write_bytes((demo / "tokenizer.json").read_bytes())
     tokenizer = json.loads((demo / "tokenizer_config.json").read_text())
     tokenizer |= {"tokenizer_class": "PreTrainedTokenizerFast", "extra_special_tokens": {}}

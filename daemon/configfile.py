@@ -1,9 +1,9 @@
 """The configuration file: where it is, and its YAML as plain values, with the line of each key.
 
-What a value means is known to `config`, whose schema takes longer to load than `scribed status` may take.
+The meaning of the values is in `config`, which takes longer to load than `scribed status` may take.
 
-The core schema of YAML 1.2 is read, not that of 1.1 which PyYAML has: `off` and `no` are texts here,
-as a reader of `normalize: off` or `language: no` expects, and 1:30 is no number of seconds.
+YAML is read with the core schema of YAML 1.2, not with that of 1.1 as PyYAML does: `off` and `no` are
+texts, as a reader of `normalize: off` or `language: no` expects, and 1:30 is not a number.
 """
 
 from __future__ import annotations
@@ -16,34 +16,40 @@ import re
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import yaml
 from yaml.composer import ComposerError
 
 from daemon.errors import ConfigError
 
-SYSTEM_PATH = Path("/etc/scribed/config.yaml")
-STATE_FOLDER = Path("/var/lib/scribed")  # where none is configured
-MAX_FILE_BYTES = 256 * 1024
+SYSTEM_PATH: Final = Path("/etc/scribed/config.yaml")
+STATE_FOLDER: Final = Path("/var/lib/scribed")  # the default
+FOLDER_SETTINGS_NAME: Final = "scribed.yaml"  # in a folder of the inbox
+DEMO_MODEL: Final = "demo"  # as `model.path`: the model in this package
+# The keys of `folders`: those that the group shares, and those of the service alone.
+SHARED_FOLDERS: Final = ("inbox", "outbox", "processed", "failed")
+OWN_FOLDERS: Final = ("state", "cache")
+MAX_FILE_BYTES: Final = 256 * 1024
 
-# A configuration has 5 levels and some hundred values; these bounds stop a hostile one.
-MAX_DEPTH = 20
-MAX_VALUES = 10_000
+# A configuration has 5 levels and a few hundred values; these limits stop a hostile file.
+MAX_DEPTH: Final = 20
+MAX_VALUES: Final = 10_000
 
 KeyPath = tuple[str | int, ...]
 
-_TAG = "tag:yaml.org,2002:"
-# More digits than any number needs; Python refuses to print one of more than 4300.
-_MAX_DIGITS = 100
+_TAG: Final = "tag:yaml.org,2002:"
+# More than any number needs. Python refuses to print one of more than 4300 digits.
+_MAX_DIGITS: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """One thing that is wrong in a configuration file.
+class ConfigFault:
+    """One problem of a configuration file.
 
     Attributes:
         key: where it is, such as ("watch", "settle_s"); empty for the file as a whole.
-        line: counted from 1, or None where nothing in the file stands for it.
+        line: counted from 1, None if the file does not have the key.
         what: what is wrong.
         remedy: what to do about it.
     """
@@ -55,7 +61,7 @@ class Fault:
 
     def __str__(self) -> str:
         """Return the fault on one line."""
-        # Which entry of a list it is, its line and the value itself tell better than a number.
+        # The index of a list entry is left out: its line and its value say more.
         where = ".".join(part for part in self.key if isinstance(part, str)) or "the file"
         line = "" if self.line is None else f" (line {self.line})"
         return f"{clip(where)}{line}: {self.what}; {self.remedy}"
@@ -63,20 +69,20 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What a YAML file says.
+    """The content of a YAML file.
 
     Attributes:
         values: mappings, lists, texts, numbers, booleans and None.
         lines: line of each key and list entry, counted from 1.
-        faults: keys that stand there twice, and values that are none.
+        faults: duplicate keys, and values that cannot be read.
     """
 
     values: dict[str, object]
     lines: dict[KeyPath, int]
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[ConfigFault, ...] = ()
 
     def find_line(self, key: KeyPath) -> int | None:
-        """Return the line of a key, or of the nearest thing around it that has one."""
+        """Return the line of a key, or of the nearest enclosing key that has one."""
         return next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
 
 
@@ -84,27 +90,27 @@ EMPTY = Document({}, {})
 
 
 class BrokenFileError(Exception):
-    """Nothing of a file can be used; `faults` says why."""
+    """A file cannot be used at all; `faults` says why."""
 
-    def __init__(self, *faults: Fault) -> None:
+    def __init__(self, *faults: ConfigFault) -> None:
         super().__init__("; ".join(str(fault) for fault in faults))
         self.faults = faults
 
 
 def clip(text: str, longest: int = 60) -> str:
-    """Return the text with all that is not printable escaped, cut where it is too long for a line."""
+    """Return the text with unprintable characters escaped, cut if it is too long for one line."""
     shown = text if text.isprintable() else repr(text)[1:-1]
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
 def find(explicit: Path | None) -> Path | None:
-    """Return the configuration file to use, None where there is none and the defaults hold.
+    """Return the configuration file to use, None for the defaults.
 
-    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml where it belongs to root or the
-    caller (anyone can leave one in a shared folder), /etc/scribed/config.yaml.
+    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml if root or the caller owns it
+    (anyone can leave one in a shared folder), /etc/scribed/config.yaml.
 
     Raises:
-        ConfigError: a file that was asked for does not exist.
+        ConfigError: the file of --config or $SCRIBED_CONFIG does not exist.
     """
     named = os.environ.get("SCRIBED_CONFIG", "")
     if explicit is not None or named:
@@ -112,10 +118,10 @@ def find(explicit: Path | None) -> Path | None:
         if not os.path.lexists(path):
             origin = "$SCRIBED_CONFIG names" if explicit is None else "--config names"
             what = f"{origin} {clip(str(path), 300)}, which does not exist."
-            raise ConfigError(what, remedy="Name a configuration file, or none: then the usual places are looked at.")
+            raise ConfigError(what, remedy="Pass an existing file, or omit --config to use the default locations.")
         return path
     local = Path("config.yaml")
-    # Of a link, both it and what it leads to: a link to a file of root's is still another's choice.
+    # Of a link, the owners of both link and target: a link to a file of root is still another user's choice.
     owners = {_find_owner(local, is_followed=True), _find_owner(local, is_followed=False)}
     if owners <= {0, os.geteuid()}:
         return local
@@ -123,23 +129,23 @@ def find(explicit: Path | None) -> Path | None:
 
 
 def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes | None:
-    """Return the content of a small regular file, None where there is none.
+    """Return the content of a small regular file, None if it does not exist.
 
     Args:
         path: the file.
         limit_bytes: a larger one is not read.
-        folder: descriptor of the folder `path` starts at; then `path` must not be a link.
+        folder: descriptor of the folder that `path` is in; then `path` must not be a link.
 
     Raises:
         BrokenFileError: it cannot be read, or it is too large.
     """
-    # Not waiting for a writer: it may be a FIFO.
+    # O_NONBLOCK: opening a FIFO must not wait for its writer.
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | (0 if folder is None else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags, dir_fd=folder)
         try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BrokenFileError(Fault((), None, "is no regular file", "put a YAML file there"))
+                raise BrokenFileError(ConfigFault((), None, "is not a regular file", "put a YAML file there"))
             with open(descriptor, "rb", closefd=False) as file:
                 raw = file.read(limit_bytes + 1)
         finally:
@@ -147,13 +153,13 @@ def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes |
     except FileNotFoundError:
         return None
     except PermissionError:
-        remedy = "let the user or the group scribed read it"
-        raise BrokenFileError(Fault((), None, "may not be read by this user", remedy)) from None
+        remedy = "give the user or the group scribed read permission"
+        raise BrokenFileError(ConfigFault((), None, "is not readable for this user", remedy)) from None
     except OSError as error:
         what = "is a link" if error.errno == errno.ELOOP else f"cannot be read ({error.strerror})"
-        raise BrokenFileError(Fault((), None, what, "put a regular file there")) from None
+        raise BrokenFileError(ConfigFault((), None, what, "replace it with a regular file")) from None
     if len(raw) > limit_bytes:
-        raise BrokenFileError(Fault((), None, f"is larger than {limit_bytes // 1024} KiB", "make it shorter"))
+        raise BrokenFileError(ConfigFault((), None, f"is larger than {limit_bytes // 1024} KiB", "shorten it"))
     return raw
 
 
@@ -161,7 +167,7 @@ def read_document(path: Path) -> Document:
     """Read a configuration file.
 
     Raises:
-        BrokenFileError: nothing of it can be used.
+        BrokenFileError: it cannot be used at all.
     """
     return parse(_read_raw(path), has_aliases=True)
 
@@ -169,7 +175,7 @@ def read_document(path: Path) -> Document:
 def glance(path: Path | None) -> tuple[Path, str] | None:
     """Return the state folder that a configuration names and the file's sha256, "" for the defaults.
 
-    Whether the file is right as a whole is not looked at; None where it takes the schema to tell.
+    The rest of the file is not validated; None if only the schema can tell.
     """
     if path is None:
         return STATE_FOLDER, ""
@@ -188,7 +194,7 @@ def glance(path: Path | None) -> tuple[Path, str] | None:
 def _read_raw(path: Path) -> bytes:
     raw = read_file(os.fspath(path), MAX_FILE_BYTES)
     if raw is None:
-        raise BrokenFileError(Fault((), None, "does not exist", "name a configuration file that does"))
+        raise BrokenFileError(ConfigFault((), None, "does not exist", "pass an existing file"))
     return raw
 
 
@@ -200,37 +206,37 @@ def parse(raw: bytes, *, has_aliases: bool) -> Document:
         has_aliases: whether anchors and aliases may be used.
 
     Raises:
-        BrokenFileError: it is not UTF-8, not YAML, too large, or no mapping.
+        BrokenFileError: it is not UTF-8, not YAML, too large, or not a mapping.
     """
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
-        raise BrokenFileError(Fault((), line, "is not UTF-8 text", "save it as UTF-8")) from None
+        raise BrokenFileError(ConfigFault((), line, "is not UTF-8 text", "save it as UTF-8")) from None
     node = _compose(text, has_aliases=has_aliases)
     if node is None or (isinstance(node, yaml.ScalarNode) and node.tag == f"{_TAG}null"):
         return EMPTY
     if not isinstance(node, yaml.MappingNode):
-        raise BrokenFileError(Fault((), _line_of(node), "has no sections", "write it as in config.example.yaml"))
+        raise BrokenFileError(ConfigFault((), _line_of(node), "has no sections", "see config.example.yaml"))
     reader = _Reader()
     return Document(reader.read_mapping(node, ()), reader.lines, tuple(reader.faults))
 
 
 class _CoreLoader(yaml.SafeLoader):
-    """PyYAML's parser up to the nodes, with the types of YAML 1.2 and a bound on nesting.
+    """PyYAML's parser up to the nodes, with the types of YAML 1.2 and a limit on nesting.
 
-    PyYAML calls itself for each level, and a thousand of them would end in a RecursionError.
+    PyYAML recurses at each level; a thousand levels would end in a RecursionError.
     """
 
-    # The resolvers of YAML 1.1 which are inherited otherwise; ours are added below.
+    # Without this, the resolvers of YAML 1.1 are inherited; ours are added below.
     yaml_implicit_resolvers = {}  # noqa: RUF012 - the name and type are PyYAML's
     has_aliases = True
     depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        """Return the next node, counting how deep it lies."""
+        """Return the next node, counting the levels."""
         if self.check_event(yaml.AliasEvent) and not self.has_aliases:
-            raise ComposerError(None, None, "an alias (*name) has no place here", self.get_mark())
+            raise ComposerError(None, None, "an alias (*name) is not allowed here", self.get_mark())
         if self.depth > MAX_DEPTH:
             raise ComposerError(None, None, "it is nested too deeply", self.get_mark())
         self.depth += 1
@@ -254,7 +260,7 @@ for _name, _pattern, _first in (
 
 
 def _compose(text: str, *, has_aliases: bool) -> yaml.Node | None:
-    """Return the nodes of the text, None where there is nothing but comments."""
+    """Return the nodes of the text, None if it has only comments."""
     line = 1
     try:
         loader = _CoreLoader(text)
@@ -270,19 +276,19 @@ def _compose(text: str, *, has_aliases: bool) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = line if mark is None else mark.line + 1
-        what, remedy = f"cannot be read: {clip(error.problem or 'it is no YAML')}", _remedy_for(error.problem or "")
+        what, remedy = f"cannot be read: {clip(error.problem or 'it is not YAML')}", _remedy_for(error.problem or "")
     except (yaml.YAMLError, ValueError, OverflowError):
         # ValueError and OverflowError: PyYAML on "\UFFFFFFFF" and the like.
-        what, remedy = "cannot be read", "look at the text in quotes on this line"
-    raise BrokenFileError(Fault((), line, what, remedy))
+        what, remedy = "cannot be read", "check the quoted text on this line"
+    raise BrokenFileError(ConfigFault((), line, what, remedy))
 
 
 def _remedy_for(problem: str) -> str:
     if "'\\t'" in problem:
         return "indent with spaces, not with tabs"
     if "alias" in problem:
-        return "write the values out"
-    return "compare the lines around it with config.example.yaml"
+        return "write out the values"
+    return "compare the lines near it with config.example.yaml"
 
 
 def _line_of(node: yaml.Node) -> int:
@@ -290,25 +296,27 @@ def _line_of(node: yaml.Node) -> int:
 
 
 class _Reader:
-    """Turns nodes into values, keeping the lines and what is wrong."""
+    """Turns nodes into values, and collects lines and faults."""
 
     def __init__(self) -> None:
         self.lines: dict[KeyPath, int] = {}
-        self.faults: list[Fault] = []
+        self.faults: list[ConfigFault] = []
         self._n_values = 0
 
     def read_mapping(self, node: yaml.MappingNode, path: KeyPath) -> dict[str, object]:
-        """Return the mapping; of a key that stands there twice, the first value."""
+        """Return the mapping; of a duplicate key, the first value."""
         values: dict[str, object] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self.faults.append(Fault(path, _line_of(key_node), "has a key that is no word", "write key: value"))
+                self.faults.append(
+                    ConfigFault(path, _line_of(key_node), "has a key that is not a word", "write key: value")
+                )
                 continue
             key = key_node.value
             where = (*path, key)
             if key in values:
-                what = f"stands there twice, first on line {self.lines[where]}"
-                self.faults.append(Fault(where, _line_of(key_node), what, "keep one of them"))
+                what = f"duplicate key (first on line {self.lines[where]})"
+                self.faults.append(ConfigFault(where, _line_of(key_node), what, "remove one"))
                 continue
             self.lines[where] = _line_of(key_node)
             values[key] = self._read(value_node, where)
@@ -316,9 +324,11 @@ class _Reader:
 
     def _read(self, node: yaml.Node, path: KeyPath) -> object:
         self._n_values += 1
-        # An alias within its own anchor makes a ring, aliases of aliases make millions of values.
+        # An alias inside its own anchor is a loop, and aliases of aliases make millions of values.
         if self._n_values > MAX_VALUES or len(path) > MAX_DEPTH:
-            raise BrokenFileError(Fault(path[:2], _line_of(node), "holds too much", "write it without aliases"))
+            raise BrokenFileError(
+                ConfigFault(path[:2], _line_of(node), "has too many values", "write it without aliases")
+            )
         if isinstance(node, yaml.MappingNode) and node.tag == f"{_TAG}map":
             return self.read_mapping(node, path)
         if isinstance(node, yaml.SequenceNode) and node.tag == f"{_TAG}seq":
@@ -327,7 +337,7 @@ class _Reader:
             with contextlib.suppress(ValueError):
                 return _to_value(node.tag.removeprefix(_TAG), node.value)
         what = f"has a value that cannot be read as {clip(node.tag.removeprefix(_TAG))}"
-        self.faults.append(Fault(path, _line_of(node), what, "write a plain value, without a tag (!)"))
+        self.faults.append(ConfigFault(path, _line_of(node), what, "use a plain value, without a tag (!)"))
         return None
 
     def _read_entry(self, node: yaml.Node, path: KeyPath) -> object:
@@ -336,7 +346,7 @@ class _Reader:
 
 
 def _to_value(kind: str, text: str) -> object:
-    """Return the value of a scalar; ValueError where the text is none of its kind."""
+    """Return the value of a scalar; raise ValueError if the text is not of its kind."""
     match kind:
         case "str":
             return text

@@ -13,12 +13,12 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from daemon.configfile import DEMO_MODEL
 from daemon.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-DEMO: Final = "demo"
 MODEL_TYPE: Final = "qwen3_asr"
 
 _FETCH: Final = "Fetch it again with `sudo scribed fetch-model --force`."
@@ -63,7 +63,7 @@ class Checkpoint:
 
 def find_folder(path: str | Path) -> Path:
     """Return the folder that `model.path` names: "demo" is the model inside this package."""
-    if str(path) == DEMO:
+    if str(path) == DEMO_MODEL:
         return Path(str(resources.files("daemon") / "demo" / "model"))
     return Path(path)
 

@@ -29,7 +29,7 @@ from daemon.text import count_word_errors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
+_FOLDERS = configfile.SHARED_FOLDERS + configfile.OWN_FOLDERS
 _CONFIG, _LOG = "config.yaml", "scribed.log"
 _TIMEOUT_S = 300.0
 _POLL_S = 0.2
@@ -74,7 +74,7 @@ def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:
 
 def _prepare(root: Path, option: Path | None, *, is_forced: bool) -> Path:
     """Make empty folders and a configuration, and return the path of that file."""
-    model: dict[str, Any] = {"path": "demo", "device": "cpu"}
+    model: dict[str, Any] = {"path": configfile.DEMO_MODEL, "device": "cpu"}
     source = None
     if option is not None:
         config, source = config_option.read(option)

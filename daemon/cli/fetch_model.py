@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from daemon import checkpoint
+from daemon import configfile
 from daemon.checkpoint import fetch
 from daemon.cli import config_option
 from daemon.display import escape
@@ -38,7 +38,7 @@ def fetch_model(model_id: str | None, source: str, option: Path | None, *, is_fo
 
 def _target(config: Config) -> Path:
     """Return the folder for models: the parent of the configured model, or the default one."""
-    if str(config.model.path) == checkpoint.DEMO:
+    if str(config.model.path) == configfile.DEMO_MODEL:
         return fetch.DEFAULT_FOLDER
     return config.model.path.parent
 

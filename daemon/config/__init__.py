@@ -1,12 +1,11 @@
-"""The configuration: what can be set, reading it from YAML, and telling every fault at once.
+"""The configuration: its keys, reading it, and reporting all faults at once.
 
-`configfile` finds and parses the file. A module is given its own section, never the whole.
+`configfile` finds and parses the file.
 """
 
 from daemon.config.reading import load, reload
-from daemon.config.recording import FOLDER_SETTINGS_NAME, RecordingSettings, read_folder_settings
+from daemon.config.recording import RecordingSettings, read_folder_settings
 from daemon.config.schema import (
-    LANGUAGES,
     Config,
     Folders,
     Hooks,
@@ -15,7 +14,7 @@ from daemon.config.schema import (
     ModelSettings,
     Output,
     Preprocess,
-    Retention,
+    RetentionSettings,
     Retry,
     SegmentSettings,
     Transcribe,
@@ -23,6 +22,8 @@ from daemon.config.schema import (
     json_schema,
 )
 from daemon.config.settings import Settings
+from daemon.config.types import LANGUAGES
+from daemon.configfile import FOLDER_SETTINGS_NAME
 
 __all__ = [
     "FOLDER_SETTINGS_NAME",
@@ -36,7 +37,7 @@ __all__ = [
     "Output",
     "Preprocess",
     "RecordingSettings",
-    "Retention",
+    "RetentionSettings",
     "Retry",
     "SegmentSettings",
     "Settings",

@@ -1,4 +1,4 @@
-"""Reading the configuration file: all its faults at once, never a traceback."""
+"""Reading the configuration file: all faults at once, never a traceback."""
 
 from __future__ import annotations
 
@@ -6,29 +6,29 @@ import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import ValidationError
 
 from daemon.config.schema import LATER, Config, json_schema
 from daemon.config.wording import explain
-from daemon.configfile import EMPTY, BrokenFileError, Document, Fault, KeyPath, clip, read_document
+from daemon.configfile import EMPTY, BrokenFileError, ConfigFault, Document, KeyPath, clip, read_document
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # What SIGHUP applies; of logging only the level.
-RELOADED = ("watch", "transcribe", "output", "retry", "retention")
+RELOADED: Final = ("watch", "transcribe", "output", "retry", "retention", "hooks")
 
 
 def load(path: Path | None) -> Config:
-    """Return the configuration in `path`; None stands for the defaults.
+    """Return the configuration in `path`, or the defaults for None.
 
-    Relative paths in it start at the folder it lies in.
+    Relative paths in it start at its own folder.
 
     Raises:
-        ConfigError: with every fault of the file.
+        ConfigError: with all faults of the file.
     """
     name = "The built-in configuration" if path is None else f"The configuration {clip(str(path), 300)}"
     document, base = EMPTY, None
@@ -45,13 +45,13 @@ def load(path: Path | None) -> Config:
 
 
 def reload(old: Config, path: Path | None) -> tuple[Config, tuple[str, ...]]:
-    """Return `old` with what may change while the daemon runs taken from `path`.
+    """Return `old` with those settings of `path` that may change while the daemon runs.
 
     Returns:
-        (the merged configuration, key paths whose change needs a restart and was not taken).
+        (the merged configuration, key paths of changes that need a restart and were not applied).
 
     Raises:
-        ConfigError: the file is broken; the old configuration holds.
+        ConfigError: the file has faults; the old configuration stays in effect.
     """
     new = load(path)
     taken: dict[str, object] = {name: getattr(new, name) for name in RELOADED}
@@ -68,23 +68,23 @@ def reload(old: Config, path: Path | None) -> tuple[Config, tuple[str, ...]]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """What a document gives: its good keys, the defaults for the bad ones, and why they are bad."""
+    """The configuration of a document, with defaults in place of bad keys, and the faults of these."""
 
     config: Config
-    faults: tuple[Fault, ...]
+    faults: tuple[ConfigFault, ...]
 
     def has_faults_in(self, keys: Iterable[KeyPath]) -> bool:
-        """Return whether one of these keys, or its whole section, is bad."""
+        """Return whether one of these keys, or a whole section of theirs, has a fault."""
         bad = {fault.key[:2] for fault in self.faults}
         return any(key in bad or key[:1] in bad for key in keys)
 
 
 def check(document: Document, base: Path | None) -> Checked:
-    """Check each key by itself; relative paths start at `base`."""
+    """Validate each key by itself; relative paths start at `base`."""
     values: dict[str, Any] = {
         section: dict(keys) if isinstance(keys, dict) else keys
         for section, keys in document.values.items()
-        if keys is not None  # a section with nothing in it is as good as none
+        if keys is not None  # an empty section is the same as none
     }
     for section, *key in (fault.key[:2] for fault in document.faults if fault.key):
         if key and isinstance(values.get(str(section)), dict):
@@ -94,9 +94,9 @@ def check(document: Document, base: Path | None) -> Checked:
         config = Config.model_validate(values, context={"base": base})
     except ValidationError as error:
         schema = json_schema()
-        # By key: a value that fits no branch of a union is found once for each of them.
+        # By key: a value that matches no branch of a union has one error for each.
         found = {fault.key: fault for fault in (explain(detail, document, schema) for detail in error.errors())}
-        # A bad entry leaves its list too short: the entry is what is wrong.
+        # A list that is too short only because of a bad entry: the entry is the fault.
         faults += [fault for key, fault in found.items() if not any(key == other[:-1] for other in found)]
         for section, *key in {fault[:2] for fault in found}:
             if key:
@@ -107,8 +107,8 @@ def check(document: Document, base: Path | None) -> Checked:
     return Checked(config, tuple(faults))
 
 
-def _take_out_later(values: dict[str, Any], document: Document) -> list[Fault]:
-    """Take the keys that are not built yet out of `values`; return these and the choices that are not."""
+def _take_out_later(values: dict[str, Any], document: Document) -> list[ConfigFault]:
+    """Remove keys that are not implemented yet from `values`; return faults for them and for such choices."""
     faults = []
     for entry in sorted(LATER):
         name, _, choice = entry.partition(": ")
@@ -116,54 +116,68 @@ def _take_out_later(values: dict[str, Any], document: Document) -> list[Fault]:
         keys = values.get(section)
         if not isinstance(keys, dict) or key not in keys:
             continue
-        default = getattr(getattr(Config(), section), key)
-        if choice:  # a word that the type knows: the list may stay, for the others in it to be checked
-            if isinstance(keys[key], list) and choice in keys[key]:
-                where: KeyPath = (section, key, keys[key].index(choice))
-                faults.append(Fault(where, document.find_line(where), f"{choice} is not built yet", "leave it out"))
-        elif keys[key] != (list(default) if isinstance(default, tuple) else default):
+        value = keys[key]
+        if choice:
+            # One entry of a list, whose other entries are still validated, or the value itself.
+            where: KeyPath = (section, key, value.index(choice)) if isinstance(value, list) and choice in value else ()
+            where = where or ((section, key) if value == choice else ())
+            if where:
+                what = f"{choice} is not implemented yet"
+                faults.append(ConfigFault(where, document.find_line(where), what, "remove it"))
+        elif value != _plain(getattr(getattr(Config(), section), key)):
             where = (section, key)
-            faults.append(Fault(where, document.find_line(where), "not built yet", "leave the key out"))
+            faults.append(ConfigFault(where, document.find_line(where), "not implemented yet", "remove the key"))
             del keys[key]
     return faults
 
 
-def _find_conflicts(checked: Checked, document: Document) -> Iterator[Fault]:
-    """Find keys that are good by themselves and do not go together."""
-    for keys, what, remedy in (*_compare_folders(checked.config), *_compare_cuts(checked.config)):
+def _plain(default: object) -> object:
+    """Return a default as a file has it."""
+    match default:
+        case tuple():
+            return list(default)
+        case Path():
+            return str(default)
+        case _:
+            return default
+
+
+def _find_conflicts(checked: Checked, document: Document) -> Iterator[ConfigFault]:
+    """Find valid keys that contradict one another."""
+    for keys, what, remedy in (*_compare_folders(checked.config), *_compare_lengths(checked.config)):
         if not checked.has_faults_in(keys):
-            # Point at the key that the file sets; where it sets both, at the first one.
+            # Name the key that the file sets; if it sets both, the first one.
             key = next((key for key in keys if key in document.lines), keys[0])
-            yield Fault(key, document.find_line(key), what, remedy)
+            yield ConfigFault(key, document.find_line(key), what, remedy)
 
 
 _Conflict = tuple[tuple[KeyPath, KeyPath], str, str]
 
 
 def _compare_folders(config: Config) -> Iterator[_Conflict]:
-    # As the kernel sees them: two paths can be one folder behind a link.
+    # With links resolved: two paths can be the same folder.
     real = {name: Path(os.path.realpath(path)) for name, path in config.folders}
     for one, other in itertools.combinations(real, 2):
         inner, outer = (one, other) if real[one].is_relative_to(real[other]) else (other, one)
         if real[inner].is_relative_to(real[outer]):
-            place = "is the same folder as" if real[inner] == real[outer] else "lies inside"
+            place = "is the same folder as" if real[inner] == real[outer] else "is inside"
             what = f"{clip(str(real[inner]), 300)} {place} folders.{outer}, {clip(str(real[outer]), 300)}"
-            yield (("folders", inner), ("folders", outer)), what, "give each folder a place of its own"
+            yield (("folders", inner), ("folders", outer)), what, "use separate folders"
     for section, key in (("logging", "file"), ("metrics", "textfile")):
         path = getattr(getattr(config, section), key)
         if path is not None and Path(os.path.realpath(path)).is_relative_to(real["inbox"]):
-            what = f"{clip(str(path), 300)} lies in the inbox and would be taken for a recording"
-            yield ((section, key), ("folders", "inbox")), what, "put it elsewhere"
+            what = f"{clip(str(path), 300)} is in the inbox and would be taken for a recording"
+            yield ((section, key), ("folders", "inbox")), what, "move it elsewhere"
 
 
-def _compare_cuts(config: Config) -> Iterator[_Conflict]:
+def _compare_lengths(config: Config) -> Iterator[_Conflict]:
     overlap_s, max_chunk_s = config.segment.overlap_s, config.segment.max_chunk_s
     if overlap_s >= max_chunk_s / 2:
-        what = f"overlap_s ({overlap_s:g}) is not less than half of max_chunk_s ({max_chunk_s:g})"
+        what = f"overlap_s ({overlap_s:g}) must be less than half of max_chunk_s ({max_chunk_s:g})"
         yield (("segment", "overlap_s"), ("segment", "max_chunk_s")), what, "lower overlap_s"
 
 
-def _to_config_error(name: str, faults: Iterable[Fault]) -> ConfigError:
+def _to_config_error(name: str, faults: Iterable[ConfigFault]) -> ConfigError:
     lines = [str(fault) for fault in sorted(faults, key=lambda fault: fault.line or 0)]
     count = "1 fault" if len(lines) == 1 else f"{len(lines)} faults"
     return ConfigError(f"{name} has {count}:", tuple(lines))

@@ -1,4 +1,4 @@
-"""What may differ from recording to recording, and the `scribed.yaml` of a folder that sets it."""
+"""Settings of one recording, and the `scribed.yaml` of a folder that changes them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.config.reading import check
 from daemon.config.schema import LATER, Transcribe
-from daemon.configfile import BrokenFileError, Fault, KeyPath, clip, parse, read_file
+from daemon.configfile import FOLDER_SETTINGS_NAME, BrokenFileError, ConfigFault, KeyPath, clip, parse, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 
     from daemon.config.schema import Config, Output, Preprocess
 
-FOLDER_SETTINGS_NAME = "scribed.yaml"
-MAX_FOLDER_SETTINGS_BYTES = 16 * 1024
+MAX_FOLDER_SETTINGS_BYTES: Final = 16 * 1024
 
 # The sections of which a folder may set something, by their field of RecordingSettings, and their keys.
 _SECTIONS: Final = {"transcribe": "asr", "output": "output", "preprocess": "audio"}
-_FOLDER_KEYS: Final = {
+FOLDER_KEYS: Final = {
     "transcribe": tuple(Transcribe.model_fields),
     "output": ("formats", "timestamps"),
     "preprocess": ("highpass_hz", "normalize"),
@@ -61,13 +60,13 @@ def read_folder_settings(
 ) -> tuple[RecordingSettings, tuple[str, ...]]:
     """Apply the `scribed.yaml` of the inbox and of each folder on the way down to `folder`.
 
-    The nearest folder wins, key by key. Senders write these files: no link is followed, on the way
-    or at its end, and a broken one changes nothing.
+    The nearest folder wins, key by key. Senders write these files: no link is followed, and a broken
+    file changes nothing.
 
     Args:
         inbox: the inbox.
-        folder: where the recording lay within it, such as "a/b"; "" is the inbox itself.
-        outer: what holds where no folder says otherwise.
+        folder: where the recording was in it, such as "a/b"; "" is the inbox itself.
+        outer: the settings without any such file.
 
     Returns:
         (the settings, the faults of broken files, one line each).
@@ -87,8 +86,8 @@ def read_folder_settings(
 def _open_folders(inbox: Path, folder: str) -> Iterator[tuple[str, int]]:
     """Yield ("a/", its descriptor) of each folder, first the inbox itself as "".
 
-    Each is opened by its name in the one before it, so that a folder which is replaced by a link
-    meanwhile leads nowhere. Where one is gone, or is no folder, the way ends.
+    Each is opened by its name in its parent, so that a folder that is replaced by a link meanwhile
+    is not followed. The walk ends at one that is missing or not a folder.
     """
     with ExitStack() as opened:
         parent: int | None = None
@@ -108,13 +107,13 @@ def _read_changes(raw: bytes) -> dict[str, dict[str, object]]:
     """Return the keys that a file sets, by section.
 
     Raises:
-        BrokenFileError: with every fault of it.
+        BrokenFileError: with all its faults.
     """
     document = parse(raw, has_aliases=False)
     values: dict[str, object] = {}
     refused: list[KeyPath] = []
     for section, keys in document.values.items():
-        allowed = _FOLDER_KEYS.get(section, ())
+        allowed = FOLDER_KEYS.get(section, ())
         if allowed and isinstance(keys, dict):
             values[section] = {key: value for key, value in keys.items() if key in allowed}
             refused += [(section, key) for key in keys if key not in allowed]
@@ -122,10 +121,11 @@ def _read_changes(raw: bytes) -> dict[str, dict[str, object]]:
             values[section] = keys
         else:
             refused.append((section,))
-    names = [f"{section}.{key}" for section, keys in _FOLDER_KEYS.items() for key in keys]
+    names = [f"{section}.{key}" for section, keys in FOLDER_KEYS.items() for key in keys]
     settable = ", ".join(name for name in names if name not in LATER)
     faults = [
-        Fault(key, document.find_line(key), "cannot be set for a folder", f"what can: {settable}") for key in refused
+        ConfigFault(key, document.find_line(key), "cannot be set for a folder", f"valid keys: {settable}")
+        for key in refused
     ]
     checked = check(replace(document, values=values), base=None)
     faults += checked.faults

@@ -4,7 +4,6 @@ from daemon.inbox.events import WatchShortage
 from daemon.inbox.names import (
     CLAIM_FOLDER,
     ERROR_SUFFIX,
-    FOLDER_SETTINGS_NAME,
     HOTWORDS_SUFFIX,
     is_companion,
     is_temporary,
@@ -16,7 +15,6 @@ from daemon.inbox.walk import FolderFault
 __all__ = [
     "CLAIM_FOLDER",
     "ERROR_SUFFIX",
-    "FOLDER_SETTINGS_NAME",
     "HOTWORDS_SUFFIX",
     "Arrival",
     "Arriving",

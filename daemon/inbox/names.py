@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from daemon.configfile import FOLDER_SETTINGS_NAME
+
 CLAIM_FOLDER: Final = ".scribed"
 HOTWORDS_SUFFIX: Final = ".hotwords.txt"
 ERROR_SUFFIX: Final = ".error.txt"
-FOLDER_SETTINGS_NAME: Final = "scribed.yaml"
 
 # What editors, browsers, transfer and sync programs call a file that is not complete, and what desktops, file
 # servers and recycle bins leave behind. Compared without case. A scan asks this for each of a hundred thousand

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from daemon.config import Retention as Settings
+    from daemon.config import RetentionSettings
     from daemon.journal import Journal
     from daemon.journal.records import Kept
     from daemon.spool.places import Places
@@ -47,7 +47,7 @@ class Retention:
         self._journal = journal
         self._clock = clock
 
-    def sweep(self, settings: Settings) -> None:
+    def sweep(self, settings: RetentionSettings) -> None:
         """Delete what is due, some of it at each call.
 
         Raises:

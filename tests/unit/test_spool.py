@@ -21,8 +21,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.config import Folders
-from daemon.config import Retention as RetentionSettings
+from daemon.config import Folders, RetentionSettings
 from daemon.errors import NoPermissionError, TransientError
 from daemon.host import files, mounts
 from daemon.inbox import Arrival, fingerprint_of

@@ -8,6 +8,7 @@ import stat
 from typing import TYPE_CHECKING, Final
 
 from daemon.cli.check.finding import Finding
+from daemon.configfile import SHARED_FOLDERS
 from daemon.errors import ExitCode
 from daemon.host import files
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from daemon.cli.check.finding import Installation
 
-SHARED: Final = ("inbox", "outbox", "processed", "failed")
 _LOW_BYTES: Final = 2 << 30
 # The group may read, write and enter, and new files and folders belong to the group too.
 _SHARED_MODE: Final = stat.S_ISGID | stat.S_IRWXG
@@ -37,7 +37,7 @@ def check_folders(installation: Installation) -> Iterator[Finding]:
 
 def _check_folder(name: str, folder: Path) -> Finding:
     if not os.path.lexists(folder):
-        remedy = f"sudo install -d -o scribed -g scribed -m {'2770' if name in SHARED else '0750'} {folder}"
+        remedy = f"sudo install -d -o scribed -g scribed -m {'2770' if name in SHARED_FOLDERS else '0750'} {folder}"
         return Finding("fault", f"folder {name}: {folder} does not exist", remedy, ExitCode.CANNOT_WRITE)
     if not folder.is_dir():
         what = "is a link to nothing" if not folder.exists() else "is a file, not a folder"
@@ -46,7 +46,7 @@ def _check_folder(name: str, folder: Path) -> Finding:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"Give this user read and write permission on {folder}."
         return Finding("fault", f"folder {name}: {folder} is not readable and writable", remedy, ExitCode.NO_PERMISSION)
-    if name in SHARED and folder.stat().st_mode & _SHARED_MODE != _SHARED_MODE:
+    if name in SHARED_FOLDERS and folder.stat().st_mode & _SHARED_MODE != _SHARED_MODE:
         remedy = f"sudo chgrp scribed {folder} && sudo chmod 2770 {folder}"
         return Finding("warning", f"folder {name}: {folder} is not shared with a group", remedy)
     free_bytes = files.free_bytes(folder)

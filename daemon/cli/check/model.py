@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from daemon import checkpoint
+from daemon import checkpoint, configfile
 from daemon.cli.check.finding import Finding
 from daemon.errors import ExitCode, ScribedError
 from daemon.host import gpu, memory
@@ -24,7 +24,7 @@ def check_model(installation: Installation) -> Iterator[Finding]:
         yield Finding("fault", f"model: {error.what}", error.remedy, ExitCode.MODEL_UNAVAILABLE)
         return
     yield Finding("ok", f"model: {found.folder} ({found.n_bytes / 1e6:,.0f} MB)")
-    if str(path) == checkpoint.DEMO:
+    if str(path) == configfile.DEMO_MODEL:
         remedy = "It knows about a hundred English words of one computer voice: fine for trying scribed, not for work."
         yield Finding("warning", "model: the demo model is configured", remedy)
 

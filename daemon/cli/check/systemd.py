@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from daemon.cli.check.finding import Finding
-from daemon.cli.check.folders import SHARED
-from daemon.configfile import SYSTEM_PATH
+from daemon.configfile import SHARED_FOLDERS, SYSTEM_PATH
 from daemon.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _check_exposure(unit: str, facts: Mapping[str, str]) -> Iterator[Finding]:
 def _check_write_access(unit: str, facts: Mapping[str, str], config: Config) -> Iterator[Finding]:
     """Check that the unit lets the service write to its folders; everything else is read-only."""
     allowed = [Path(path.lstrip("-+")) for path in facts["ReadWritePaths"].split()]
-    for name in SHARED:
+    for name in SHARED_FOLDERS:
         folder: Path = getattr(config.folders, name)
         if not any(folder.is_relative_to(path) for path in allowed):
             remedy = (

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from daemon import checkpoint
+from daemon import configfile
 from daemon.cli.check.finding import Finding
 from daemon.errors import ExitCode, ScribedError, UsageError
 from daemon.text import count_word_errors
@@ -63,7 +63,7 @@ def _choose_sample(installation: Installation, stack: ExitStack) -> _Sample:
             raise UsageError(f"There is no file {installation.sample}.")
         return _Sample(installation.sample.resolve(), installation.sample_text, is_bundled=False)
     package = resources.files("daemon")
-    if str(installation.config.model.path) == checkpoint.DEMO:
+    if str(installation.config.model.path) == configfile.DEMO_MODEL:
         recordings = package / "demo" / "recordings"
         text = json.loads((recordings / "references.json").read_text())[_DEMO_SAMPLE]
         return _Sample(stack.enter_context(resources.as_file(recordings / _DEMO_SAMPLE)), text, is_bundled=True)

@@ -1,0 +1,184 @@
+"""The types of single values.
+
+A validator raises ValueError with what is expected ("an absolute path, ..."); `daemon.config.wording`
+puts the key, its line and the value before it. A message that begins with "did you mean" or "must" is
+shown as it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, WithJsonSchema
+
+from daemon.configfile import DEMO_MODEL
+from daemon.documents import FORMATS, PLANNED
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# The languages of Qwen3-ASR by their codes: LANGUAGE_CODE_TO_NAME of transformers' processor.
+LANGUAGES: Final = {
+    "ar": "Arabic",
+    "yue": "Cantonese",
+    "zh": "Chinese",
+    "cs": "Czech",
+    "da": "Danish",
+    "nl": "Dutch",
+    "en": "English",
+    "fil": "Filipino",
+    "fi": "Finnish",
+    "fr": "French",
+    "de": "German",
+    "el": "Greek",
+    "hi": "Hindi",
+    "hu": "Hungarian",
+    "id": "Indonesian",
+    "it": "Italian",
+    "ja": "Japanese",
+    "ko": "Korean",
+    "mk": "Macedonian",
+    "ms": "Malay",
+    "fa": "Persian",
+    "pl": "Polish",
+    "pt": "Portuguese",
+    "ro": "Romanian",
+    "ru": "Russian",
+    "es": "Spanish",
+    "sv": "Swedish",
+    "th": "Thai",
+    "tr": "Turkish",
+    "vi": "Vietnamese",
+}
+
+_MIN_HIGHPASS_HZ: Final = 10.0
+_MAX_HIGHPASS_HZ: Final = 1000.0
+# No text of a setting needs these, and a path with them cannot even be looked up.
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def _to_path(value: object, info: ValidationInfo) -> Path:
+    """Return an absolute path; a relative one starts at the folder of the configuration file."""
+    if not isinstance(value, str | Path) or not str(value).strip():
+        raise ValueError("a path in quotes, such as '/srv/scribed/inbox'")
+    if isinstance(value, str) and _CONTROL.search(value):
+        raise ValueError("a path without control characters")
+    if str(value).startswith("~"):
+        raise ValueError("an absolute path (~ is not expanded)")
+    base: Path | None = (info.context or {}).get("base")
+    path = Path(value) if base is None else base / value
+    if not path.is_absolute():
+        raise ValueError("an absolute path, one that starts with /")
+    return path
+
+
+def _to_model_path(value: object, info: ValidationInfo) -> Path:
+    """Return an absolute path, or the word `demo` as it is."""
+    return Path(DEMO_MODEL) if value in (DEMO_MODEL, Path(DEMO_MODEL)) else _to_path(value, info)
+
+
+def _to_speakers(value: object, info: ValidationInfo) -> Path:
+    """Return an absolute path, or the word `draft` as it is."""
+    return Path("draft") if value in ("draft", Path("draft")) else _to_path(value, info)
+
+
+def _to_metrics_path(value: object, info: ValidationInfo) -> Path:
+    """Return an absolute path of a file that the collector reads."""
+    path = _to_path(value, info)
+    if path.suffix != ".prom":
+        raise ValueError("a path that ends in .prom (the collector skips all others)")
+    return path
+
+
+def _to_language(value: object) -> str:
+    """Return "auto" or the model's name of a language, from its name or code in any case."""
+    names = {"auto": "auto", **LANGUAGES} | {name.casefold(): name for name in LANGUAGES.values()}
+    word = value.strip().casefold() if isinstance(value, str) else ""
+    if word in names:
+        return names[word]
+    if close := difflib.get_close_matches(word, names, n=1):
+        raise ValueError(f"did you mean {names[close[0]]}? (or use auto)")
+    listed = ", ".join(f"{name} ({code})" for code, name in LANGUAGES.items())
+    raise ValueError(f"auto, or one of the model's languages: {listed}")
+
+
+def _check_highpass(frequency_hz: float) -> float:
+    if frequency_hz != 0 and not _MIN_HIGHPASS_HZ <= frequency_hz <= _MAX_HIGHPASS_HZ:
+        raise ValueError(f"0 (no filter), or a number from {_MIN_HIGHPASS_HZ:g} to {_MAX_HIGHPASS_HZ:g}")
+    return frequency_hz
+
+
+def _check_words(text: str) -> str:
+    words = text.strip()
+    if not words or _CONTROL.search(words):
+        raise ValueError("must not be empty or contain control characters")
+    return words
+
+
+def _check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(values)) < len(values):
+        raise ValueError("each entry only once")
+    return values
+
+
+def _to_format(value: object) -> str:
+    if value not in (*FORMATS, *PLANNED):
+        raise ValueError(f"one of {', '.join(FORMATS)}")
+    return str(value)
+
+
+def _matching(pattern: str, expected: str) -> Callable[[object], str]:
+    """Return a validator of a whole text; `expected` says in words what matches."""
+
+    def check(value: object) -> str:
+        if not isinstance(value, str) or not re.fullmatch(pattern, value):
+            raise ValueError(expected)
+        return value
+
+    return check
+
+
+_PATH_SCHEMA: Final = WithJsonSchema({"type": "string", "minLength": 1})
+_DEVICE: Final = r"auto|all|cpu|cuda(:[0-9]{1,2})?"
+_MODE: Final = r"0?6[0246]{2}"
+_ADDRESS: Final = r"[^\s:/]+:[0-9]{1,5}"
+
+FullPath = Annotated[Path, BeforeValidator(_to_path), _PATH_SCHEMA]
+ModelPath = Annotated[Path, BeforeValidator(_to_model_path), _PATH_SCHEMA]
+SpeakersPath = Annotated[Path, BeforeValidator(_to_speakers), _PATH_SCHEMA]
+MetricsPath = Annotated[Path, BeforeValidator(_to_metrics_path), _PATH_SCHEMA]
+Language = Annotated[
+    str, BeforeValidator(_to_language), WithJsonSchema({"enum": ["auto", *LANGUAGES.values(), *LANGUAGES]})
+]
+Words = Annotated[str, Field(max_length=200), AfterValidator(_check_words)]
+Format = Annotated[str, BeforeValidator(_to_format), WithJsonSchema({"enum": list(FORMATS)})]
+HighpassHz = Annotated[
+    float,
+    AfterValidator(_check_highpass),
+    WithJsonSchema(
+        {"anyOf": [{"const": 0}, {"type": "number", "minimum": _MIN_HIGHPASS_HZ, "maximum": _MAX_HIGHPASS_HZ}]}
+    ),
+]
+Device = Annotated[
+    str,
+    BeforeValidator(_matching(_DEVICE, "auto, cuda, cuda:N with the number of a GPU, or cpu")),
+    WithJsonSchema({"type": "string", "pattern": "^(auto|cpu|cuda(:[0-9]{1,2})?)$"}),
+]
+Mode = Annotated[
+    str,
+    BeforeValidator(
+        _matching(_MODE, "an octal mode in quotes, such as '0660': read and write for the owner, nothing executable")
+    ),
+    WithJsonSchema({"type": "string", "pattern": f"^{_MODE}$"}),
+]
+Address = Annotated[str, BeforeValidator(_matching(_ADDRESS, "HOST:PORT"))]
+Track = Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1000)]
+SpeakerCount = Literal["off", "auto"] | Annotated[int, Field(ge=1, le=100)]
+# YAML has lists where we hold tuples; nothing else is converted.
+WordList = Annotated[tuple[Words, ...], Strict(strict=False), Field(max_length=1000)]
+FormatList = Annotated[tuple[Format, ...], Strict(strict=False), Field(min_length=1), AfterValidator(_check_unique)]
+# Each is "zh-common" or {find, replace, ...}; `text/corrections` is not written yet.
+CorrectionList = Annotated[tuple[str | dict[str, Any], ...], Strict(strict=False), Field(max_length=1000)]

@@ -1,0 +1,133 @@
+"""`scribed.yaml` in folders of the inbox."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon import config
+from daemon.config import Config, Output, Preprocess, RecordingSettings, Transcribe
+from daemon.errors import ConfigError
+from tests.configs import write
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OUTER = RecordingSettings.of(Config())
+
+
+def test_nearest_folder_wins_key_by_key(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe: {language: de, hotwords: [a, b]}\noutput: {timestamps: true}\n", "scribed.yaml")
+    write(tmp_path, "transcribe: {hotwords: [c]}\npreprocess: {highpass_hz: 0}\n", "x/scribed.yaml")
+    write(
+        tmp_path,
+        "transcribe: {language: auto}\noutput: {formats: [vtt]}\npreprocess: {normalize: off}\n",
+        "x/y/scribed.yaml",
+    )
+    (tmp_path / "x/y/z").mkdir()
+    inbox, faults = config.read_folder_settings(tmp_path, "", OUTER)
+    assert inbox == RecordingSettings(
+        audio=OUTER.audio,
+        asr=Transcribe(language="German", hotwords=("a", "b")),
+        output=Output(timestamps=True),
+    )
+    assert faults == ()
+    deep, faults = config.read_folder_settings(tmp_path, "x/y/z", OUTER)
+    assert deep == RecordingSettings(
+        audio=Preprocess(highpass_hz=0, normalize="off"),
+        asr=Transcribe(hotwords=("c",)),
+        output=Output(formats=("vtt",), timestamps=True),
+    )
+    assert faults == ()
+    assert config.read_folder_settings(tmp_path, "x/gone", OUTER)[0].asr.hotwords == ("c",)
+
+
+def test_outer_settings_hold_without_a_file(tmp_path: Path) -> None:
+    outer = RecordingSettings(
+        audio=Preprocess(highpass_hz=120, normalize="loudness"),
+        asr=Transcribe(language="Czech", hotwords=("x",)),
+        output=Output(formats=("srt",), timestamps=True),
+    )
+    write(tmp_path, "transcribe:\n", "a/scribed.yaml")
+    assert config.read_folder_settings(tmp_path, "a", outer) == (outer, ())
+    assert config.read_folder_settings(tmp_path / "gone", "a", outer) == (outer, ())
+
+
+def test_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe: {language: de}\n", "scribed.yaml")
+    text = "transcribe: {language: fr}\noutput: {formats: [doc], mode: '0600'}\nfolders: {inbox: /x}\nmodel: {}\n"
+    write(tmp_path, text, "a/scribed.yaml")
+    found, faults = config.read_folder_settings(tmp_path, "a", OUTER)
+    assert found.asr.language == "German"
+    assert [fault.partition(";")[0] for fault in faults] == [
+        "a/scribed.yaml: output.mode (line 2): cannot be set for a folder",
+        "a/scribed.yaml: output.formats (line 2): invalid value 'doc'",
+        "a/scribed.yaml: folders (line 3): cannot be set for a folder",
+        "a/scribed.yaml: model (line 4): cannot be set for a folder",
+    ]
+    assert faults[0].endswith(
+        "; valid keys: transcribe.language, transcribe.hotwords, "
+        "output.formats, output.timestamps, preprocess.highpass_hz, preprocess.normalize"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("transcribe: {hotwords: &a [x]}\noutput: *a\n", "an alias (*name) is not allowed here"),
+        ("#" * 20_000, "is larger than 16 KiB"),
+        ("transcribe: 5", "transcribe (line 1): invalid value 5"),
+        ("hello", "has no sections"),
+    ],
+)
+def test_unsafe_file_is_refused(tmp_path: Path, text: str, what: str) -> None:
+    write(tmp_path, text, "scribed.yaml")
+    found, (fault,) = config.read_folder_settings(tmp_path, "", OUTER)
+    assert found == OUTER
+    assert fault.startswith("scribed.yaml: ")
+    assert what in fault
+
+
+def test_links_and_special_files_are_not_read(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe: {language: de}\n", "outside/scribed.yaml")
+    inbox = tmp_path / "inbox"
+    (inbox / "linked").mkdir(parents=True)
+    (inbox / "linked/scribed.yaml").symlink_to(tmp_path / "outside/scribed.yaml")
+    (inbox / "fifo").mkdir()
+    os.mkfifo(inbox / "fifo/scribed.yaml")
+    (inbox / "folder/scribed.yaml").mkdir(parents=True)
+    (inbox / "away").symlink_to(tmp_path / "outside")
+    for folder, what in (
+        ("linked", "is a link"),
+        ("fifo", "is not a regular file"),
+        ("folder", "is not a regular file"),
+    ):
+        found, (fault,) = config.read_folder_settings(inbox, folder, OUTER)
+        assert found == OUTER
+        assert fault.startswith(f"{folder}/scribed.yaml: the file: {what}; ")
+    assert config.read_folder_settings(inbox, "away", OUTER) == (OUTER, ())
+
+
+def test_fault_of_a_folder_with_a_hostile_name_is_one_line(tmp_path: Path) -> None:
+    name = os.fsdecode(b"a\n\x1b\xff")
+    write(tmp_path, "x", f"{name}/scribed.yaml")
+    (fault,) = config.read_folder_settings(tmp_path, name, OUTER)[1]
+    assert fault.isprintable()
+
+
+def test_reading_closes_all_files(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe: {language: de}\n", "a/b/scribed.yaml")
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names are enough
+    for folder in ("", "a", "a/b", "a/gone"):
+        config.read_folder_settings(tmp_path, folder, OUTER)
+    with pytest.raises(ConfigError):
+        config.load(tmp_path)
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names are enough
+
+
+def test_hotwords_are_added_once() -> None:
+    settings = RecordingSettings(OUTER.audio, Transcribe(hotwords=("a", "b")), OUTER.output)
+    assert settings.with_hotwords(["b", "c", "c"]).asr.hotwords == ("a", "b", "c")
+    assert settings.with_hotwords([]) == settings
