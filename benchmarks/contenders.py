@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from daemon.engine.scheduler import ContinuousEngine
     from daemon.engine.slot_model import PreparedChunk
-    from daemon.engine.slots import RowState, SlotShape
+    from daemon.engine.slots import Generated, RowState, SlotShape
 
 SEED = 7
 # The published sizes of Qwen3-ASR-1.7B, and smaller ones of the same architecture.
@@ -138,11 +138,11 @@ class TimedModel(ResidentModel):
         super().decode_step(slots, n_rows, kv_len)
         self.n_steps += 1
 
-    def make_response(self, tokens: Sequence[int], chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
+    def make_response(self, generated: Generated, chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
         """Return the tokens as words that can be compared, numbered so that they are not mistaken for a loop."""
         if has_failed:
-            return super().make_response(tokens, chunk, has_failed=has_failed)
-        return ChunkResponse(to_words(tokens), "English", is_finished=True)
+            return super().make_response(generated, chunk, has_failed=has_failed)
+        return ChunkResponse(to_words(generated.tokens), "English", is_finished=True)
 
 
 def to_words(tokens: Sequence[int]) -> str:

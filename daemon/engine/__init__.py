@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from daemon import checkpoint
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine
+from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine, TextToken
 from daemon.errors import EngineUnavailableError
 from daemon.host import memory
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from daemon.config import ModelSettings
     from daemon.host.memory import Room
 
-__all__ = ["SAMPLE_RATE_HZ", "SLOT_S", "ChunkRequest", "ChunkResponse", "Engine", "load"]
+__all__ = ["SAMPLE_RATE_HZ", "SLOT_S", "ChunkRequest", "ChunkResponse", "Engine", "TextToken", "load"]
 
 
 def load(

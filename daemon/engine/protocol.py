@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from daemon.decode import SAMPLE_RATE_HZ
@@ -42,6 +42,19 @@ class ChunkRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class TextToken:
+    """The part of a response's text that one token wrote, or several tokens that only together make a character.
+
+    Attributes:
+        text: the parts of all tokens, joined, are the text of the response.
+        logprob: natural logarithm of the probability that the model gave to this part.
+    """
+
+    text: str
+    logprob: float
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkResponse:
     """What the model wrote for one chunk.
 
@@ -50,11 +63,14 @@ class ChunkResponse:
         language: the model's name of the language; None if there is no text or the model named no language.
         is_finished: False if the model was still writing when it reached the chunk's max_new_tokens.
             The text is then incomplete: split the chunk and submit the parts.
+        tokens: the text in parts, with the model's confidence in each; empty if unknown. Not compared, because
+            probabilities are rounded differently in batches of different size.
     """
 
     text: str
     language: str | None
     is_finished: bool
+    tokens: tuple[TextToken, ...] = field(default=(), compare=False)
 
 
 class Engine(Protocol):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from daemon.engine.device_loop import DeviceLoop
     from daemon.engine.protocol import ChunkRequest, ChunkResponse
     from daemon.engine.slot_model import SlotModel
-    from daemon.engine.slots import RowState, Slots
+    from daemon.engine.slots import Generated, RowState, Slots
     from daemon.transcript import ModelIdentity
 
 log = structlog.get_logger()
@@ -204,16 +204,16 @@ class ContinuousEngine:
         states = slots.read_states()
         finished = [row for row in self._running if not states[row].is_live]
         if finished:
-            generated = slots.read_generated(finished, [states[row].n_generated for row in finished])
-            for row, tokens in zip(finished, generated, strict=True):
-                self._respond(self._running.pop(row).request, tokens, states[row])
+            outputs = slots.read_generated(finished, [states[row].n_generated for row in finished])
+            for row, generated in zip(finished, outputs, strict=True):
+                self._respond(self._running.pop(row).request, generated, states[row])
                 if states[row].has_failed:
                     slots.clear(row)
         self._compact_rows(slots)
 
-    def _respond(self, request: Request, tokens: list[int], state: RowState) -> None:
+    def _respond(self, request: Request, generated: Generated, state: RowState) -> None:
         try:
-            response = self._model.make_response(tokens, request.chunk, has_failed=state.has_failed)
+            response = self._model.make_response(generated, request.chunk, has_failed=state.has_failed)
         except Exception as error:  # noqa: BLE001  # it reaches the caller's thread through the future
             request.future.set_exception(error)
         else:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daemon.engine.protocol import ChunkRequest, ChunkResponse
-    from daemon.engine.slots import KVCacheSpec, Slots, SlotShape
+    from daemon.engine.slots import Generated, KVCacheSpec, Slots, SlotShape
 
 # Prompts and slots are padded to a multiple of this: shapes repeat, and kernels like multiples of eight.
 TOKENS_MULTIPLE: Final = 32
@@ -119,8 +119,8 @@ class SlotModel(Protocol):
         """
         ...
 
-    def make_response(self, tokens: Sequence[int], chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
-        """Return the text of a finished chunk's generated tokens.
+    def make_response(self, generated: Generated, chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
+        """Return the text of a finished chunk.
 
         Raises:
             JobError: a logit was NaN or infinite.

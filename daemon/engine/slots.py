@@ -60,6 +60,14 @@ class RowState:
     has_failed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The tokens that a row has generated, and the log probability of each."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
 @dataclass(slots=True, eq=False)
 class Slots:
     """The KV cache and the state of its rows, all on the device.
@@ -67,13 +75,14 @@ class Slots:
     Attributes:
         keys: one tensor per layer, shape (n_slots, n_kv_heads, n_tokens, head_dim).
         values: the same.
-        token: last token of each row, shape (n_slots,), like every tensor below except `generated`.
+        token: last token of each row, shape (n_slots,), like every tensor below except the last two.
         position: where the row's next keys and values are written; nothing from there on is attended to.
         n_generated: tokens generated so far.
         max_new_tokens: tokens the row may generate.
         is_live: 1 while the row is generating, else 0. A finished row is still computed but changes nothing.
         has_failed: 1 if a logit was NaN or infinite.
         generated: the generated tokens, shape (n_slots, n_tokens).
+        logprobs: float32, the log probability of each generated token, shape (n_slots, n_tokens).
     """
 
     shape: SlotShape
@@ -87,6 +96,7 @@ class Slots:
     is_live: torch.Tensor = field(init=False)
     has_failed: torch.Tensor = field(init=False)
     generated: torch.Tensor = field(init=False)
+    logprobs: torch.Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         """Allocate everything as zeros: masked values are still multiplied, so they must not be NaN."""
@@ -100,21 +110,24 @@ class Slots:
             torch.zeros(n_slots, dtype=torch.long, device=spec.device) for _ in range(6)
         )
         self.generated = torch.zeros((n_slots, self.shape.n_tokens), dtype=torch.long, device=spec.device)
+        self.logprobs = torch.zeros((n_slots, self.shape.n_tokens), device=spec.device)
 
     @property
     def _row_tensors(self) -> tuple[torch.Tensor, ...]:
         counters = (self.n_generated, self.max_new_tokens, self.is_live, self.has_failed)
-        return (*self.keys, *self.values, self.token, self.position, *counters, self.generated)
+        return (*self.keys, *self.values, self.token, self.position, *counters, self.generated, self.logprobs)
 
     def read_states(self) -> list[RowState]:
         """Return the state of every row. This is where the host waits for the device."""
         live, n_generated, failed = torch.stack((self.is_live, self.n_generated, self.has_failed)).tolist()
         return [RowState(bool(a), n, bool(f)) for a, n, f in zip(live, n_generated, failed, strict=True)]
 
-    def read_generated(self, rows: Sequence[int], n_generated: Sequence[int]) -> list[list[int]]:
-        """Return the generated tokens of some rows, given how many each has."""
-        tokens = self.generated[list(rows), : max(n_generated)].tolist()
-        return [row[:n] for row, n in zip(tokens, n_generated, strict=True)]
+    def read_generated(self, rows: Sequence[int], n_generated: Sequence[int]) -> list[Generated]:
+        """Return what some rows have generated, given how many tokens each has."""
+        tokens, logprobs = (
+            tensor[list(rows), : max(n_generated)].tolist() for tensor in (self.generated, self.logprobs)
+        )
+        return [Generated(t[:n], p[:n]) for t, p, n in zip(tokens, logprobs, n_generated, strict=True)]
 
     def stop(self, row: int) -> None:
         """Mark a row as finished."""

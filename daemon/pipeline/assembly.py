@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from daemon.decode import SAMPLE_RATE_HZ
+from daemon.engine import TextToken
+from daemon.pipeline.confidence import score_segment, score_words
 from daemon.text import merge_overlap
 from daemon.transcript import Coverage, Gap, Segment
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from daemon.pipeline.recognition import ChunkResult, SpeechMap
     from daemon.transcript import Receipt
 
+_GAP: Final = TextToken(" ", 0.0)
 _NO_TRUSTED_TEXT: Final = "no reliable transcription of this section, even after splitting it"
 
 
@@ -33,16 +36,23 @@ def assemble(results: Sequence[ChunkResult]) -> tuple[Segment, ...]:
             shared / (after.stop - after.start),
         )
         starts[index] = after.own_start  # its words before that are in the text of its predecessor now
-    return tuple(
-        Segment(
-            start_s=result.chunk.own_start / SAMPLE_RATE_HZ,
-            end_s=result.chunk.own_stop / SAMPLE_RATE_HZ,
-            text=text,
-            language=result.said.language,
-            flags=_flags(result),
-        )
-        for result, text in zip(results, texts, strict=True)
-        if text
+    return tuple(_segment(results, index, text) for index, text in enumerate(texts) if text)
+
+
+def _segment(results: Sequence[ChunkResult], index: int, text: str) -> Segment:
+    result = results[index]
+    tokens = result.tokens
+    if index + 1 < len(results) and results[index + 1].chunk.is_joined and tokens:
+        tokens += (_GAP, *results[index + 1].tokens)  # some of those words may be in this text
+    words = score_words(text, tokens)
+    return Segment(
+        start_s=result.chunk.own_start / SAMPLE_RATE_HZ,
+        end_s=result.chunk.own_stop / SAMPLE_RATE_HZ,
+        text=text,
+        language=result.said.language,
+        flags=_flags(result),
+        words=words,
+        confidence=score_segment(words),
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from daemon.decode import Waveform
-    from daemon.engine import ChunkResponse, Engine
+    from daemon.engine import ChunkResponse, Engine, TextToken
     from daemon.pipeline.work import RunControl
     from daemon.segment import Chunk, Span
 
@@ -32,11 +32,17 @@ _MAX_WAITING_S: Final = 1000.0
 
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
-    """The text of one chunk, and how often it was split to get it."""
+    """The text of one chunk.
+
+    Attributes:
+        n_splits: how often the chunk was split to get it.
+        tokens: the text in parts, with the model's confidence in each; () where that was not kept.
+    """
 
     chunk: Chunk
     said: ChunkText
     n_splits: int = 0
+    tokens: tuple[TextToken, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +112,11 @@ class ChunkTranscriber:
                     in_flight.append(_InFlight(chunk, n_splits, known or self._submit(chunk, self.hotwords)))
                 first = in_flight.popleft()
                 parts = () if first.n_splits == _MAX_SPLITS else split(first.chunk, self.speech.spans)
-                said = self._receive(first, can_split=bool(parts))
+                said, tokens = self._receive(first, can_split=bool(parts))
                 if parts and not said.is_finished:
                     waiting.extendleft((part, first.n_splits + 1) for part in reversed(parts))
                 else:
-                    results.append(ChunkResult(first.chunk, said, first.n_splits))
+                    results.append(ChunkResult(first.chunk, said, first.n_splits, tokens))
                     self._report(first.chunk)
         finally:
             for left in in_flight:
@@ -130,11 +136,11 @@ class ChunkTranscriber:
         samples = self.waveform.read(chunk.start, chunk.stop)
         return self.engine.submit(ChunkRequest(samples, self.language, hotwords, self.job_id))
 
-    def _receive(self, first: _InFlight, *, can_split: bool) -> ChunkText:
-        """Return the text, as far as it can be trusted."""
+    def _receive(self, first: _InFlight, *, can_split: bool) -> tuple[ChunkText, tuple[TextToken, ...]]:
+        """Return the text, as far as it can be trusted, and its tokens."""
         chunk = first.chunk
         if isinstance(first.pending, ChunkText):
-            return first.pending
+            return first.pending, ()
         response = self._wait(first.pending)
         if response.is_finished and is_echo(response.text, self.hotwords):
             response = choose_response(response, self._wait(self._submit(chunk, ())))
@@ -142,7 +148,7 @@ class ChunkTranscriber:
         is_trusted = verdict is Verdict.GOOD or (verdict is Verdict.DOUBTFUL and not can_split)
         said = ChunkText(response.text if is_trusted else "", response.language, is_trusted)
         self.control.memory.remember(self.resume_key, (chunk.start, chunk.stop), said)
-        return said
+        return said, response.tokens if is_trusted else ()
 
     def _wait(self, pending: Future[ChunkResponse]) -> ChunkResponse:
         while True:

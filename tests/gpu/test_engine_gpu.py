@@ -18,6 +18,7 @@ from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.loading import choose_slots, count_slots
 from daemon.engine.qwen3_asr.model import ResidentModel, count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
+from daemon.engine.slots import Generated
 from daemon.errors import EngineUnavailableError, StoppedError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_chunk, save_tiny_model
@@ -91,7 +92,7 @@ def test_captured_and_compiled_steps_write_the_text_of_generate(folder: Path) ->
                 **inputs, max_new_tokens=prepared.max_new_tokens, do_sample=False, eos_token_id=ends
             )
             tokens = output[0, inputs["input_ids"].shape[1] :].tolist()
-            assert model.make_response(tokens, prepared, has_failed=False) == text
+            assert model.make_response(Generated(tokens, [0.0] * len(tokens)), prepared, has_failed=False) == text
     assert [log for log in logs if log["event"] in ("engine.compile_failed", "engine.capture_failed")] == []
 
 

@@ -17,7 +17,7 @@ from daemon.engine.audio.encoder import WindowedEncoder
 from daemon.engine.audio.mel import LogMel
 from daemon.engine.qwen3_asr.model import ResidentModel, _group_by_length, count_new_tokens, count_slot_tokens
 from daemon.engine.qwen3_asr.prompt import MAX_HOTWORD_TOKENS
-from daemon.engine.slots import SlotShape
+from daemon.engine.slots import Generated, SlotShape
 from daemon.errors import JobError
 from tests.conftest import SAMPLES
 from tests.tiny_model import make_chunk, save_tiny_model
@@ -107,8 +107,12 @@ def decode_until_one_finishes(pair: Pair, slots: Slots, n_steps: int = 1) -> Non
         n_done += 1
 
 
-def tokens_of(slots: Slots, row: int) -> list[int]:
+def generated_of(slots: Slots, row: int) -> Generated:
     return slots.read_generated([row], [slots.read_states()[row].n_generated])[0]
+
+
+def tokens_of(slots: Slots, row: int) -> list[int]:
+    return generated_of(slots, row).tokens
 
 
 def write(pair: Pair, chunks: Sequence[ChunkRequest], n_slots: int) -> list[list[int]]:
@@ -131,7 +135,7 @@ def write(pair: Pair, chunks: Sequence[ChunkRequest], n_slots: int) -> list[list
 
 
 def text_of(pair: Pair, tokens: list[int], chunk: ChunkRequest) -> ChunkResponse:
-    return pair.ours.make_response(tokens, pair.ours.prepare(chunk), has_failed=False)
+    return pair.ours.make_response(Generated(tokens, [0.0] * len(tokens)), pair.ours.prepare(chunk), has_failed=False)
 
 
 def samples_of(names: Sequence[str]) -> list[NDArray[np.float32]]:
@@ -185,11 +189,43 @@ def test_nan_in_a_row_does_not_spoil_the_next_chunk(tiny: Pair) -> None:
     state = slots.read_states()[0]
     assert (state.is_live, state.has_failed) == (False, True)
     with pytest.raises(JobError, match="NaN or infinite"):
-        tiny.ours.make_response(tokens_of(slots, 0), prepared[0], has_failed=state.has_failed)
+        tiny.ours.make_response(generated_of(slots, 0), prepared[0], has_failed=state.has_failed)
     slots.clear(0)
     tiny.ours.prefill(slots, prepared[1:], [0], lambda: None)
     decode_until_one_finishes(tiny, slots)
     assert tokens_of(slots, 0) == tiny.generate(MIXED[0])
+
+
+def test_log_probabilities_equal_those_of_generate(tiny: Pair) -> None:
+    chunks = MIXED[:3]
+    prepared = [tiny.ours.prepare(chunk) for chunk in chunks]
+    slots = tiny.ours.make_slots(SlotShape(len(chunks), 512))
+    tiny.ours.prefill(slots, prepared, range(len(chunks)), lambda: None)
+    while any(state.is_live for state in slots.read_states()):
+        tiny.ours.decode_step(slots, len(chunks), int((slots.position * slots.is_live).max()) + 1)
+    for row, chunk in enumerate(chunks):
+        inputs = tiny.inputs_of(chunk)
+        options = {"max_new_tokens": prepared[row].max_new_tokens, "return_dict_in_generate": True}
+        output = tiny.stock.generate(**inputs, **options, output_logits=True)
+        tokens = output.sequences[0, inputs["input_ids"].shape[1] :]
+        logprobs = torch.cat(output.logits).log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+        generated = generated_of(slots, row)
+        assert generated.tokens == tokens.tolist()
+        assert torch.allclose(torch.tensor(generated.logprobs), logprobs, atol=1e-4)
+        assert logprobs.min() < -0.1, "the model is not sure of every token"
+
+
+def test_tokens_of_a_response_add_up_to_its_text(demo: Pair) -> None:
+    [memo] = samples_of(["memo.wav"])
+    chunk = ChunkRequest(memo, None, (), "a")
+    prepared = demo.ours.prepare(chunk)
+    slots = demo.ours.make_slots(SlotShape(1, prepared.n_slot_tokens))
+    demo.ours.prefill(slots, [prepared], [0], lambda: None)
+    decode_until_one_finishes(demo, slots)
+    response = demo.ours.make_response(generated_of(slots, 0), prepared, has_failed=False)
+    assert len(response.tokens) > 5
+    assert "".join(token.text for token in response.tokens) == response.text
+    assert all(token.logprob <= 0 for token in response.tokens)
 
 
 # --- parts

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daemon.engine.qwen3_asr.output import parse_output
+from daemon.engine import TextToken
+from daemon.engine.qwen3_asr.output import parse_output, split_by_token
 
 
 @pytest.mark.parametrize(
@@ -46,14 +47,54 @@ from daemon.engine.qwen3_asr.output import parse_output
     ],
 )
 def test_output_is_split_into_text_and_language(raw: str, forced: str | None, expected: tuple[str, str | None]) -> None:
-    assert parse_output(raw, forced) == expected
+    assert parse_output(raw, forced)[:2] == expected
 
 
 @given(st.text(st.characters(exclude_characters="<>", exclude_categories=["Cs"])).filter(lambda t: bool(t.split())))
 def test_every_word_after_the_marker_is_kept(text: str) -> None:
-    parsed, language = parse_output(f"language English<asr_text>{text}")
+    parsed, language, _ = parse_output(f"language English<asr_text>{text}")
     printable = "".join(
         " " if char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" else char for char in text
     )
     assert parsed.split() == printable.split()
     assert (language == "English") == bool(parsed)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        (["language", " English", "<asr_text>", "Good", " mor", "ning."], [("Good", 3), (" mor", 4), ("ning.", 5)]),
+        (["language", " English", "<asr_text>", "English", " is"], [("English", 3), (" is", 4)]),
+        (["<asr_text>", " Yes", "<|im_end|>", " \n", "no"], [("Yes", 1), (" no", 4)]),
+        (["language English<asr_text>a b", " c"], [("a b", 0), (" c", 1)]),
+        (["one", " two", "<asr_text>", "three"], [("one", 0), (" two", 1), (" three", 3)]),
+        (["language None", "<asr_text>"], []),
+        ([], []),
+    ],
+)
+def test_text_is_split_by_token(parts: list[str], expected: list[tuple[str, int]]) -> None:
+    logprobs = [-0.5 * (index + 1) for index in range(len(parts))]
+    tokens = split_by_token(parse_output("".join(parts)), parts, logprobs)
+    assert tokens == tuple(TextToken(text, logprobs[index]) for text, index in expected)
+
+
+def test_character_of_several_tokens_has_their_joint_probability() -> None:
+    parts = ["<asr_text>", "", "", "\u4eca", "", "\u5929", "."]
+    tokens = split_by_token(parse_output("".join(parts)), parts, [-1.0, -2.0, -4.0, -8.0, -16.0, -32.0, -64.0])
+    assert tokens == (TextToken("\u4eca", -14.0), TextToken("\u5929", -48.0), TextToken(".", -64.0))
+
+
+def test_text_that_cannot_be_assigned_to_tokens_has_none() -> None:
+    assert split_by_token(parse_output("one two"), ["one two"], [-1.0, -2.0]) == ()
+
+
+_PART = st.text(st.characters(exclude_categories=["Cs"]), max_size=4) | st.sampled_from(
+    ["<asr_text>", "<|im_end|>", " ", "language English"]
+)
+
+
+@given(st.lists(_PART, max_size=12))
+def test_tokens_always_add_up_to_the_text(parts: list[str]) -> None:
+    output = parse_output("".join(parts))
+    tokens = split_by_token(output, parts, [-1.0] * len(parts))
+    assert "".join(token.text for token in tokens) == output.text

@@ -43,6 +43,7 @@ LIBRARIES = {
     "soundfile": {"audio_export", "cli", "decode", "frontend"},
     "soxr": {"decode"},
     "structlog": {"engine", "frontend", "inbox", "journal", "logs", "service", "spool", "status", "worker"},
+    "tokenizers": {"engine"},  # transformers requires it
     "torch": {"engine"},
     "transformers": {"engine"},
     "typer": {"cli"},

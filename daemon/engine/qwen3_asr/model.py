@@ -19,7 +19,7 @@ from daemon.engine.audio.mel import LogMel, to_device
 from daemon.engine.protocol import SLOT_S, ChunkResponse
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture
-from daemon.engine.qwen3_asr.output import parse_output
+from daemon.engine.qwen3_asr.output import parse_output, split_by_token
 from daemon.engine.qwen3_asr.prompt import MAX_FRAME_TOKENS, MAX_HOTWORD_TOKENS, PromptWriter
 from daemon.engine.qwen3_asr.text_decoder import Prompts, TextDecoder
 from daemon.engine.slot_model import TOKENS_MULTIPLE, PreparedChunk
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from daemon.engine.protocol import ChunkRequest
     from daemon.engine.qwen3_asr.decode_steps import DecodeSteps
-    from daemon.engine.slots import KVCacheSpec
+    from daemon.engine.slots import Generated, KVCacheSpec
 
 # Fast speech has about 8 syllables a second; the most expensive languages (Thai, Hindi, Greek in a byte-level
 # vocabulary) take about 2 tokens per syllable. The constant covers the language's name, the end token, and numbers
@@ -159,8 +159,8 @@ class ResidentModel:
         """Generate one more token in each live row, without waiting for the device; see `SlotModel`."""
         self._steps.run(slots, n_rows, kv_len)
 
-    def make_response(self, tokens: Sequence[int], chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
-        """Return the text of a finished chunk's generated tokens.
+    def make_response(self, generated: Generated, chunk: PreparedChunk, *, has_failed: bool) -> ChunkResponse:
+        """Return the text of a finished chunk, and the confidence in each part of it.
 
         Raises:
             JobError: a logit was NaN or infinite.
@@ -170,10 +170,12 @@ class ResidentModel:
                 "The model produced NaN or infinite values for this audio.",
                 "If model.dtype is float16, set it to float32: float16 overflows.",
             )
-        is_finished = tokens[-1] in self._end_tokens
-        raw = self._prompts.decode(tokens[:-1] if is_finished else tokens)
-        text, language = parse_output(raw, chunk.language)
-        return ChunkResponse(text, language, is_finished)
+        is_finished = generated.tokens[-1] in self._end_tokens
+        n_tokens = len(generated.tokens) - is_finished
+        parts = self._prompts.decode(generated.tokens[:n_tokens])
+        output = parse_output("".join(parts), chunk.language)
+        tokens = split_by_token(output, parts, generated.logprobs[:n_tokens])
+        return ChunkResponse(output.text, output.language, is_finished, tokens)
 
     # Parts of the prefill
 

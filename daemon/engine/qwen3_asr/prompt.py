@@ -8,6 +8,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from tokenizers.decoders import DecodeStream
 
 from daemon.decode import SAMPLE_RATE_HZ
 
@@ -83,11 +84,22 @@ class PromptWriter:
                     self._frames.popitem(last=False)
         return frame
 
-    def decode(self, tokens: Sequence[int]) -> str:
-        """Return the text of tokens, special tokens included."""
+    def decode(self, tokens: Sequence[int]) -> list[str]:
+        """Return the text that each token adds, special tokens included.
+
+        A character that several tokens make together is in the part of the last of them; those before have "". A
+        single part means that the text cannot be assigned to tokens.
+        """
+        if not tokens:
+            return []
+        stream = DecodeStream(skip_special_tokens=False)
         with self._lock:
-            raw: str = self._processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
-        return raw
+            backend = self._processor.tokenizer.backend_tokenizer
+            parts = [stream.step(backend, token) or "" for token in tokens]
+            whole: str = self._processor.tokenizer.decode(list(tokens), skip_special_tokens=False)
+        # What the stream holds back at the end is an incomplete character, which `decode` writes as U+FFFD.
+        written = "".join(parts)
+        return [*parts[:-1], parts[-1] + whole[len(written) :]] if whole.startswith(written) else [whole]
 
     def _build_frame(self, language: str | None, hotwords: Sequence[str]) -> PromptFrame:
         silence = np.zeros(SAMPLE_RATE_HZ, np.float32)

@@ -87,6 +87,20 @@ class Prompts(NamedTuple):
     max_new_tokens: torch.Tensor
 
 
+class _Choice(NamedTuple):
+    """The most likely token of each row.
+
+    Attributes:
+        token: shape (n_rows,), like the others.
+        logprob: float32, the log probability of the token.
+        is_number: whether its logit is finite.
+    """
+
+    token: torch.Tensor
+    logprob: torch.Tensor
+    is_number: torch.Tensor
+
+
 class TextDecoder:
     """The text decoder's weights and its two ways of running: `prefill` and `decode_step`.
 
@@ -114,6 +128,7 @@ class TextDecoder:
         )
         self._end_tokens = torch.tensor(list(end_tokens), device=self._head.device)
         self._prefill_layer, self._decode_layer = compiled(_prefill_layer), compiled(_decode_layer)
+        self._max_logprob = compiled(_max_logprob)
         self._residual_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
         self._rotary_cache: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -145,7 +160,8 @@ class TextDecoder:
                 )
             keys[:, :, :n_tokens].index_copy_(0, prompts.rows, key)
             values[:, :, :n_tokens].index_copy_(0, prompts.rows, value)
-        token, is_number = self._choose_tokens(hidden[:, 0])
+        choice = self._choose_tokens(hidden[:, 0])
+        token, is_number = choice.token, choice.is_number
         slots.token[prompts.rows] = token
         slots.position[prompts.rows] = prompts.n_tokens
         slots.n_generated[prompts.rows] = torch.ones_like(token)
@@ -153,6 +169,7 @@ class TextDecoder:
         slots.has_failed[prompts.rows] = (~is_number).long()
         slots.is_live[prompts.rows] = (is_number & ~self._is_end(token) & (prompts.max_new_tokens > 1)).long()
         slots.generated[prompts.rows, 0] = token
+        slots.logprobs[prompts.rows, 0] = choice.logprob
 
     def decode_step(self, slots: Slots, n_rows: int, kv_len: int) -> None:
         """Generate one more token in each live row, without waiting for the device.
@@ -170,8 +187,8 @@ class TextDecoder:
         hidden = self.embed(slots.token[:n_rows, None]).to(self._residual_dtype)
         for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
             hidden = self._decode_layer(layer, self._sizes, hidden, (keys[:n_rows], values[:n_rows]), inputs)
-        token, is_number = self._choose_tokens(hidden[:, 0])
-        _store_tokens(slots, token, is_number, self._is_end(token))
+        choice = self._choose_tokens(hidden[:, 0])
+        _store_tokens(slots, choice, self._is_end(choice.token))
 
     def _rotary_tables(self, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine and sine of all positions, each of shape (n_tokens, head_dim)."""
@@ -182,12 +199,11 @@ class TextDecoder:
             self._rotary_cache = cosine[0], sine[0]
         return self._rotary_cache
 
-    def _choose_tokens(self, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the most likely token of each row, and whether its logit is a finite number."""
+    def _choose_tokens(self, hidden: torch.Tensor) -> _Choice:
         normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self._sizes.epsilon)
         logits = F.linear(normed.to(self._head.dtype), self._head)
         logit, token = logits.max(-1)
-        return token, logit.isfinite()
+        return _Choice(token, self._max_logprob(logits, logit), logit.isfinite())
 
     def _is_end(self, token: torch.Tensor) -> torch.Tensor:
         return (token[:, None] == self._end_tokens).any(-1)
@@ -325,12 +341,19 @@ def _apply_rotary(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor)
     return heads * cosine + torch.cat((-right, left), -1) * sine
 
 
-def _store_tokens(slots: Slots, token: torch.Tensor, is_number: torch.Tensor, is_end: torch.Tensor) -> None:
+def _max_logprob(logits: torch.Tensor, max_logit: torch.Tensor) -> torch.Tensor:
+    """Return the log probability of the largest logit of each row, in float32."""
+    return (logits.float() - max_logit.float()[:, None]).exp_().sum(-1).log_().neg_()
+
+
+def _store_tokens(slots: Slots, choice: _Choice, is_end: torch.Tensor) -> None:
     """Append the chosen tokens to the live rows, and mark those as finished that have reached their end."""
+    token, logprob, is_number = choice
     n_rows = len(token)
     live, n_generated = slots.is_live[:n_rows], slots.n_generated[:n_rows]
     # A finished row writes behind its last token, where nothing is read.
     slots.generated[:n_rows].scatter_(1, n_generated[:, None], token[:, None])
+    slots.logprobs[:n_rows].scatter_(1, n_generated[:, None], logprob[:, None])
     slots.token[:n_rows].copy_(torch.where(live.bool(), token, slots.token[:n_rows]))
     slots.has_failed[:n_rows] += live * ~is_number
     slots.position[:n_rows] += live
