@@ -32,12 +32,13 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
-from daemon.config import Folders, Watch
+from daemon.config import Folders, Output, Watch
 from daemon.host.clock import now
 from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
-from daemon.spool import Claims, Delivery, Places
+from daemon.journal.records import Result
+from daemon.spool import SharedFolders, Spool
 
 _FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
 _N_FILES = 100_000
@@ -136,11 +137,11 @@ def measure_scan(root: Path, n_files: int) -> list[tuple[str, str, str]]:
 def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:
     """Time claim and delivery of ten-second recordings, without decoding and model, against plain copies."""
     folders = Folders(**{name: root / name for name in _FOLDERS})
-    places = Places(folders, is_mirrored=True)
+    shared = SharedFolders(folders)
     root.mkdir()
-    places.prepare()
+    shared.prepare()
     journal = Journal(folders.state)
-    claims, delivery = Claims(places, journal), Delivery(places, journal, 0o660)
+    spool = Spool(shared, journal, Output)
     content = bytes(10 * 16_000 * 2)
     documents = {"txt": b"words\n" * 40, "json": b'{"text": "words"}' * 40}
     times_s, copies_s = [], []
@@ -149,11 +150,11 @@ def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:
         path.write_bytes(content)
         arrival = Arrival(path.name, fingerprint_of(path.lstat()))
         begun_s = time.perf_counter()
-        claimed = claims.claim(arrival)
+        claimed = spool.claim(arrival)
         if claimed is None:
             sys.exit("a recording was gone before it was claimed")
-        journal.begin(claimed[0].job_id)
-        delivery.deliver(claimed[0], documents, 10.0, 1.0, is_complete=True)
+        journal.begin(claimed.job.job_id)
+        spool.deliver(claimed.job, documents, Result(10.0, 1.0, is_complete=True))
         times_s.append(time.perf_counter() - begun_s)
         begun_s = time.perf_counter()
         with (root / "copy").open("wb") as stream:

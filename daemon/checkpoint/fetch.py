@@ -19,6 +19,7 @@ from huggingface_hub.errors import HTTPError, RepositoryNotFoundError  # the bas
 from daemon import checkpoint
 from daemon.errors import CannotWriteError, EngineUnavailableError, TransientError, UsageError
 from daemon.host import files
+from daemon.host.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,7 +65,7 @@ def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None
         raise UsageError(f"{model_id!r} is not a model ID.", f"An ID looks like this: {DEFAULT_MODEL}.")
     folder = target / match["name"]
     partial = target / f".{folder.name}.partial"
-    lock = files.Lock(target / f".{folder.name}.lock")
+    lock = Lock(target / f".{folder.name}.lock")
     with files.explained(f"The model could not be put into {folder}", target):
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock.acquire(f"the download of {folder.name}")

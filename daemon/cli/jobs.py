@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from daemon.cli import config_option
 from daemon.display import printable
 from daemon.errors import AlreadyRunningError, ExitCode, NoPermissionError, ScribedError, UsageError
-from daemon.host import files
 from daemon.host.privileges import become_owner
 from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
-from daemon.spool import Failures, Places
+from daemon.spool import SharedFolders, Spool
 from daemon.status import is_running
 from daemon.status.faults import Faults
 from daemon.status.publisher import show_stopped
@@ -22,73 +21,68 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from daemon.config import Config
+
 
 def retry(names: list[str], option: Path | None, *, is_all: bool) -> int:
     """Move failed recordings back into the inbox and say where they are."""
     if bool(names) == is_all:
         raise UsageError("Name the recordings to retry, or say --all.")
-    with _opened(option) as (places, journal, mode):
-        failures = Failures(places, journal, mode)
-        moved = failures.retry_all() if is_all else ()
-        for name in names:
-            found = failures.retry(name)
-            if not found:
-                _complain(f"There is no failed recording called {name}.")
-            moved += found
-        failures.sweep()
+    moved: list[Path] = []
+    has_problem = False
+    with _opened(option) as (spool, config):
+        for name in (None,) if is_all else names:
+            done = spool.retry(name)
+            moved += done.moved
+            has_problem |= bool(done.problems)
+            for problem in done.problems:
+                _complain(printable(str(problem)))
+            if name is not None and not done.moved and not done.problems:
+                _complain(f"There is no failed recording called {printable(name)}.")
+                has_problem = True
+        spool.sweep(config.retention)
     for path in moved:
         sys.stdout.write(f"{printable(str(path))}\n")
-    is_short = not is_all and len(moved) < len(names)
-    return ExitCode.SOME_FAILED if is_short else ExitCode.OK
+    return ExitCode.SOME_FAILED if has_problem else ExitCode.OK
 
 
 def cancel(name: str, option: Path | None) -> int:
     """Have a claimed recording moved to failed; by the daemon where it runs, else here."""
-    with _opened(option) as (places, journal, mode):
+    with _opened(option) as (spool, config):
         jobs = [
             job
-            for job in journal.unfinished()
+            for job in spool.journal.unfinished()
             if job.state is not JobState.DELIVERED and name in {job.name, job.path, job.job_id}
         ]
         if not jobs:
             raise ScribedError(f"No recording called {name} is claimed.", "`scribed status` shows what is.")
         for job in jobs:
-            journal.cancel(job.job_id)
-        lock, holds = places.locks()[0]
+            spool.journal.cancel(job.job_id)
         try:
-            own = files.Lock(lock)
-            own.acquire(holds)
+            with spool.shared.locked():
+                for job in jobs:
+                    spool.cancel(job)
         except AlreadyRunningError:
             sys.stdout.write(f"{name} will be moved to failed in a moment.\n")
             return ExitCode.OK
-        try:
-            for job in jobs:
-                Failures(places, journal, mode).cancel(job)
-        finally:
-            own.release()
-    sys.stdout.write(f"{name} is in {places.folders.failed}.\n")
+    sys.stdout.write(f"{name} is in {config.folders.failed}.\n")
     return ExitCode.OK
 
 
 def forget(name: str, option: Path | None) -> int:
     """Erase what the journal knows of past jobs of this name."""
-    config, _ = config_option.read(option)
-    with _opened(option) as (_, journal, _):
-        if any(name in {job.name, job.path} for job in journal.unfinished()):
-            raise ScribedError(f"{name} is not done yet.", "Cancel it first, or wait until it is done.")
-        outcomes = journal.named(name)
-        if not outcomes:
+    with _opened(option) as (spool, config):
+        n_erased = spool.erase(name)
+        if n_erased == 0:
             raise ScribedError(f"Nothing is remembered of a recording called {name}.")
-        for outcome in outcomes:
-            journal.forget(outcome.job.job_id)
-        if not is_running(config.folders.state):  # a daemon that runs writes it again by itself
-            show_stopped(config, journal, Faults())
-    sys.stdout.write(f"Erased {len(outcomes)} past job(s) called {name}.\n")
+        if not is_running(config.folders.state):  # a running daemon rewrites it by itself
+            show_stopped(config, spool.journal, Faults())
+    sys.stdout.write(f"Erased {n_erased} past job(s) called {name}.\n")
     return ExitCode.OK
 
 
 @contextmanager
-def _opened(option: Path | None) -> Iterator[tuple[Places, Journal, int]]:
+def _opened(option: Path | None) -> Iterator[tuple[Spool, Config]]:
     """Open the journal as its owner; the daemon may run meanwhile."""
     config, _ = config_option.read(option)
     state = config.folders.state
@@ -103,7 +97,7 @@ def _opened(option: Path | None) -> Iterator[tuple[Places, Journal, int]]:
     with _explained(state):
         journal = Journal(state)
     try:
-        yield Places(config.folders, config.output.mirror_folders), journal, config.output.mode_bits
+        yield Spool(SharedFolders(config.folders), journal, lambda: config.output), config
     finally:
         journal.close()
 

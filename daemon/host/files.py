@@ -1,40 +1,54 @@
-"""Durable files: write, publish without overwriting, move, lock. Standard library only.
+"""Single files: write whole, publish without overwriting, open with care. Standard library only.
 
 A name is durable when the file was synced before it got the name and the folder after it
-(https://lwn.net/Articles/457667/). Nothing here follows a link at the last step of a path, and
-nothing but `replace` ever takes a name that another file has.
+(https://lwn.net/Articles/457667/). Nothing here follows a link at the last component of a path, and
+nothing but `replace` takes a name that another file has. Files below shared folders are reached
+through `host.folders`.
 """
 
 from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
+import secrets
 import stat
-import threading
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from daemon.errors import AlreadyRunningError, JobError, NoPermissionError, TransientError
+from daemon.errors import JobError, NoPermissionError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from typing import BinaryIO
 
-TEMPORARY_PREFIX = ".scribed-"
-_BLOCK_BYTES = 1 << 20
-_AT_FDCWD = -100
-_RENAME_NOREPLACE = 1
+TEMPORARY_PREFIX: Final = ".scribed-"
+_BLOCK_BYTES: Final = 1 << 20
+_AT_FDCWD: Final = -100
+_RENAME_NOREPLACE: Final = 1
 # What rename and link answer where a filesystem has no such operation (NFS, FUSE, SMB, FAT).
-_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK})
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
-# Who asks whether a lock is held holds it himself for some microseconds.
-_LOCK_TRIES, _LOCK_PAUSE_S = 5, 0.02
-_LOCK_MODE = 0o640  # members of the group may ask whether an instance runs
+_UNSUPPORTED: Final = frozenset(
+    {errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EMLINK}
+)
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+# Set-id, sticky and execute bits: no file that the service owns has any of them.
+_NEVER: Final = 0o7111
 _libc = ctypes.CDLL(None, use_errno=True)
+
+
+def file_mode(wanted: int) -> int:
+    """Return the permission bits of a file that the service creates or copies: those that are wanted, but for 07111.
+
+    A set-user-id bit would be one of the service's own user, for everybody who may put a file into the inbox.
+    """
+    return stat.S_IMODE(wanted) & ~_NEVER
+
+
+def folder_mode(wanted: int) -> int:
+    """Return the permission bits of a folder that the service creates: never set-user-id or sticky, always usable."""
+    return stat.S_IMODE(wanted) & ~(stat.S_ISUID | stat.S_ISVTX) | stat.S_IRWXU
 
 
 @contextmanager
@@ -42,12 +56,12 @@ def explained(what: str, folder: Path) -> Iterator[None]:
     """Turn an OSError of the file system into one of ours, which says what to do.
 
     Args:
-        what: what was being done, such as "the transcript could not be written".
+        what: what was being done, such as "The transcript cannot be written".
         folder: the folder a person has to look at.
 
     Raises:
-        NoPermissionError: the folder may not be written.
-        TransientError: anything else (disk full, share gone); it may be gone the next time.
+        NoPermissionError: the folder is not writable.
+        TransientError: anything else (disk full, share gone); it may work the next time.
     """
     try:
         yield
@@ -55,26 +69,42 @@ def explained(what: str, folder: Path) -> Iterator[None]:
         raise
     except PermissionError as error:
         remedy = f"Give the service's user write permission on {folder}."
-        raise NoPermissionError(f"{what}: {folder} may not be written.", remedy) from error
+        raise NoPermissionError(f"{what}: {folder} is not writable.", remedy) from error
     except OSError as error:
-        remedy = f"Free some space on the disk of {folder}." if error.errno in _DISK_FULL else f"Look at {folder}."
+        if error.errno == errno.EROFS:
+            remedy = f"{folder} is mounted read-only here. A unit must name it: ReadWritePaths={folder} in a drop-in."
+        elif error.errno in _DISK_FULL:
+            remedy = f"Free some space on the disk of {folder}."
+        else:
+            remedy = f"Look at {folder}."
         raise TransientError(f"{what}: {error.strerror or error}.", remedy) from error
 
 
 def sync_folder(folder: Path) -> None:
     """Make the names within a folder durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        sync_descriptor(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_descriptor(fd: int) -> None:
+    """Make the names within an open folder durable, where its file system can do so."""
     try:
         os.fsync(fd)
     except OSError as error:
         if error.errno != errno.EINVAL:  # SMB and some FUSE filesystems cannot sync a folder
             raise
-    finally:
-        os.close(fd)
+
+
+def temporary_name(tag: str) -> str:
+    """Return a temporary name that nobody can guess; `tag` (a job's id) says whose it is."""
+    return f"{TEMPORARY_PREFIX}{tag}-{secrets.token_hex(8)}"
 
 
 def temporary_beside(target: Path) -> Path:
-    """Return the hidden name under which `target` is written.
+    """Return the temporary name of a file in a folder where only its owner writes.
 
     It follows from the target's name, so that what a crash left there is found and written over.
     """
@@ -82,19 +112,9 @@ def temporary_beside(target: Path) -> Path:
 
 
 def write_temporary(target: Path, content: bytes, mode: int) -> Path:
-    """Write `content` durably under a hidden name beside `target` and return that name."""
-    temporary = temporary_beside(target)
-    temporary.unlink(missing_ok=True)
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fchmod(stream.fileno(), mode)  # not subject to the umask, as `output.mode` promises
-            os.fsync(stream.fileno())
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Write `content` durably under a random temporary name in the folder of `target` and return that name."""
+    temporary = target.with_name(temporary_name("new"))
+    _write(temporary, content, mode)
     return temporary
 
 
@@ -104,13 +124,15 @@ def publish(temporary: Path, target: Path) -> None:
     Raises:
         FileExistsError: the name is taken; the temporary file is left as it was.
     """
-    _rename_noreplace(temporary, target)
+    rename_noreplace(temporary, target)
     sync_folder(target.parent)
 
 
 def replace(target: Path, content: bytes, mode: int) -> None:
-    """Write a file of our own whole, over an earlier version of itself."""
-    temporary = write_temporary(target, content, mode)
+    """Write a file whole over an earlier version of itself, in a folder where only its owner writes."""
+    temporary = temporary_beside(target)
+    temporary.unlink(missing_ok=True)
+    _write(temporary, content, mode)
     try:
         temporary.rename(target)
     except BaseException:
@@ -119,83 +141,17 @@ def replace(target: Path, content: bytes, mode: int) -> None:
     sync_folder(target.parent)
 
 
-def move(source: Path, target: Path, *, is_private: bool = False) -> None:
-    """Move a file durably, keeping its mtime; across file systems by copy, sync, rename, unlink.
-
-    Args:
-        source: the file.
-        target: its new path.
-        is_private: the target is in a folder where nobody else puts anything: then a plain rename
-            will do, which is one step on every file system.
-
-    Raises:
-        FileExistsError: the target's name is taken.
-    """
+def _write(path: Path, content: bytes, mode: int) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        if is_private:
-            source.rename(target)
-        else:
-            _rename_noreplace(source, target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        _copy_over(source, target)
-        _give_up_name(source, target)
-    sync_folder(target.parent)
-    sync_folder(source.parent)
-
-
-def resume_move(source: Path, target: Path) -> None:
-    """Move a file as `move` does; where a crash cut that off after the copy, only the source goes.
-
-    Raises:
-        FileExistsError: another file has the target's name.
-    """
-    if is_copy(source, target):
-        source.unlink()
-        sync_folder(source.parent)
-    else:
-        move(source, target)
-
-
-@contextmanager
-def reached(root: Path, relative: str) -> Iterator[Path]:
-    """Hold on to a sub-folder, reached without following a link below `root`.
-
-    Who may write to a shared folder can put a link in the place of one of its sub-folders at any
-    moment. The path that is yielded goes on to name the folder that was reached.
-
-    Raises:
-        FileNotFoundError, NotADirectoryError: there is no such folder.
-    """
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-    fd = os.open(root, flags)
-    try:
-        for part in filter(None, relative.split("/")):
-            outer, fd = fd, os.open(part, flags | os.O_NOFOLLOW, dir_fd=fd)
-            os.close(outer)
-        yield Path(f"/proc/self/fd/{fd}")
-    finally:
-        os.close(fd)
-
-
-def make_folders(root: Path, relative: str, model: Path | None = None) -> Path:
-    """Make the sub-folders of `relative` below `root` and return the last.
-
-    Args:
-        root: an existing folder.
-        relative: folders with "/" between them, "" for root itself.
-        model: a folder with the same sub-folders; a new one gets the group and mode of its twin.
-
-    Raises:
-        TransientError: a file has the name of one of them.
-    """
-    folder = root
-    for part in filter(None, relative.split("/")):
-        folder /= part
-        model = model / part if model is not None else None
-        _make_folder(folder, model)
-    return folder
+        with os.fdopen(fd, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fchmod(stream.fileno(), file_mode(mode))  # not subject to the umask, as `output.mode` promises
+            os.fsync(stream.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def disk_of(folder: Path) -> int | None:
@@ -212,11 +168,13 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-def open_regular(path: Path | int) -> int:
+def open_regular(path: Path | str | int, dir_fd: int | None = None) -> int:
     """Open a file for reading and return its descriptor; never a link, a pipe or a device.
 
     Args:
-        path: the file, or a descriptor of ours, which is opened again with a position of its own.
+        path: the file, relative to `dir_fd` where that is given; or a descriptor of ours, which is opened again with a
+            position of its own.
+        dir_fd: descriptor of an open folder.
 
     Raises:
         JobError: it is not a regular file.
@@ -225,7 +183,10 @@ def open_regular(path: Path | int) -> int:
     """
     try:
         flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-        fd = os.open(f"/proc/self/fd/{path}", flags) if isinstance(path, int) else os.open(path, flags | os.O_NOFOLLOW)
+        if isinstance(path, int):
+            fd = os.open(f"/proc/self/fd/{path}", flags)
+        else:
+            fd = os.open(path, flags | os.O_NOFOLLOW, dir_fd=dir_fd)
     except PermissionError as error:
         raise NoPermissionError("It may not be read.", "Give the service's user read permission on it.") from error
     except OSError as error:
@@ -259,159 +220,64 @@ def sha256_of_stream(stream: BinaryIO, raise_if_stopped: Callable[[], None] = la
     return digest.hexdigest()
 
 
-class Lock:
-    """A lock on a file which the kernel drops when its holder dies."""
+def rename_noreplace(
+    source: Path | str, target: Path | str, source_fd: int | None = None, target_fd: int | None = None
+) -> None:
+    """Rename in one step where the new name is free, or by link and unlink where there is no such rename.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._fd: int | None = None
+    Args:
+        source: the old name, relative to `source_fd` where that is given.
+        target: the new name, relative to `target_fd` where that is given.
+        source_fd: descriptor of an open folder.
+        target_fd: the same.
 
-    def acquire(self, holds: str) -> None:
-        """Take the lock; `holds` names what it guards.
-
-        Raises:
-            AlreadyRunningError: another process holds it.
-            NoPermissionError, TransientError: there can be no lock here.
-        """
-        with explained(f"The lock on {holds} cannot be taken", self.path.parent):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _LOCK_MODE)
-            try:
-                with suppress(PermissionError):  # somebody else's file; its mode is their affair
-                    os.fchmod(fd, _LOCK_MODE)
-                is_ours = _try_lock(fd)
-            except BaseException:
-                os.close(fd)
-                raise
-        if not is_ours:
-            os.close(fd)
-            remedy = "Stop it first, or give this one folders of its own."
-            raise AlreadyRunningError(f"Another scribed already holds {holds}.", remedy)
-        self._fd = fd
-
-    def release(self) -> None:
-        """Give the lock back; it is no fault to do so twice."""
-        if self._fd is not None:
-            os.close(self._fd)
-            self._fd = None
-
-
-def _try_lock(fd: int) -> bool:
-    pause = threading.Event()
-    for _ in range(_LOCK_TRIES):
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pause.wait(_LOCK_PAUSE_S)
-        else:
-            return True
-    return False
-
-
-def is_locked(path: Path) -> bool:
-    """Whether some process holds the lock; needs no more than read permission."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        return isinstance(error, BlockingIOError)
-    finally:
-        os.close(fd)
-    return False
-
-
-def _rename_noreplace(source: Path, target: Path) -> None:
-    """Rename in one step, or by link and unlink where the filesystem knows no such rename."""
-    result = _libc.renameat2(_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_NOREPLACE)
+    Raises:
+        FileExistsError: the new name is taken.
+    """
+    old, new = (_AT_FDCWD if fd is None else fd for fd in (source_fd, target_fd))
+    result = _libc.renameat2(old, os.fsencode(source), new, os.fsencode(target), _RENAME_NOREPLACE)
     if result == 0:
         return
     code = ctypes.get_errno()
     if code not in _UNSUPPORTED:
         raise OSError(code, os.strerror(code), str(target))
-    _rename_by_link(source, target)
+    _rename_by_link(source, target, source_fd, target_fd)
 
 
-def _rename_by_link(source: Path, target: Path) -> None:
-    """Rename in two steps, where the filesystem knows no rename that replaces nothing."""
+def _rename_by_link(
+    source: Path | str, target: Path | str, source_fd: int | None = None, target_fd: int | None = None
+) -> None:
+    """Rename in two steps, where the file system knows no rename that replaces nothing."""
     try:
-        os.link(source, target, follow_symlinks=False)
+        os.link(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd, follow_symlinks=False)
     except FileExistsError:
         # NFS repeats a request whose answer was lost and then finds its own work: look, then judge.
-        if not os.path.samestat(source.lstat(), target.lstat()):
+        if not os.path.samestat(_lstat(source, source_fd), _lstat(target, target_fd)):
             raise
     except OSError as error:
         if error.errno not in _UNSUPPORTED:
             raise
         # Neither operation exists here (FAT, some shares). We are the only writer that takes these
         # names, so a look before the rename is the best that can be done.
-        if os.path.lexists(target):
+        with suppress(FileNotFoundError):
+            _lstat(target, target_fd)
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target)) from None
-        source.rename(target)
+        os.rename(source, target, src_dir_fd=source_fd, dst_dir_fd=target_fd)
         return
-    _give_up_name(source, target)
+    give_up_name(source, target, source_fd, target_fd)
 
 
-def _give_up_name(source: Path, target: Path) -> None:
-    """Remove the old name of a moved file; where that is refused the new one, lest there be two for ever."""
+def give_up_name(
+    source: Path | str, target: Path | str, source_fd: int | None = None, target_fd: int | None = None
+) -> None:
+    """Remove the old name of a moved file; where that is refused, the new one, so that there are never two."""
     try:
-        source.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            os.unlink(source, dir_fd=source_fd)
     except OSError:
-        target.unlink()
+        os.unlink(target, dir_fd=target_fd)
         raise
 
 
-def _copy_over(source: Path, target: Path) -> None:
-    """Copy a file to another file system under a hidden name, sync it, then publish it."""
-    temporary = temporary_beside(target)
-    temporary.unlink(missing_ok=True)
-    with os.fdopen(open_regular(source), "rb") as reader:
-        facts = os.fstat(reader.fileno())
-        try:
-            # Closed to all others until it is whole, whatever the umask: it may be somebody's speech.
-            fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as writer:
-                while block := reader.read(_BLOCK_BYTES):
-                    writer.write(block)
-                writer.flush()
-                os.fchmod(writer.fileno(), stat.S_IMODE(facts.st_mode))
-                os.utime(writer.fileno(), ns=(facts.st_atime_ns, facts.st_mtime_ns))
-                os.fsync(writer.fileno())
-            publish(temporary, target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-
-
-def is_copy(source: Path, target: Path) -> bool:
-    """Whether the target is a file with the same bytes as the source."""
-    if not os.path.lexists(target):
-        return False
-    facts, others = source.lstat(), target.lstat()
-    are_files = stat.S_ISREG(facts.st_mode) and stat.S_ISREG(others.st_mode)
-    return are_files and facts.st_size == others.st_size and sha256_of(source) == sha256_of(target)
-
-
-def _make_folder(folder: Path, model: Path | None) -> None:
-    """Make a folder with the group and mode of its model, as far as we may."""
-    mode, facts = 0o777, None
-    if model is not None:
-        with suppress(OSError):  # its sender may have removed it by now
-            facts = model.stat()
-            mode = stat.S_IMODE(facts.st_mode) | stat.S_IRWXU  # whatever its owner may there, we must here
-    try:
-        # Never wider than the model, not even for a moment. A chmod to setgid may be refused to us
-        # (RestrictSUIDSGID); a folder made within one that is setgid has it without.
-        folder.mkdir(mode=mode & 0o777)
-    except FileExistsError:
-        if not folder.is_dir():
-            what = f"{folder} is a file where a folder of this name is needed."
-            raise TransientError(what, "Rename it or move it away.") from None
-        return
-    if facts is not None:
-        with suppress(OSError):
-            os.chown(folder, -1, facts.st_gid)
-        with suppress(OSError):
-            folder.chmod(mode)
-    sync_folder(folder.parent)
+def _lstat(path: Path | str, dir_fd: int | None) -> os.stat_result:
+    return os.stat(path, dir_fd=dir_fd, follow_symlinks=False)

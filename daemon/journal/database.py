@@ -80,7 +80,11 @@ _TO_VERSION_4: Final = """
 ALTER TABLE jobs ADD COLUMN has_reached_engine INTEGER NOT NULL DEFAULT 0;  -- in this run of the work
 ALTER TABLE jobs ADD COLUMN n_early_crashes INTEGER NOT NULL DEFAULT 0;     -- alone, in a row, before any chunk
 """
-_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4)
+# Version 5 knows the shared folders of each job: the configuration may change them before it is finished.
+_TO_VERSION_5: Final = """
+ALTER TABLE jobs ADD COLUMN roots TEXT;
+"""
+_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5)
 
 log = structlog.get_logger()
 

@@ -15,15 +15,36 @@ from typing import TYPE_CHECKING, Final
 from daemon.host.clock import now
 from daemon.job import Job, JobState
 from daemon.journal.database import explained_database, find_put_aside, open_database
-from daemon.journal.records import ChunkText, Kept, Look, Looks, Outcome, PutAway, Reservation, Result
-from daemon.journal.rows import hotwords_columns, job_of, kept_files, look_columns, look_of, outcome_of
+from daemon.journal.records import (
+    ArchivedFile,
+    ArchivedJob,
+    ChunkText,
+    FailedPlace,
+    FileStamp,
+    PastJob,
+    Reason,
+    Reservation,
+    Result,
+    Roots,
+    Stamps,
+)
+from daemon.journal.rows import (
+    archived_files,
+    hotwords_columns,
+    job_of,
+    past_job_of,
+    roots_of,
+    roots_text,
+    stamp_columns,
+    stamp_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 JOURNAL_NAME: Final = "journal.sqlite3"
-_UNSEEN: Final = Looks()
+_NO_STAMPS: Final = Stamps()
 _UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
 
 
@@ -85,13 +106,22 @@ class Journal:
 
     # Unfinished jobs
 
-    def add(self, job: Job) -> None:
-        """Record a newly claimed job; recording it twice changes nothing."""
+    def add(self, job: Job, roots: Roots | None = None) -> None:
+        """Record a newly claimed job and its shared folders; recording it twice changes nothing."""
         with self._transaction() as db:
             db.execute(
-                "INSERT OR IGNORE INTO jobs (job_id, path, claimed_at, state) VALUES (?, ?, ?, ?)",
-                (job.job_id, os.fsencode(job.path), job.claimed_at, job.state),
+                "INSERT OR IGNORE INTO jobs (job_id, path, claimed_at, state, roots) VALUES (?, ?, ?, ?, ?)",
+                (job.job_id, os.fsencode(job.path), job.claimed_at, job.state, roots_text(roots)),
             )
+
+    def roots(self, job_id: str) -> Roots | None:
+        """Return the shared folders of a job, None where they were not recorded."""
+        rows = self._select("SELECT roots FROM jobs WHERE job_id = ?", job_id)
+        return roots_of(rows[0]["roots"]) if rows else None
+
+    def set_roots(self, job_id: str, roots: Roots) -> None:
+        """Record the shared folders that a job uses from now on."""
+        self._set(job_id, roots=roots_text(roots))
 
     def find(self, job_id: str) -> Job | None:
         """Return a job, or None if it is unknown."""
@@ -198,7 +228,7 @@ class Journal:
         reservation: Reservation,
         documents: Mapping[str, str],
         result: Result,
-        looks: Looks = _UNSEEN,
+        stamps: Stamps = _NO_STAMPS,
     ) -> None:
         """Record, before anything is written, the outcome's names and the sha256 of each document."""
         with self._transaction() as db:
@@ -214,8 +244,8 @@ class Journal:
                     result.audio_s,
                     result.wall_s,
                     result.is_complete,
-                    *look_columns("audio", looks.audio).values(),
-                    *look_columns("hotwords", looks.hotwords).values(),
+                    *stamp_columns("audio", stamps.audio).values(),
+                    *stamp_columns("hotwords", stamps.hotwords).values(),
                     job_id,
                 ),
             )
@@ -232,12 +262,12 @@ class Journal:
             return None
         return Reservation(*(os.fsdecode(rows[0][key]) for key in ("outbox_folder", "stem", "audio_name")))
 
-    def looks(self, job_id: str) -> Looks:
+    def stamps(self, job_id: str) -> Stamps:
         """Return what a job's audio and hotwords looked like before they were moved."""
         rows = self._select(
             "SELECT audio_bytes, audio_mtime_ns, hotwords_bytes, hotwords_mtime_ns FROM jobs WHERE job_id = ?", job_id
         )
-        return Looks(look_of(rows[0], "audio"), look_of(rows[0], "hotwords")) if rows else Looks()
+        return Stamps(stamp_of(rows[0], "audio"), stamp_of(rows[0], "hotwords")) if rows else Stamps()
 
     def reserved_by_others(self, job_id: str) -> tuple[Reservation, ...]:
         """Return the names that other unfinished jobs have reserved."""
@@ -265,7 +295,7 @@ class Journal:
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
         self._wipe_log()
 
-    def finish(self, job_id: str, audio: Kept | None = None, hotwords: Kept | None = None) -> None:
+    def finish(self, job_id: str, audio: ArchivedFile | None = None, hotwords: ArchivedFile | None = None) -> None:
         """Record that audio and hotwords are in processed, under these names where they are known."""
         known: dict[str, object] = {"audio_name": os.fsencode(audio.name)} if audio is not None else {}
         self._set(
@@ -275,36 +305,41 @@ class Journal:
             is_in_flight=0,
             is_suspect=0,
             **known,
-            **look_columns("audio", audio.look if audio else None),
+            **stamp_columns("audio", audio.stamp if audio else None),
             **hotwords_columns(hotwords),
         )
 
     def plan_failure(
         self,
         job_id: str,
-        why: tuple[str, str],
-        place: tuple[str, str],
-        look: Look | None = None,
-        hotwords: Kept | None = None,
+        reason: Reason,
+        place: FailedPlace,
+        stamp: FileStamp | None = None,
+        hotwords: ArchivedFile | None = None,
     ) -> None:
         """Record that a recording is about to move to failed.
 
         Args:
             job_id: the job of the recording.
-            why: reason and remedy.
-            place: folder within failed, and file name.
-            look: what the audio looks like.
+            reason: why.
+            place: where it goes.
+            stamp: of the audio.
             hotwords: the hotwords file that moves with it.
         """
-        folder, audio_name = map(os.fsencode, place)
-        told = dict(zip(("reason", "remedy"), why, strict=True))
-        kept = {**look_columns("audio", look), **hotwords_columns(hotwords)}
-        self._set(job_id, **told, outbox_folder=folder, audio_name=audio_name, **kept)
+        self._set(
+            job_id,
+            reason=reason.what,
+            remedy=reason.remedy,
+            outbox_folder=os.fsencode(place.folder),
+            audio_name=os.fsencode(place.name),
+            **stamp_columns("audio", stamp),
+            **hotwords_columns(hotwords),
+        )
 
-    def planned_failure(self, job_id: str) -> tuple[str, str] | None:
-        """Return (reason, remedy) of a job that was being moved to failed, or None."""
+    def planned_failure(self, job_id: str) -> Reason | None:
+        """Return why a job was being moved to failed, or None."""
         rows = self._select("SELECT reason, remedy FROM jobs WHERE job_id = ? AND reason IS NOT NULL", job_id)
-        return (rows[0]["reason"], rows[0]["remedy"]) if rows else None
+        return Reason(rows[0]["reason"], rows[0]["remedy"] or "") if rows else None
 
     def fail(self, job_id: str) -> None:
         """Record that the audio is in failed, and erase what was transcribed of it."""
@@ -319,11 +354,11 @@ class Journal:
 
     # Past jobs
 
-    def recent(self, limit: int) -> tuple[Outcome, ...]:
+    def recent(self, limit: int) -> tuple[PastJob, ...]:
         """Return the jobs delivered last, the latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.DONE, limit)
 
-    def failures(self, limit: int = 1000) -> tuple[Outcome, ...]:
+    def failures(self, limit: int = 1000) -> tuple[PastJob, ...]:
         """Return the recordings that moved to failed and are not known to have left it, the latest first."""
         return self._outcomes("state = ? ORDER BY finished_at DESC LIMIT ?", JobState.FAILED, limit)
 
@@ -331,7 +366,7 @@ class Journal:
         """Return how many recordings moved to failed and are not known to have left it."""
         return int(self._select("SELECT count(*) FROM jobs WHERE state = ?", JobState.FAILED)[0][0])
 
-    def put_away_before(self, state: JobState, when: str, limit: int) -> tuple[PutAway, ...]:
+    def archived_before(self, state: JobState, when: str, limit: int) -> tuple[ArchivedJob, ...]:
         """Return what remains of jobs that ended in this state before a time (ISO 8601, UTC), the oldest first."""
         rows = self._select(
             "SELECT * FROM jobs"
@@ -341,19 +376,25 @@ class Journal:
             limit,
         )
         return tuple(
-            PutAway(row["job_id"], os.fsdecode(row["outbox_folder"] or b""), tuple(kept_files(row))) for row in rows
+            ArchivedJob(
+                row["job_id"],
+                os.fsdecode(row["outbox_folder"] or b""),
+                tuple(archived_files(row)),
+                roots_of(row["roots"]),
+            )
+            for row in rows
         )
 
     def forget_audio(self, job_id: str) -> None:
         """Record that nothing of this job is left for retention to delete."""
-        self._set(job_id, **look_columns("audio", None), **hotwords_columns(None))
+        self._set(job_id, **stamp_columns("audio", None), **hotwords_columns(None))
 
     def done_since(self, when: str) -> int:
         """Return how many jobs were done since a time (ISO 8601, UTC)."""
         rows = self._select("SELECT count(*) FROM jobs WHERE state = ? AND finished_at >= ?", JobState.DONE, when)
         return int(rows[0][0])
 
-    def named(self, name: str) -> tuple[Outcome, ...]:
+    def named(self, name: str) -> tuple[PastJob, ...]:
         """Return past jobs whose recording, or whose path within the inbox, has this name."""
         return self._outcomes(_NAMED, *_name_values(name))
 
@@ -375,9 +416,9 @@ class Journal:
         with explained_database("written"):
             return n_erased + sum(_erase_from(aside, name) for aside in self.find_put_aside())
 
-    def _outcomes(self, where: str, *values: object) -> tuple[Outcome, ...]:
+    def _outcomes(self, where: str, *values: object) -> tuple[PastJob, ...]:
         rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608 (a constant of this file)
-        return tuple(outcome_of(row) for row in rows)
+        return tuple(past_job_of(row) for row in rows)
 
     def _set(self, job_id: str, **columns: object) -> None:
         assignments = ", ".join(f"{column} = ?" for column in columns)

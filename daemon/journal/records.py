@@ -6,9 +6,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from daemon.job import Job
 
 _COARSEST_TIME_NS = 2_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The shared folders that a job uses. They stay with it when the configuration changes."""
+
+    inbox: Path
+    outbox: Path
+    processed: Path
+    failed: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,47 +39,51 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """What a file that is put away is known by: its size, and its time stamp, which every move keeps."""
+class FileStamp:
+    """What identifies a file that was moved out of the inbox: its size, and its mtime, which every move keeps."""
 
     n_bytes: int
     mtime_ns: int
 
-    def is_like(self, other: Look | None) -> bool:
-        """Whether the other is the same; a share may keep times coarsely (SMB 100 ns, FAT two seconds)."""
+    def matches(self, other: FileStamp | None) -> bool:
+        """Whether both are of the same file; a share may keep times coarsely (SMB 100 ns, FAT two seconds)."""
         if other is None or other.n_bytes != self.n_bytes:
             return False
         return abs(other.mtime_ns - self.mtime_ns) < _COARSEST_TIME_NS
 
 
 @dataclass(frozen=True, slots=True)
-class Looks:
-    """How a recording and the hotwords beside it look; None for what is not there."""
+class Stamps:
+    """The stamps of a recording and of its hotwords; None for what is not there."""
 
-    audio: Look | None = None
-    hotwords: Look | None = None
+    audio: FileStamp | None = None
+    hotwords: FileStamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A file that was put away: its name, and how it looked."""
+class ArchivedFile:
+    """A file in processed or failed: its name there, and its stamp."""
 
     name: str
-    look: Look
+    stamp: FileStamp
 
 
 @dataclass(frozen=True, slots=True)
-class PutAway:
-    """What a job left in processed or failed: the folder in there, the audio, and hotwords if there were any."""
+class ArchivedJob:
+    """What a job left in processed or failed: the folder in there, the audio, and hotwords if there were any.
+
+    `roots` is None for a job of a version that did not record them.
+    """
 
     job_id: str
     folder: str
-    files: tuple[Kept, ...]
+    files: tuple[ArchivedFile, ...]
+    roots: Roots | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What is told of a transcript in the history: its length, how long it took, whether it is whole."""
+    """What the history says of a transcript: seconds of audio, seconds it took, whether it covers all speech."""
 
     audio_s: float
     wall_s: float
@@ -76,7 +92,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class ChunkText:
-    """What the model said to one chunk; `is_finished` is False where it came to no end."""
+    """The model's text for one chunk; `is_finished` is False where the model did not stop by itself."""
 
     text: str
     language: str | None
@@ -84,7 +100,23 @@ class ChunkText:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Reason:
+    """Why a recording moves to failed, and what its owner can do."""
+
+    what: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class FailedPlace:
+    """Where a recording goes within failed: the folder, "" for failed itself, and its name there."""
+
+    folder: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PastJob:
     """How a past job ended."""
 
     job: Job
@@ -95,3 +127,4 @@ class Outcome:
     wall_s: float | None
     audio_path: str | None  # within processed or failed
     is_complete: bool | None
+    roots: Roots | None = None

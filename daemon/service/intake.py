@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.inbox import Arriving, Scan
-from daemon.spool import is_error_note
 from daemon.status.arrival_faults import report_scan
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ class Intake:
         self.scan = Scan()
         self._claimed.clear()
         try:
-            self._resources.places.check_shares()
+            self._resources.spool.shared.check_mounts()
         except TransientError as error:
             self._faults.note("share", error.what, error.remedy)
             return False
@@ -105,10 +104,7 @@ class Intake:
     def _clear_notes(self) -> None:
         """Delete error notes that came back to the inbox with their recordings."""
         for path in self.scan.error_notes:
-            note = self._config.folders.inbox / path
-            if is_error_note(note):
-                with suppress(OSError):  # a folder that we may not change: it stays
-                    note.unlink(missing_ok=True)
+            self._resources.spool.remove_error_note(path)
 
     def _cancel(self, job_id: str) -> None:
         job = self._resources.journal.find(job_id)
@@ -121,7 +117,7 @@ class Intake:
             self._settle_again(job)
         for settling in list(self._settling.values()):
             try:
-                fingerprint = self._resources.claims.fingerprint(settling.job)
+                fingerprint = self._resources.spool.fingerprint(settling.job)
             except ScribedError:
                 del self._settling[settling.job.job_id]  # gone: starting the job notices, and undoes the claim
                 continue
@@ -132,7 +128,7 @@ class Intake:
 
     def _settle_again(self, job: Job) -> None:
         with suppress(ScribedError):  # gone: starting the job notices, and undoes the claim
-            self._settling[job.job_id] = _Settling(job, self._resources.claims.fingerprint(job), self._monotonic())
+            self._settling[job.job_id] = _Settling(job, self._resources.spool.fingerprint(job), self._monotonic())
 
     def _start_claimed(self) -> bool:
         """Start claimed jobs; return False where a suspect waits to be alone, so that nothing else begins before it."""
@@ -166,22 +162,21 @@ class Intake:
     def _claim(self, arrival: Arrival) -> None:
         if self.is_refused(arrival):
             return
-        claim = self._resources.claims.claim(arrival)
+        claim = self._resources.spool.claim(arrival)
         if claim is None:
             return
         self._claimed.add(arrival.path)
-        job, is_same = claim
-        self._worker.accept(job)
-        if is_same:
-            self._worker.start(job)
+        self._worker.accept(claim.job)
+        if claim.has_changed:
+            self._settle_again(claim.job)
         else:
-            self._settle_again(job)
+            self._worker.start(claim.job)
 
     # Queries
 
     def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
         """Return settled recordings with no half-finished claim on the same path."""
-        broken_off = self._resources.claims.broken_off()
+        broken_off = self._resources.spool.broken_off()
         return [arrival for arrival in settled if arrival.path not in broken_off]
 
     def is_refused(self, arrival: Arrival) -> bool:
@@ -189,7 +184,11 @@ class Intake:
         if self._config.watch.unsupported != "ignore":
             return False
         if self._refused.get(arrival.path) != arrival.fingerprint:
-            if self._resources.front_end.is_recording(self._config.folders.inbox / arrival.path):
+            try:
+                with self._resources.spool.arrived(arrival.path) as file:
+                    if self._resources.front_end.is_recording(file):
+                        return False
+            except (OSError, TransientError):  # gone
                 return False
             self._refused[arrival.path] = arrival.fingerprint
         return True

@@ -12,7 +12,6 @@ import structlog
 from daemon.errors import ExitCode, NoPermissionError, TransientError
 from daemon.inbox import Scan
 from daemon.service.reload import reload_settings
-from daemon.spool import find_unfinished
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -156,8 +155,7 @@ class Loop:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
             parts.worker.flush_pending_marks()
             self._check_journal()
-            parts.resources.failures.sweep()
-            parts.retention.sweep(self._config.retention)
+            parts.resources.spool.sweep(self._config.retention)
         parts.intake.take_in(None if self._once is None else self._once.admit)
 
     def _recover(self) -> None:
@@ -167,7 +165,7 @@ class Loop:
             NoPermissionError, TransientError: it can be tried again.
         """
         parts = self._parts
-        find_unfinished(parts.resources.places, parts.journal, parts.resources.delivery)
+        parts.resources.spool.recover()
         parts.worker.recover(parts.journal.recover_in_flight())
         self._has_recovered = True
 
@@ -196,9 +194,6 @@ class Loop:
             notifier.ready()
 
     def _apply(self, config: Config) -> None:
-        resources = self._parts.resources
-        resources.places.is_mirrored = config.output.mirror_folders
-        resources.delivery.mode = resources.failures.mode = config.output.mode_bits
         self._parts.publisher.config_sha256 = self._around.settings.sha256
         self._parts.inbox.settings = config.watch
 

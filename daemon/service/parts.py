@@ -11,7 +11,7 @@ from daemon.service.engine_holder import EngineHolder
 from daemon.service.health import Health
 from daemon.service.intake import Intake
 from daemon.service.start_backoff import StartBackoff
-from daemon.spool import Claims, Delivery, Failures, Places, Retention
+from daemon.spool import SharedFolders, Spool
 from daemon.status.metrics import Counters
 from daemon.status.publisher import StatusPublisher
 from daemon.worker import Resources, Worker
@@ -59,14 +59,13 @@ class Parts:
     resources: Resources
     worker: Worker
     intake: Intake
-    retention: Retention
     publisher: StatusPublisher
     holder: EngineHolder
     health: Health
     starts: StartBackoff
 
 
-def build(around: Surroundings, places: Places, journal: Journal, faults: Faults, *, once: bool) -> Parts:
+def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults: Faults, *, once: bool) -> Parts:
     """Put the parts of an instance together; its folders are locked and its journal is open."""
     settings, monotonic, wake = around.settings, around.monotonic, around.flags.wake.set
     config = settings.current
@@ -79,11 +78,8 @@ def build(around: Surroundings, places: Places, journal: Journal, faults: Faults
 
     holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
     resources = Resources(
-        places,
+        Spool(shared, journal, lambda: settings.current.output),
         journal,
-        Claims(places, journal),
-        Delivery(places, journal, config.output.mode_bits),
-        Failures(places, journal, config.output.mode_bits),
         faults,
         FrontEnd(config.folders.cache),
         holder,
@@ -99,7 +95,6 @@ def build(around: Surroundings, places: Places, journal: Journal, faults: Faults
         resources=resources,
         worker=worker,
         intake=Intake(settings, inbox, resources, worker, monotonic),
-        retention=Retention(places, journal),
         publisher=publisher,
         holder=holder,
         health=Health(publisher, holder, worker, around.notifier),

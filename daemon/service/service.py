@@ -14,7 +14,7 @@ from daemon.service.once import OnceRun
 from daemon.service.parts import Surroundings, build
 from daemon.service.reload import sha256_of
 from daemon.service.start import Start
-from daemon.spool import Places
+from daemon.spool import SharedFolders
 from daemon.status.faults import Faults
 
 if TYPE_CHECKING:
@@ -58,11 +58,11 @@ class Service:
         """
         around, faults = self._around, Faults()
         config = around.settings.current
-        places = Places(config.folders, config.output.mirror_folders)
+        shared = SharedFolders(config.folders)
         with ExitStack() as held:
-            journal = Start(around, places, faults).open(held, once=once)
+            journal = Start(around, shared, faults).open(held, once=once)
             if journal is None:
                 return ExitCode.INTERRUPTED if once else ExitCode.OK
-            parts = build(around, places, journal, faults, once=once)
+            parts = build(around, shared, journal, faults, once=once)
             once_run = OnceRun(around.settings, parts.intake, parts.worker, around.monotonic) if once else None
             return Loop(around, parts, once_run).run()

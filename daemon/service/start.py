@@ -6,14 +6,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from daemon.errors import TransientError
-from daemon.host import files
 from daemon.journal import Journal
 from daemon.service.health import TIMEOUT_EXTENSION_S
 from daemon.status.targets import StatusFiles, show_waiting
 
 if TYPE_CHECKING:
     from daemon.service.parts import Surroundings
-    from daemon.spool import Places
+    from daemon.spool import SharedFolders
     from daemon.status.faults import Faults
 
 
@@ -22,15 +21,15 @@ class Start:
 
     Args:
         around: settings, flags and systemd.
-        places: the folders.
+        shared: the folders.
         faults: where it is noted what the start waits for.
     """
 
-    def __init__(self, around: Surroundings, places: Places, faults: Faults) -> None:
+    def __init__(self, around: Surroundings, shared: SharedFolders, faults: Faults) -> None:
         self._settings = around.settings
         self._notifier = around.notifier
         self._flags = around.flags
-        self._places = places
+        self._shared = shared
         self._faults = faults
         self._status_files = StatusFiles(faults, around.monotonic)
 
@@ -62,13 +61,10 @@ class Start:
 
     def _try_open(self, attempt: ExitStack) -> Journal:
         """Open everything, making no folder in place of a share that was there before."""
-        self._places.check_shares()
-        self._places.prepare()
-        for path, holds in self._places.locks():
-            lock = files.Lock(path)
-            lock.acquire(holds)
-            attempt.callback(lock.release)
-        self._places.remember_shares()
+        self._shared.check_mounts()
+        self._shared.prepare()
+        attempt.enter_context(self._shared.locked())
+        self._shared.remember_mounts()
         journal = Journal(self._settings.current.folders.state)
         attempt.callback(journal.close)
         return journal

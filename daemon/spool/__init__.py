@@ -1,10 +1,9 @@
-"""Every path of a recording and every change of its place: claim, deliver, set aside, recover."""
+"""Every path of a recording and every change of its place: claim, deliver, set aside, retry, recover."""
 
-from daemon.spool.claims import Claims
-from daemon.spool.delivery import Delivery
-from daemon.spool.failures import Failures, is_error_note
-from daemon.spool.places import Places
-from daemon.spool.recovery import conclude, find_unfinished
-from daemon.spool.retention import Retention
+from daemon.spool.claims import Claim
+from daemon.spool.failures import Retried
+from daemon.spool.private import LOCK_NAME, PRIVATE_FOLDER
+from daemon.spool.shared import SharedFolders
+from daemon.spool.spool import Spool
 
-__all__ = ["Claims", "Delivery", "Failures", "Places", "Retention", "conclude", "find_unfinished", "is_error_note"]
+__all__ = ["LOCK_NAME", "PRIVATE_FOLDER", "Claim", "Retried", "SharedFolders", "Spool"]

@@ -5,110 +5,150 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.host.clock import now
+from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.inbox import fingerprint_of
 from daemon.job import Job
+from daemon.spool.limits import find_too_long
 from daemon.spool.names import hotwords_name, new_job_id
-from daemon.spool.notes import write_note
+from daemon.spool.notes import Note, write_note
+from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from daemon.inbox import Arrival
     from daemon.job import Fingerprint
-    from daemon.journal import Journal
-    from daemon.spool.places import Places
+    from daemon.spool.context import Context
 
-# Room that must be free before anything is claimed: for decoded sound (64 kB a second; decoding
+# Room that must be free before anything is claimed: for decoded audio (64 kB a second; decoding
 # itself backs off when more is needed), and for documents, journal and status.
-_CACHE_BYTES = 256 << 20
-_OTHER_BYTES = 16 << 20
-_MAX_HOTWORDS_BYTES = 16 << 10
-_PRIVATE_FOLDER = 0o700
+_CACHE_BYTES: Final = 256 << 20
+_OTHER_BYTES: Final = 16 << 20
+_MAX_HOTWORDS_BYTES: Final = 16 << 10
+_PRIVATE_FOLDER: Final = 0o700
+_GONE = (FileNotFoundError, NotADirectoryError, JobError, LinkInTheWayError)  # from the inbox, or no file any more
 
 log = structlog.get_logger()
 
 
-class Claims:
-    """Claims recordings and answers questions about claimed ones."""
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A recording that was taken out of the inbox.
 
-    def __init__(self, places: Places, journal: Journal) -> None:
-        self._places = places
-        self._journal = journal
+    Attributes:
+        job: its job.
+        has_changed: it is not the file that had settled: it has to settle again.
+    """
+
+    job: Job
+    has_changed: bool
+
+
+class Claims:
+    """The part of the spool that claims recordings and answers questions about claimed ones."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._leftover: Job | None = None  # a claim that failed and could not be undone
 
     def check_room(self) -> None:
         """Raise TransientError where a disk is too full to take on more work."""
-        folders = self._places.folders
+        folders = self._context.shared.folders
         needs = ((folders.cache, _CACHE_BYTES), *((f, _OTHER_BYTES) for f in (folders.outbox, folders.state)))
         for folder, n_bytes in needs:
-            with files.explained("The free space cannot be told", folder):
+            with files.explained("The free space is unknown", folder):
                 n_free = files.free_bytes(folder)
             if n_free < n_bytes:
                 what = f"The disk of {folder} has only {n_free >> 20} MiB left, {n_bytes >> 20} MiB are needed."
                 raise TransientError(what, "Free some space; recordings wait in the inbox until then.")
 
-    def claim(self, arrival: Arrival) -> tuple[Job, bool] | None:
+    def claim(self, arrival: Arrival) -> Claim | None:
         """Take a recording out of the inbox.
 
         Returns:
-            (job, whether it still is the file that had settled), or None if it is gone.
+            The claim, or None if the recording is gone.
 
         Raises:
-            NoPermissionError: it may not be moved.
+            NoPermissionError: it cannot be moved by this user.
             TransientError: it cannot be moved now.
         """
         self.check_room()
+        self._clear_leftover()
         job = Job(new_job_id(), arrival.path, now())
-        inbox = self._places.folders.inbox
-        with files.explained("The recording cannot be claimed", inbox / job.folder):
+        root = self._context.shared.roots.inbox
+        with files.explained("The recording cannot be claimed", root / job.folder):
             try:
-                with files.reached(inbox, job.folder) as folder:
-                    _check_movable(folder / job.name, inbox / job.folder)
-                    self._make_room(job)
-                    _move_in(folder / job.name, self._places.audio(job))
-            except (FileNotFoundError, NotADirectoryError, JobError):  # gone, or no longer a file
-                undo_claim(job, self._places, self._journal)
+                with Folder.open(root) as inbox, inbox.descend(job.folder) as source:
+                    _check_movable(source, job.name)
+                    self._take(inbox, source, job)
+            except _GONE:
+                self.undo(job)
                 return None
             except (OSError, ScribedError):
-                with suppress(OSError, ScribedError):  # if it cannot be undone now, the job's start does it
-                    undo_claim(job, self._places, self._journal)
+                self._leftover = job
+                with suppress(OSError, ScribedError):  # if it cannot be undone now, the next claim tries first
+                    self._clear_leftover()
                 raise
-        is_same = self.fingerprint(job) == arrival.fingerprint
-        log.info("job.claimed", job_id=job.job_id, path=job.path, has_changed=not is_same)
-        return job, is_same
+        has_changed = self.fingerprint(job) != arrival.fingerprint
+        log.info("job.claimed", job_id=job.job_id, path=job.path, has_changed=has_changed)
+        return Claim(job, has_changed)
 
     def broken_off(self) -> frozenset[str]:
         """Return the paths of recordings whose claim has no audio yet, or no more.
 
-        Until such a claim is undone nothing of that path may be claimed: its hotwords may lie there.
+        Until such a claim is undone nothing of that path may be claimed: its hotwords may be there.
 
         Raises:
             TransientError: the journal cannot be read.
         """
-        unfinished = self._journal.unfinished()
-        return frozenset(job.path for job in unfinished if not os.path.lexists(self._places.audio(job)))
+        return frozenset(job.path for job in self._context.journal.unfinished() if not self.has_audio(job))
+
+    def has_audio(self, job: Job) -> bool:
+        """Whether the audio of a claim is where claims are."""
+        try:
+            with self._context.claim_of(job) as claim:
+                return claim.exists(job.name)
+        except (OSError, ScribedError):
+            return False
 
     def fingerprint(self, job: Job) -> Fingerprint:
-        """Return what the claimed recording looks like now."""
-        path = self._places.audio(job)
-        with files.explained("The claimed recording cannot be found", path.parent):
-            return fingerprint_of(path.lstat())
+        """Return the fingerprint of the claimed recording as it is now."""
+        folder = self._context.roots_of(job.job_id).inbox
+        with files.explained("The claimed recording cannot be found", folder), self._context.claim_of(job) as claim:
+            return fingerprint_of(claim.lstat(job.name))
+
+    @contextmanager
+    def audio(self, job: Job) -> Iterator[Path]:
+        """Hold the folder of a claim open; yields a path to its audio that nobody can lead elsewhere meanwhile."""
+        folder = self._context.roots_of(job.job_id).inbox
+        with files.explained("The claimed recording cannot be found", folder):
+            held = self._context.claim_of(job)
+            claim = held.__enter__()
+        try:
+            yield claim.proc_path / job.name
+        finally:
+            held.__exit__(None, None, None)
 
     def hotwords(self, job: Job) -> tuple[str, ...]:
-        """Return the words that came beside the recording, one to a line."""
-        path = self._places.claim(job.job_id) / hotwords_name(job.name)
-        if not os.path.lexists(path):
-            return ()
+        """Return the words that came with the recording, one to a line."""
+        name = hotwords_name(job.name)
         try:
-            with os.fdopen(files.open_regular(path), "rb") as stream:
-                read = stream.read(_MAX_HOTWORDS_BYTES + 1)
+            with self._context.claim_of(job) as claim:
+                if not claim.exists(name):
+                    return ()
+                read = claim.read(name, _MAX_HOTWORDS_BYTES + 1)
+        except FileNotFoundError:
+            return ()
         except (JobError, NoPermissionError) as error:  # the recording can do without
             log.warning("job.hotwords_refused", job_id=job.job_id, path=job.path, what=error.what)
             return ()
@@ -118,57 +158,92 @@ class Claims:
         words = (word.strip() for word in read.decode("utf-8-sig", "replace").splitlines())
         return tuple(dict.fromkeys(word for word in words if word))
 
-    def _make_room(self, job: Job) -> None:
-        self._places.make_claims()
-        folder = self._places.claim(job.job_id)
-        folder.mkdir(mode=_PRIVATE_FOLDER)
-        write_note(folder, job)
-        files.sync_folder(self._places.claims)
-        self._journal.add(job)
+    def undo(self, job: Job) -> None:
+        """Undo a claim whose audio never came, or was taken away; leave one that has its audio."""
+        with Folder.open(self._context.roots_of(job.job_id).inbox) as inbox, open_private(inbox) as claims:
+            with suppress(FileNotFoundError), claims.descend(job.job_id) as claim:
+                if claim.exists(job.name):
+                    return
+                _return_hotwords(claim, inbox, job)
+            remove_claim(claims, job.job_id)
+        self._context.journal.forget_claim(job.job_id)
+
+    def _clear_leftover(self) -> None:
+        """Undo what an earlier claim left: there is never more than one such, however often claiming fails."""
+        if self._leftover is not None:
+            with files.explained("A claim cannot be undone", self._context.shared.roots.inbox):
+                self.undo(self._leftover)
+            self._leftover = None
+
+    def _take(self, inbox: Folder, source: Folder, job: Job) -> None:
+        roots, journal = self._context.shared.roots, self._context.journal
+        with open_private(inbox) as claims:
+            claims.mkdir(job.job_id, _PRIVATE_FOLDER)
+            with claims.descend(job.job_id) as claim:
+                write_note(claim, Note(job, roots))
+                claims.sync()
+                journal.add(job, roots)
+                _move_in(source, claim, job)
+        too_long = find_too_long(job.name, self._context.outcome_folder(job), roots)
+        if too_long is not None:
+            journal.plan_failure(job.job_id, *too_long)
 
 
-def undo_claim(job: Job, places: Places, journal: Journal) -> None:
-    """Undo a claim whose audio never came, or was taken away by somebody; leave one that has its audio."""
-    if os.path.lexists(places.audio(job)):
-        return
-    beside = places.claim(job.job_id) / hotwords_name(job.name)
-    if os.path.lexists(beside):
-        target = places.folders.inbox / job.folder / beside.name
-        if not os.path.lexists(target) and target.parent.is_dir():
-            files.move(beside, target)
-        else:
-            beside.unlink()
-    places.remove_claim(job.job_id)
-    journal.forget_claim(job.job_id)
+def remove_claim(claims: Folder, job_id: str) -> None:
+    """Remove the emptied folder of a claim, with our own hidden notes in it.
+
+    Raises:
+        OSError: a file that is not ours is in it; then nothing is removed.
+    """
+    with suppress(FileNotFoundError), claims.descend(job_id) as claim:
+        left = claim.names()
+        if not all(name.startswith(".") for name in left):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(claim.path))
+        for name in left:
+            os.unlink(name, dir_fd=claim.fd)
+        claims.rmdir(job_id)
 
 
-def _check_movable(source: Path, folder: Path) -> None:
+def _check_movable(source: Folder, name: str) -> None:
     """Raise before anything is written where a claim is sure to be refused, for it is tried again at every scan."""
-    facts, above = source.lstat(), source.parent.stat()
+    facts, above = source.lstat(name), os.fstat(source.fd)
     is_owner = os.geteuid() in {0, facts.st_uid, above.st_uid}
     if above.st_mode & stat.S_ISVTX and not is_owner:
-        what = f"Recordings in {folder} cannot be taken: only their owners may move what lies there."
-        raise NoPermissionError(what, f"Run chmod -t on {folder}.")
-    if not os.access(source.parent, os.W_OK | os.X_OK):
-        what = f"Recordings in {folder} cannot be taken: the folder may not be written."
-        raise NoPermissionError(what, f"Give the service's user write permission on {folder}.")
+        what = f"Recordings in {source.path} cannot be taken: only their owners may move them."
+        raise NoPermissionError(what, f"Run chmod -t on {source.path}.")
+    if not source.is_writable():
+        what = f"Recordings in {source.path} cannot be taken: the folder is not writable."
+        raise NoPermissionError(what, f"Give the service's user write permission on {source.path}.")
 
 
-def _move_in(source: Path, target: Path) -> None:
-    """Move the hotwords beside a recording, then the recording itself, into the folder of its claim."""
-    _move_hotwords(source.with_name(hotwords_name(source.name)), target.with_name(hotwords_name(target.name)))
-    files.move(source, target, is_private=True)
-    if not stat.S_ISREG(target.lstat().st_mode):  # put there after it was looked at
+def _move_in(source: Folder, claim: Folder, job: Job) -> None:
+    """Move the hotwords of a recording, then the recording itself, into the folder of its claim."""
+    _move_hotwords(source, claim, job)
+    source.move(job.name, claim, job.name, job.job_id, is_private=True)
+    if not claim.is_file(job.name):  # put there after it was looked at
         with suppress(FileExistsError):
-            files.move(target, source)
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(source))
+            claim.move(job.name, source, job.name, job.job_id)
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), job.name)
 
 
-def _move_hotwords(source: Path, target: Path) -> None:
+def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
+    name = hotwords_name(job.name)
     try:
-        if stat.S_ISREG(source.lstat().st_mode):
-            files.move(source, target, is_private=True)
+        if source.is_file(name):
+            source.move(name, claim, name, job.job_id, is_private=True)
     except FileNotFoundError:
         return
     except (PermissionError, ScribedError) as error:  # the recording can do without; a full or failing disk passes
-        log.warning("job.hotwords_refused", path=source.name, what=str(error))
+        log.warning("job.hotwords_refused", path=name, what=str(error))
+
+
+def _return_hotwords(claim: Folder, inbox: Folder, job: Job) -> None:
+    """Move the hotwords of an undone claim back, or remove them where there are others or no folder."""
+    name = hotwords_name(job.name)
+    if not claim.exists(name):
+        return
+    try:
+        with inbox.descend(job.folder) as target:
+            claim.move(name, target, name, job.job_id)
+    except (FileExistsError, *_GONE):
+        claim.discard(name)

@@ -1,230 +1,273 @@
-"""Putting the documents down, then the audio: nothing overwritten, nothing half, nothing twice.
+"""Delivering documents, then the audio: nothing overwritten, nothing half, nothing twice.
 
-The order is the promise. Names are reserved, together with the sha256 of what will stand there, in the
-journal and, lest it be lost, in the note beside the claimed audio; each document is written and
-synced under a hidden name and then published, JSON last; the journal commits; then the audio moves.
-After a crash, what stands tells how far it came.
+The order is the promise. Names are reserved, together with the sha256 of each document, in the journal and, in case
+that is lost, in the note beside the claimed audio; each document is written and synced under a temporary name and then
+published, JSON last; the journal commits; then the audio moves. After a crash, what exists shows how far it came.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import threading
+from contextlib import contextmanager, suppress
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.documents import RESERVED_ENDINGS
 from daemon.errors import ScribedError
 from daemon.host import files
-from daemon.journal.records import Kept, Look, Looks, Reservation, Result
+from daemon.host.folders import Folder
+from daemon.journal.records import ArchivedFile, FileStamp, Reservation, Result, Stamps
+from daemon.spool.claims import remove_claim
 from daemon.spool.names import hotwords_name, numbered_stem, outcome_names
-from daemon.spool.notes import Outcome, write_note
+from daemon.spool.notes import Note, PlannedDelivery, write_note
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from daemon.job import Job
-    from daemon.journal import Journal
-    from daemon.spool.places import Places
+    from daemon.spool.context import Context
 
 
-# Transcripts of one name that are looked through for a job's id; lost memories are rare, and so are namesakes.
-_MAX_LOOKED_AT = 100
-_MAX_JSON_BYTES = 64 << 20
+# Transcripts of one name that are searched for a job's id: lost journals are rare, and so are many of one name.
+_MAX_LOOKED_AT: Final = 100
+_MAX_JSON_BYTES: Final = 64 << 20
 
 
 class Delivery:
-    """Delivers transcripts and moves their audio to processed.
+    """The part of the spool that delivers transcripts and moves their audio to processed."""
 
-    Args:
-        places: where everything lies.
-        journal: remembers reservations and commits.
-        mode: permission bits of the documents; a reload may change them.
-    """
-
-    def __init__(self, places: Places, journal: Journal, mode: int) -> None:
-        self._places = places
-        self._journal = journal
-        self.mode = mode
+    def __init__(self, context: Context) -> None:
+        self._context = context
         self._reserving = threading.Lock()  # looking for a free stem and reserving it is one step
 
-    def deliver(
-        self, job: Job, documents: Mapping[str, bytes], audio_s: float, wall_s: float, *, is_complete: bool
-    ) -> Reservation:
-        """Put down documents (by format, in their order), commit, move the audio; return its names.
+    def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
+        """Publish documents (by format, in their order), commit, move the audio; return its names.
 
         Raises:
-            NoPermissionError, TransientError: it can be tried again; nothing is half done that a
-                second call would not set right.
+            NoPermissionError, TransientError: it can be tried again; a second call completes what a first left.
         """
-        result = Result(audio_s, wall_s, is_complete)
-        roll_back(job, self._places, self._journal)  # what an earlier call may have left
-        with files.explained("The transcript cannot be delivered", self._places.folders.outbox):
+        roots = self._context.shared.roots
+        self.roll_back(job)  # what an earlier call may have left
+        with files.explained("The transcript cannot be delivered", roots.outbox):
+            if self._context.roots_of(job.job_id).outbox != roots.outbox:  # changed before anything was reserved
+                self._use_current_outcomes(job)
             while True:
-                reservation = self._reserve(job, documents, result)
-                try:
-                    self._put_down(reservation, documents)
-                except FileExistsError:  # somebody took the name between the look and the publishing
-                    roll_back(job, self._places, self._journal)
-                    continue
+                folder = self._context.outcome_folder(job)
+                with self._context.shared.outcome(roots.outbox, folder, roots.inbox) as outbox:
+                    reservation = self._reserve(job, outbox, documents, result)
+                    try:
+                        self._publish(job, outbox, reservation, documents)
+                    except FileExistsError:  # the name was taken between the look and the publishing
+                        self.roll_back(job)
+                        continue
                 break
-        self._journal.commit_delivery(job.job_id)
+        self._context.journal.commit_delivery(job.job_id)
         self.finish(job)
         return reservation
 
-    def finish(self, job: Job) -> None:
-        """After the commit: move the audio (and its hotwords) to processed."""
-        reservation = self._journal.reservation(job.job_id)
+    def finish(self, job: Job, *, is_resumed: bool = False) -> None:
+        """After the commit: move the audio (and its hotwords) to processed.
+
+        Args:
+            job: whose audio.
+            is_resumed: an earlier call may have left a temporary file.
+        """
+        journal, roots = self._context.journal, self._context.roots_of(job.job_id)
+        reservation = journal.reservation(job.job_id)
         if reservation is None:
             raise LookupError(f"{job.job_id} was committed without a reservation")
-        claimed = self._places.audio(job)
-        with files.explained("The recording cannot be moved to processed", self._places.folders.processed):
-            self._places.mirror(self._places.folders.processed, reservation.folder)
-            target = self._places.processed(reservation)
-            looks = self._journal.looks(job.job_id)
-            # Hotwords ahead of the audio, whose absence says that all has been moved.
-            hotwords = _put_away(
-                claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target), looks.hotwords
-            )
-            names = (target.with_name(name) for _, name in outcome_names(target.name))
-            audio = _put_away(claimed, names, looks.audio)
-            self._places.remove_claim(job.job_id)
-        self._journal.finish(job.job_id, audio, hotwords)
+        with (
+            files.explained("The recording cannot be moved to processed", roots.processed),
+            self._context.shared.outcome(roots.processed, reservation.folder, roots.inbox) as processed,
+            self._context.claims_of(job.job_id) as claims,
+        ):
+            if is_resumed:
+                processed.sweep(job.job_id)
+            stamps = journal.stamps(job.job_id)
+            with _opened(claims, job.job_id) as claim:
+                mover = _Archiver(claim, processed, job.job_id)
+                # Hotwords ahead of the audio, whose absence says that all has been moved.
+                hotwords = mover.archive(
+                    hotwords_name(job.name), free_hotwords_names(reservation.audio_name), stamps.hotwords
+                )
+                names = (name for _, name in outcome_names(reservation.audio_name))
+                audio = mover.archive(job.name, names, stamps.audio)
+            remove_claim(claims, job.job_id)
+        journal.finish(job.job_id, audio, hotwords)
 
     def confirm(self, job: Job) -> bool:
-        """Commit a delivery that a crash kept from it, if it was whole; whether it was.
+        """Commit a delivery that a crash kept from it, if it was complete; whether it was.
 
-        The last document is put down when all others stand, so it alone is looked for: the others
+        The last document is published when all others are, so it alone is looked for: the others
         may have been fetched by now.
         """
-        folder, documents = _reserved(job, self._places, self._journal)
-        if not documents or not _has_sha256(folder / list(documents)[-1], documents[list(documents)[-1]]):
+        documents = self._context.journal.documents(job.job_id)
+        if not documents:
             return False
-        with files.explained("The delivery cannot be concluded", folder):
-            _remove_temporaries(folder, documents)
-        self._journal.commit_delivery(job.job_id)
+        last = list(documents)[-1]
+        with self._reserved_folder(job) as outbox:
+            if outbox is None or not outbox.has_sha256(last, documents[last]):
+                return False
+            outbox.sweep(job.job_id)
+        self._context.journal.commit_delivery(job.job_id)
         return True
 
-    def find_delivered(self, job: Job) -> Outcome | None:
-        """Look for a standing JSON with the job's id: the proof of delivery where the note is lost as well."""
-        folder = self._places.outcome_folder(job)
-        for stem, audio_name in islice(outcome_names(job.name), _MAX_LOOKED_AT):
-            result = _result_in(self._places.folders.outbox / folder / f"{stem}.json", job.job_id)
-            if result is not None:
-                return Outcome(Reservation(folder, stem, audio_name), {}, result)
+    def roll_back(self, job: Job) -> None:
+        """Remove what was published for a job that was not committed: its own bytes, no others.
+
+        Raises:
+            NoPermissionError, TransientError: it can be tried again.
+        """
+        documents = self._context.journal.documents(job.job_id)
+        if not documents:
+            return
+        with self._reserved_folder(job) as outbox:
+            if outbox is None:
+                return
+            outbox.sweep(job.job_id)
+            for name, digest in documents.items():
+                if outbox.has_sha256(name, digest):
+                    outbox.unlink(name)
+
+    def find_delivered(self, job: Job) -> PlannedDelivery | None:
+        """Look for a JSON document with the job's id: the proof of delivery where the note is lost as well."""
+        relative = self._context.outcome_folder(job)
+        with (
+            suppress(OSError, ScribedError),
+            Folder.open(self._context.roots_of(job.job_id).outbox) as root,
+            root.descend(relative) as outbox,
+        ):
+            for stem, audio_name in islice(outcome_names(job.name), _MAX_LOOKED_AT):
+                result = _result_in(outbox, f"{stem}.json", job.job_id)
+                if result is not None:
+                    return PlannedDelivery(Reservation(relative, stem, audio_name), {}, result)
         return None
 
-    def _reserve(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
-        folder = self._places.outcome_folder(job)
-        outbox = self._places.mirror(self._places.folders.outbox, folder)
-        processed = self._places.folders.processed / folder
-        with self._reserving:
-            others = self._journal.reserved_by_others(job.job_id)
+    def _use_current_outcomes(self, job: Job) -> None:
+        """Deliver into the folders that are configured now; the claim stays where it is."""
+        known, current = self._context.roots_of(job.job_id), self._context.shared.roots
+        roots = type(known)(known.inbox, current.outbox, current.processed, current.failed)
+        self._context.journal.set_roots(job.job_id, roots)
+
+    def _reserve(self, job: Job, outbox: Folder, documents: Mapping[str, bytes], result: Result) -> Reservation:
+        journal, roots = self._context.journal, self._context.roots_of(job.job_id)
+        folder = self._context.outcome_folder(job)
+        with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
+            others = journal.reserved_by_others(job.job_id)
             stems = {other.stem for other in others if other.folder == folder}
             audio_names = {other.audio_name for other in others if other.folder == folder}
             for stem, audio_name in outcome_names(job.name):
-                taken = (outbox / f"{stem}.{ending}" for ending in RESERVED_ENDINGS)
-                is_free = stem not in stems and audio_name not in audio_names
-                if is_free and not any(map(os.path.lexists, (*taken, processed / audio_name))):
+                if stem in stems or audio_name in audio_names:
+                    continue
+                if any(outbox.exists(f"{stem}.{ending}") for ending in RESERVED_ENDINGS):
+                    continue
+                if processed is None or not processed.exists(audio_name):
                     break
             reservation = Reservation(folder, stem, audio_name)
             digests = {f"{stem}.{ending}": hashlib.sha256(text).hexdigest() for ending, text in documents.items()}
-            looks = looks_of(self._places.audio(job))
-            self._journal.reserve(job.job_id, reservation, digests, result, looks)
-        write_note(self._places.claim(job.job_id), job, Outcome(reservation, digests, result, looks))
+            with self._context.claim_of(job) as claim:
+                stamps = stamps_of(claim, job.name)
+                journal.reserve(job.job_id, reservation, digests, result, stamps)
+                write_note(claim, Note(job, roots, PlannedDelivery(reservation, digests, result, stamps)))
         return reservation
 
-    def _put_down(self, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
-        folder = self._places.folders.outbox / reservation.folder
-        targets = {folder / f"{reservation.stem}.{ending}": text for ending, text in documents.items()}
-        written = [(files.write_temporary(target, text, self.mode), target) for target, text in targets.items()]
-        for temporary, target in written:
-            files.publish(temporary, target)
+    def _publish(self, job: Job, outbox: Folder, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
+        mode = self._context.output.mode_bits
+        written = [
+            (outbox.write_temporary(text, mode, job.job_id), f"{reservation.stem}.{ending}")
+            for ending, text in documents.items()
+        ]
+        for temporary, name in written:
+            outbox.publish(temporary, name)
+
+    @contextmanager
+    def _reserved_folder(self, job: Job) -> Iterator[Folder | None]:
+        """Open the folder in the outbox where a job's documents are; None where it is gone."""
+        reservation = self._context.journal.reservation(job.job_id)
+        root = self._context.roots_of(job.job_id).outbox
+        with (
+            files.explained("An unfinished delivery cannot be completed or removed", root),
+            Folder.open(root) as top,
+            _opened(top, reservation.folder if reservation else "") as outbox,
+        ):
+            yield outbox
 
 
-def roll_back(job: Job, places: Places, journal: Journal) -> None:
-    """Remove what was put down for a job that was not committed: its own bytes, nobody else's.
+class _Archiver:
+    """Moves the files of one claim to the first free names in a folder of processed or failed.
 
-    Raises:
-        NoPermissionError, TransientError: it can be tried again.
+    Args:
+        claim: the folder of the claim, None where it is gone: everything was moved before a crash.
+        target: where they go.
+        job_id: whose files.
     """
-    folder, documents = _reserved(job, places, journal)
-    with files.explained("Half a delivery cannot be taken back", folder):
-        _remove_temporaries(folder, documents)
-        for name, digest in documents.items():
-            if _has_sha256(folder / name, digest):
-                (folder / name).unlink()
-                files.sync_folder(folder)
+
+    def __init__(self, claim: Folder | None, target: Folder, job_id: str) -> None:
+        self._claim = claim
+        self._target = target
+        self._job_id = job_id
+
+    def archive(self, name: str, names: Iterator[str], planned: FileStamp | None) -> ArchivedFile | None:
+        """Move a file and return how it is archived; what a crash has moved is known by its planned stamp."""
+        stamp = stamp_of(self._claim, name) if self._claim is not None else None
+        moved = move_to_free_name(self._claim, name, self._target, names, self._job_id) if self._claim else None
+        if moved is None and planned is not None:
+            stamp = planned
+            candidates = islice(names, _MAX_LOOKED_AT)
+            moved = next((new for new in candidates if planned.matches(stamp_of(self._target, new))), None)
+        return None if moved is None or stamp is None else ArchivedFile(moved, stamp)
 
 
-def _reserved(job: Job, places: Places, journal: Journal) -> tuple[Path, dict[str, str]]:
-    """Return the folder and the documents (sha256 by name) of a delivery that was not committed."""
-    reservation = journal.reservation(job.job_id)
-    return places.folders.outbox / (reservation.folder if reservation else ""), journal.documents(job.job_id)
-
-
-def hotwords_beside(audio: Path) -> Iterator[Path]:
-    """Yield paths for the hotwords of audio that is put away, the plainest first, without end."""
-    name = hotwords_name(audio.name)
-    yield audio.with_name(name)
+def free_hotwords_names(audio_name: str) -> Iterator[str]:
+    """Yield names for the hotwords of archived audio, the plainest first, without end."""
+    name = hotwords_name(audio_name)
+    yield name
     for number in count(2):
-        yield audio.with_name(numbered_stem(name, number, 0))
+        yield numbered_stem(name, number, 0)
 
 
-def move_to_free_name(source: Path, targets: Iterable[Path]) -> Path | None:
-    """Move a file to the first of these paths that is free and return it; None if it was moved before."""
-    if not os.path.lexists(source):
+def move_to_free_name(source: Folder, name: str, target: Folder, names: Iterable[str], tag: str) -> str | None:
+    """Move a file to the first of these names that is free and return it; None if it was moved before."""
+    if not source.exists(name):
         return None
-    for target in targets:
+    for new_name in names:
         try:
-            files.resume_move(source, target)
+            source.resume_move(name, target, new_name, tag)
         except FileExistsError:
             continue
-        return target
+        return new_name
     return None
 
 
-def look_of(path: Path) -> Look | None:
-    """Return what a file that is put away is known by, None where it is gone."""
+def stamp_of(folder: Folder, name: str) -> FileStamp | None:
+    """Return the stamp of a file, None where it is gone."""
+    facts = folder.find(name)
+    return None if facts is None else FileStamp(facts.st_size, facts.st_mtime_ns)
+
+
+def stamps_of(claim: Folder, audio_name: str) -> Stamps:
+    """Return the stamps of a claimed recording and of its hotwords."""
+    return Stamps(stamp_of(claim, audio_name), stamp_of(claim, hotwords_name(audio_name)))
+
+
+@contextmanager
+def _opened(root: Folder, relative: str) -> Iterator[Folder | None]:
+    """Open a sub-folder, or yield None where there is none."""
     try:
-        facts = path.lstat()
+        folder = root.descend(relative)
     except FileNotFoundError:
-        return None
-    return Look(facts.st_size, facts.st_mtime_ns)
+        yield None
+        return
+    with folder:
+        yield folder
 
 
-def looks_of(audio: Path) -> Looks:
-    """Return what a claimed recording and its hotwords are known by."""
-    return Looks(look_of(audio), look_of(audio.with_name(hotwords_name(audio.name))))
-
-
-def _put_away(source: Path, targets: Iterator[Path], planned: Look | None) -> Kept | None:
-    """Move a file to the first free path and return how it is kept; what a crash has moved is known by its look."""
-    look = look_of(source)
-    moved = move_to_free_name(source, targets)
-    if moved is None and planned is not None:
-        look = planned
-        moved = next((path for path in islice(targets, _MAX_LOOKED_AT) if planned.is_like(look_of(path))), None)
-    return None if moved is None or look is None else Kept(moved.name, look)
-
-
-def _remove_temporaries(folder: Path, names: Iterable[str]) -> None:
-    for name in names:
-        files.temporary_beside(folder / name).unlink(missing_ok=True)
-
-
-def _has_sha256(path: Path, digest: str) -> bool:
-    return path.is_file() and not path.is_symlink() and files.sha256_of(path) == digest
-
-
-def _result_in(path: Path, job_id: str) -> Result | None:
-    """Return what a JSON document tells for the history, or None if it is not this job's."""
+def _result_in(outbox: Folder, name: str, job_id: str) -> Result | None:
+    """Return what a JSON document says for the history, or None if it is not this job's."""
     try:
-        with os.fdopen(files.open_regular(path), "rb") as stream:
-            document = json.loads(stream.read(_MAX_JSON_BYTES))
+        document = json.loads(outbox.read(name, _MAX_JSON_BYTES))
         if document["job_id"] != job_id:
             return None
         return Result(document["audio"]["duration_s"], document["processing"]["wall_s"], document["complete"])

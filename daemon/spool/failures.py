@@ -1,191 +1,218 @@
-"""Setting recordings aside with a plain reason, and giving them back."""
+"""Moving recordings to failed with a plain reason, and back into the inbox for another try."""
 
 from __future__ import annotations
 
 import os
 import threading
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.display import escape
-from daemon.errors import ScribedError, TransientError
+from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
-from daemon.host.clock import now
-from daemon.inbox import ERROR_SUFFIX
+from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.job import JobState
-from daemon.journal.records import Kept
-from daemon.spool.delivery import hotwords_beside, looks_of, move_to_free_name, roll_back
+from daemon.journal.records import ArchivedFile, FailedPlace, Reason
+from daemon.spool.claims import remove_claim
+from daemon.spool.delivery import free_hotwords_names, move_to_free_name, stamps_of
+from daemon.spool.error_notes import error_note, read_error_note, remove_error_note
+from daemon.spool.limits import find_too_long, place_in_failed
 from daemon.spool.names import error_note_name, failure_names, hotwords_name
+from daemon.spool.private import PRIVATE_FOLDER
 
 if TYPE_CHECKING:
-    from daemon.job import Job
-    from daemon.journal import Journal
-    from daemon.spool.places import Places
+    from collections.abc import Iterator
+    from pathlib import Path
 
-CANCELLED = "cancelled"
-_CANCELLED_REMEDY = "It was given back because somebody asked for it; nothing is wrong with it."
-_NOTE_BEGINS = "scribed could not transcribe "
-_MAX_NOTE_BYTES = 64 << 10
+    from daemon.job import Job
+    from daemon.journal.records import PastJob
+    from daemon.spool.context import Context
+    from daemon.spool.delivery import Delivery
+
+CANCELLED: Final = "cancelled"
+_CANCELLED_REMEDY: Final = "It was cancelled on request; nothing is wrong with it."
+_RETRY_TAG: Final = "retry"
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What a retry did: where recordings are now, and what kept others in failed."""
+
+    moved: tuple[Path, ...]
+    problems: tuple[ScribedError, ...] = ()
+
+
 class Failures:
-    """The folder `failed`.
+    """The part of the spool that looks after the folder failed."""
 
-    Args:
-        places: where everything lies.
-        journal: remembers reasons.
-        mode: permission bits of the error notes, those of the documents; a reload may change them.
-    """
-
-    def __init__(self, places: Places, journal: Journal, mode: int) -> None:
-        self._places = places
-        self._journal = journal
-        self.mode = mode
+    def __init__(self, context: Context, delivery: Delivery) -> None:
+        self._context = context
+        self._delivery = delivery
         self._placing = threading.Lock()  # looking for a free name and taking it is one step
-        self._disk = files.disk_of(places.folders.failed)
+        self._disk = files.disk_of(context.shared.roots.failed)
 
-    def set_aside(self, job: Job, reason: str, remedy: str) -> None:
-        """Move a claimed recording to failed, its reason beside it. May be called again after a crash.
+    def set_aside(self, job: Job, reason: Reason) -> None:
+        """Move a claimed recording to failed, with a note. May be called again after a crash.
 
         Raises:
             NoPermissionError, TransientError: it can be tried again.
         """
-        claimed = self._places.audio(job)
-        failed, folder_name = self._places.folders.failed, self._places.outcome_folder(job)
-        roll_back(job, self._places, self._journal)
-        with files.explained("The recording cannot be set aside", failed), self._placing:
-            if os.path.lexists(claimed):
-                folder = self._places.mirror(failed, folder_name)
-                for name in failure_names(job.name):
-                    if _may_take(folder / name, claimed, job):
-                        self._plan(job, (reason, remedy), (folder_name, name))
-                        with suppress(FileExistsError):  # somebody took the name since: on to the next
-                            self._put_away(claimed, folder / name, _error_note(job, reason, remedy))
-                            break
-            self._places.remove_claim(job.job_id)
-        self._journal.fail(job.job_id)
+        self._delivery.roll_back(job)
+        shared, roots = self._context.shared, self._context.roots_of(job.job_id)
+        place = self._place(job)
+        is_resumed = (
+            job.job_id in self._context.resumed or self._context.journal.planned_failure(job.job_id) is not None
+        )
+        with (
+            files.explained("The recording cannot be moved to failed", roots.failed),
+            self._placing,
+            self._context.claims_of(job.job_id) as claims,
+        ):
+            with suppress(FileNotFoundError), claims.descend(job.job_id) as claim:
+                if claim.exists(job.name):
+                    with shared.outcome(roots.failed, place.folder, roots.inbox) as failed:
+                        if is_resumed:
+                            failed.sweep(job.job_id)
+                        self._move_in(job, reason, place, claim, failed)
+            remove_claim(claims, job.job_id)
+        self._context.journal.fail(job.job_id)
 
     def cancel(self, job: Job) -> None:
-        """Set a recording aside because somebody asked for it, unless its transcript is delivered already."""
-        known = self._journal.find(job.job_id)
+        """Move a recording to failed because its user asked for it, unless its transcript is delivered already."""
+        known = self._context.journal.find(job.job_id)
         if known is None or known.state is not JobState.DELIVERED:
-            self.set_aside(job, CANCELLED, _CANCELLED_REMEDY)
+            self.set_aside(job, Reason(CANCELLED, _CANCELLED_REMEDY))
 
-    def retry(self, name: str) -> tuple[Path, ...]:
-        """Move failed recordings of this name, or path within failed, back; return where they lie now."""
-        root = self._places.folders.failed
-        found = [path for path in self._audio() if name in {path.name, str(path.relative_to(root))}]
-        return tuple(self._give_back(path) for path in found)
-
-    def retry_all(self) -> tuple[Path, ...]:
-        """Move all failed recordings back into the inbox; return where they lie now."""
-        return tuple(self._give_back(path) for path in self._audio())
+    def retry(self, name: str | None) -> Retried:
+        """Move failed recordings of this name, or path within failed, back into the inbox; None is all of them."""
+        moved: list[Path] = []
+        problems: list[ScribedError] = []
+        for root, path in self._audio():
+            if name is not None and name not in {path.rpartition("/")[2], path}:
+                continue
+            try:
+                moved.append(self._give_back(root, path))
+            except (NoPermissionError, TransientError) as error:
+                log.warning("retry.refused", path=path, what=error.what)
+                problems.append(error)
+            except FileNotFoundError:  # taken away meanwhile
+                log.info("retry.gone", path=path)
+        return Retried(tuple(moved), tuple(problems))
 
     def sweep(self) -> None:
         """Forget failures whose audio was taken out of failed, and remove the note it left behind."""
-        failed = self._places.folders.failed
-        if files.disk_of(failed) != self._disk:  # a share that is not there is empty: nothing was taken out
+        current = self._context.shared.roots.failed
+        if files.disk_of(current) != self._disk:  # a share that is not there is empty: nothing was taken out
             return
-        for outcome in self._journal.failures():
-            if outcome.audio_path is not None and not os.path.lexists(failed / outcome.audio_path):
-                with suppress(OSError, TransientError):  # then it is done at the next turn
-                    remove_note(error_note_of(failed / outcome.audio_path), outcome.job.job_id)
-                    self._journal.forget(outcome.job.job_id)
+        for past in self._context.journal.failures():
+            with suppress(OSError, TransientError, NoPermissionError):  # then it is done at the next turn
+                self._sweep(past, current)
 
-    def _plan(self, job: Job, why: tuple[str, str], place: tuple[str, str]) -> None:
-        """Write down what is to be done, with all that retention has to know of what is put away."""
-        looks = looks_of(self._places.audio(job))
-        look = looks.hotwords or self._journal.looks(job.job_id).hotwords  # moved before a crash
-        hotwords = Kept(hotwords_name(place[1]), look) if look is not None else None
-        self._journal.plan_failure(job.job_id, why, place, looks.audio, hotwords)
+    def _sweep(self, past: PastJob, current: Path) -> None:
+        if past.audio_path is None:
+            return
+        root = past.roots.failed if past.roots is not None else current
+        folder, _, name = past.audio_path.rpartition("/")
+        with Folder.open(root) as top:
+            if root != current and not top.exists(PRIVATE_FOLDER):  # an earlier folder: is its disk there at all?
+                return
+            with suppress(FileNotFoundError, NotADirectoryError), top.descend(folder) as failed:
+                if failed.exists(name):
+                    return
+                remove_error_note(failed, error_note_name(name), past.job.job_id)
+        self._context.journal.forget(past.job.job_id)
 
-    def _put_away(self, claimed: Path, target: Path, note: str) -> None:
-        """Put the note down, move the hotwords, then the audio, whose absence says that all has been moved."""
-        files.replace(error_note_of(target), note.encode(), self.mode)
+    def _place(self, job: Job) -> FailedPlace:
+        folder, failed = self._context.outcome_folder(job), self._context.roots_of(job.job_id).failed
+        is_too_long = find_too_long(job.name, folder, self._context.roots_of(job.job_id)) is not None
+        return place_in_failed(job.name, folder, failed) if is_too_long else FailedPlace(folder, job.name)
+
+    def _move_in(self, job: Job, reason: Reason, place: FailedPlace, claim: Folder, failed: Folder) -> None:
+        note = error_note(job, reason).encode()
+        for name in failure_names(place.name):
+            if _may_take(failed, name, claim, job):
+                self._plan(job, reason, FailedPlace(place.folder, name), claim)
+                with suppress(FileExistsError):  # the name was taken since: on to the next
+                    self._archive(job, claim, failed, name, note)
+                    return
+
+    def _plan(self, job: Job, reason: Reason, place: FailedPlace, claim: Folder) -> None:
+        """Write down what is about to be done, with all that retention has to know."""
+        stamps = stamps_of(claim, job.name)
+        stamp = stamps.hotwords or self._context.journal.stamps(job.job_id).hotwords  # moved before a crash
+        hotwords = ArchivedFile(hotwords_name(place.name), stamp) if stamp is not None else None
+        self._context.journal.plan_failure(job.job_id, reason, place, stamps.audio, hotwords)
+
+    def _archive(self, job: Job, claim: Folder, failed: Folder, name: str, note: bytes) -> None:
+        """Write the note, move the hotwords, then the audio, whose absence says that all has been moved."""
+        failed.replace(error_note_name(name), note, self._context.output.mode_bits, job.job_id)
         try:
-            move_to_free_name(claimed.with_name(hotwords_name(claimed.name)), hotwords_beside(target))
-            files.resume_move(claimed, target)
+            move_to_free_name(claim, hotwords_name(job.name), failed, free_hotwords_names(name), job.job_id)
+            claim.resume_move(job.name, failed, name, job.job_id)
         except FileExistsError:
-            error_note_of(target).unlink(missing_ok=True)
+            failed.discard(error_note_name(name))
             raise
 
-    def _audio(self) -> list[Path]:
-        """Return the recordings in failed: those with a note beside them, and those we remember."""
-        failed = self._places.folders.failed
-        remembered = (failed / past.audio_path for past in self._journal.failures() if past.audio_path is not None)
-        found = {path for path in remembered if os.path.lexists(path)}
-        for root, _, names in os.walk(failed):
-            have = set(names)
-            found |= {Path(root, name) for name in names if error_note_name(name) in have}
+    def _audio(self) -> list[tuple[Path, str]]:
+        """Return (root, path within it) of the failed recordings: those with a note, and those we remember."""
+        current = self._context.shared.roots.failed
+        found = set(self._remembered(current))
+        with files.explained("The failed recordings cannot be listed", current), Folder.open(current) as root:
+            for relative, folder in root.walk():
+                names = set(folder.names())
+                audio = (name for name in names if error_note_name(name) in names)
+                found |= {(current, f"{relative}/{name}" if relative else name) for name in audio}
         return sorted(found)
 
-    def _give_back(self, audio: Path) -> Path:
-        failed, inbox = self._places.folders.failed, self._places.folders.inbox
-        folder = str(audio.parent.relative_to(failed))
-        with files.explained("The recording cannot be moved back", inbox):
-            inbox = files.make_folders(inbox, "" if folder == "." else folder, model=failed)
-            for name in failure_names(audio.name):
-                if os.path.lexists(inbox / hotwords_name(name)):  # they would be taken for this one's
+    def _remembered(self, current: Path) -> Iterator[tuple[Path, str]]:
+        for past in self._context.journal.failures():
+            if past.audio_path is not None:
+                root = past.roots.failed if past.roots is not None else current
+                folder, _, name = past.audio_path.rpartition("/")
+                try:
+                    with Folder.open(root) as top, top.descend(folder) as failed:
+                        if failed.exists(name):
+                            yield root, past.audio_path
+                except LinkInTheWayError:
+                    yield root, past.audio_path  # giving it back will say so
+                except OSError:
                     continue
-                with suppress(FileExistsError):
-                    files.move(audio, inbox / name)
-                    break
-            move_to_free_name(audio.with_name(hotwords_name(audio.name)), hotwords_beside(inbox / name))
-            remove_note(error_note_of(audio))
-        return inbox / name
+
+    def _give_back(self, root: Path, path: str) -> Path:
+        """Move one recording with its hotwords back into the inbox and remove its note."""
+        inbox = self._context.shared.roots.inbox
+        relative, _, audio = path.rpartition("/")
+        with files.explained("The recording cannot be moved back", inbox), ExitStack() as opened:
+            failed_root = opened.enter_context(Folder.open(root))
+            failed = opened.enter_context(failed_root.descend(relative))
+            inbox_root = opened.enter_context(Folder.open(inbox))
+            target = opened.enter_context(inbox_root.make(relative, failed_root))
+            name = _move_back(failed, audio, target)
+            hotwords = hotwords_name(audio)
+            move_to_free_name(failed, hotwords, target, free_hotwords_names(name), _RETRY_TAG)
+            remove_error_note(failed, error_note_name(audio))
+        return inbox / relative / name
 
 
-def error_note_of(audio: Path) -> Path:
-    """Return the path of the reason beside audio that was set aside."""
-    return audio.with_name(error_note_name(audio.name))
+def _move_back(failed: Folder, audio: str, target: Folder) -> str:
+    if os.fstat(failed.fd).st_dev != os.fstat(target.fd).st_dev:
+        target.sweep(_RETRY_TAG)  # half a copy, left by a retry that was broken off
+    for name in failure_names(audio):
+        if target.exists(hotwords_name(name)):  # they would be taken for this one's
+            continue
+        with suppress(FileExistsError):
+            failed.move(audio, target, name, _RETRY_TAG)
+            break
+    return name
 
 
-def _may_take(target: Path, claimed: Path, job: Job) -> bool:
+def _may_take(failed: Folder, name: str, claim: Folder, job: Job) -> bool:
     """Whether a name in failed is free, or was taken for this very job before a crash."""
-    note = error_note_of(target)
-    if job.job_id in _read_note(note):
-        return not os.path.lexists(target) or files.is_copy(claimed, target)
-    beside = target.with_name(hotwords_name(target.name))
-    return not any(map(os.path.lexists, (target, note, beside)))
-
-
-def is_error_note(path: Path) -> bool:
-    """Whether a file is a reason that we wrote."""
-    return bool(_read_note(path))
-
-
-def remove_note(path: Path, job_id: str = "") -> None:
-    """Remove a reason that we wrote, for this job if one is named; leave anything else."""
-    if (text := _read_note(path)) and job_id in text:
-        path.unlink(missing_ok=True)
-
-
-def _read_note(path: Path) -> str:
-    """Return the text of a reason that we wrote, "" for any other file."""
-    if not path.name.endswith(ERROR_SUFFIX):
-        return ""
-    try:
-        with os.fdopen(files.open_regular(path), "rb") as stream:
-            text = stream.read(_MAX_NOTE_BYTES + 1)
-    except (OSError, ScribedError):  # gone, or no file that we could have written
-        return ""
-    is_ours = text.startswith(_NOTE_BEGINS.encode()) and len(text) <= _MAX_NOTE_BYTES
-    return text.decode("utf-8", "replace") if is_ours else ""
-
-
-def _error_note(job: Job, reason: str, remedy: str) -> str:
-    lines = [
-        f'{_NOTE_BEGINS}"{escape(job.name)}".',
-        "",
-        f"What was wrong: {reason}",
-        *([f"What to do: {remedy}"] if remedy else []),
-        "",
-        "To have it tried again, move the recording back into the inbox; this note may stay or come along.",
-        f"Job {job.job_id}, {now()}.",
-    ]
-    return "\n".join(lines) + "\n"
+    note = error_note_name(name)
+    if job.job_id in read_error_note(failed, note):
+        return not failed.exists(name) or claim.is_copy(job.name, failed, name)
+    return not any(map(failed.exists, (name, note, hotwords_name(name))))

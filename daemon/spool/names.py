@@ -7,14 +7,14 @@ import os
 import secrets
 from datetime import UTC, datetime
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.inbox import ERROR_SUFFIX, HOTWORDS_SUFFIX
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_NAME_BYTES = 255  # NAME_MAX of every common filesystem
+NAME_BYTES: Final = 255  # NAME_MAX of every common file system
 _LONGEST_ENDING = len(".json")
 _MAX_ENDING_BYTES = 32  # what is longer is no ending but a name with a dot in it
 _HASH_DIGITS = 8
@@ -28,7 +28,7 @@ def new_job_id() -> str:
 
 def fit(name: str, n_spare: int) -> str:
     """Shorten a name so that `n_spare` bytes fit behind it; a hash keeps it apart from its like."""
-    room = _NAME_BYTES - n_spare
+    room = NAME_BYTES - n_spare
     encoded = os.fsencode(name)
     if len(encoded) <= room:
         return name

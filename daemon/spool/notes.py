@@ -3,60 +3,82 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-from daemon.host import files
+from daemon.errors import ScribedError
 from daemon.host.clock import now
 from daemon.job import Job
-from daemon.journal.records import Look, Looks, Reservation, Result
+from daemon.journal.records import FileStamp, Reservation, Result, Roots, Stamps
 from daemon.spool.names import hotwords_name
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
-NOTE_NAME = ".claim.json"
-_MODE = 0o600
+    from daemon.host.folders import Folder
+
+NOTE_NAME: Final = ".claim.json"
+_MODE: Final = 0o600
+_MAX_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """What was about to be delivered: its names, the sha256 of each document, the facts of the history, the looks."""
+class PlannedDelivery:
+    """What is about to be delivered: its names, the sha256 of each document, facts for the history, the file stamps."""
 
     reservation: Reservation
     documents: Mapping[str, str]
     result: Result
-    looks: Looks = field(default_factory=Looks)
+    stamps: Stamps = field(default_factory=Stamps)
 
 
-def write_note(folder: Path, job: Job, outcome: Outcome | None = None) -> None:
-    """Write down durably where a claimed recording came from and, once that is known, what becomes of it."""
-    note: dict[str, Any] = {"path": job.path, "claimed_at": job.claimed_at}
-    if outcome is not None:
-        note["outcome"] = asdict(outcome)
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What is known of a claim without the journal; `roots` is None in a note of an earlier version."""
+
+    job: Job
+    roots: Roots | None = None
+    delivery: PlannedDelivery | None = None
+
+
+def write_note(claim: Folder, note: Note) -> None:
+    """Write down durably where a claimed recording came from and, once that is known, where it goes."""
+    content: dict[str, Any] = {"path": note.job.path, "claimed_at": note.job.claimed_at}
+    if note.roots is not None:
+        content["roots"] = {name: str(path) for name, path in asdict(note.roots).items()}
+    if note.delivery is not None:
+        content["outcome"] = asdict(note.delivery)
     # Bytes of names that are not UTF-8 are kept: json writes them as escapes.
-    files.replace(folder / NOTE_NAME, json.dumps(note).encode(), _MODE)
+    claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id)
 
 
-def read_note(folder: Path) -> tuple[Job, Outcome | None] | None:
-    """Return what the note in a claim's folder tells, or without a note what the files in it do.
+def read_note(claim: Folder, job_id: str) -> Note | None:
+    """Return what the note in a claim's folder says or, without a note, what its files say.
 
     Returns:
-        (job, what was about to be delivered if anything was), or None where nothing was claimed.
+        The note, or None where nothing was claimed.
     """
     try:
-        note = json.loads((folder / NOTE_NAME).read_bytes())
-        return Job(folder.name, str(note["path"]), str(note["claimed_at"])), _outcome(note.get("outcome"))
-    except (OSError, ValueError, KeyError, TypeError):
-        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        content = json.loads(claim.read(NOTE_NAME, _MAX_BYTES))
+        job = Job(job_id, str(content["path"]), str(content["claimed_at"]))
+        return Note(job, _roots(content.get("roots")), _planned(content.get("outcome")))
+    except (OSError, ScribedError, ValueError, KeyError, TypeError):
+        names = [name for name in claim.names() if not name.startswith(".")]
         names = [name for name in names if name not in {hotwords_name(other) for other in names}]
-        return (Job(folder.name, names[0], now()), None) if names else None
+        return Note(Job(job_id, os.fspath(names[0]), now())) if names else None
 
 
-def _outcome(note: dict[str, Any] | None) -> Outcome | None:
-    if note is None:
+def _roots(content: dict[str, str] | None) -> Roots | None:
+    return None if content is None else Roots(**{name: Path(path) for name, path in content.items()})
+
+
+def _planned(content: dict[str, Any] | None) -> PlannedDelivery | None:
+    if content is None:
         return None
-    known = note.get("looks", {})  # an earlier version wrote none
-    looks = Looks(**{kind: Look(**look) for kind, look in known.items() if look is not None})
-    return Outcome(Reservation(**note["reservation"]), note["documents"], Result(**note["result"]), looks)
+    known = content.get("stamps") or content.get("looks") or {}  # the word of an earlier version, or none
+    stamps = Stamps(**{kind: FileStamp(**stamp) for kind, stamp in known.items() if stamp is not None})
+    return PlannedDelivery(
+        Reservation(**content["reservation"]), content["documents"], Result(**content["result"]), stamps
+    )

@@ -1,84 +1,138 @@
-"""Finding one's way after a stop, a crash, or the loss of the journal."""
+"""Going on after a stop, a crash, the loss of the journal, or a change of the configured folders."""
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
+from daemon.host.folders import Folder
 from daemon.job import JobState
-from daemon.spool.claims import undo_claim
-from daemon.spool.delivery import roll_back
+from daemon.spool.claims import remove_claim
 from daemon.spool.notes import read_note
+from daemon.spool.private import PRIVATE_FOLDER, open_private
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.job import Job
-    from daemon.journal import Journal
+    from daemon.spool.claims import Claims
+    from daemon.spool.context import Context
     from daemon.spool.delivery import Delivery
     from daemon.spool.failures import Failures
-    from daemon.spool.places import Places
+
+_MOVED_REMEDY: Final = "Make {folder} available and writable for the service until the recording has left it."
 
 log = structlog.get_logger()
 
 
-def find_unfinished(places: Places, journal: Journal, delivery: Delivery) -> tuple[Job, ...]:
-    """Return every job that is not at its end, oldest claim first.
+class Recovery:
+    """The part of the spool that completes what an earlier run has begun."""
 
-    A claim which the journal does not know is entered from the note beside its audio.
+    def __init__(self, context: Context, claims: Claims, delivery: Delivery, failures: Failures) -> None:
+        self._context = context
+        self._claims = claims
+        self._delivery = delivery
+        self._failures = failures
 
-    Raises:
-        NoPermissionError, TransientError: it can be tried again.
-    """
-    known = {job.job_id: job for job in journal.unfinished()}
-    with files.explained("The claimed recordings cannot be listed", places.claims):
-        for folder in places.claims.iterdir():
-            if folder.is_dir() and folder.name not in known and (job := _enter(folder, places, journal, delivery)):
-                known[job.job_id] = job
-    return tuple(sorted(known.values(), key=lambda job: (job.claimed_at, job.job_id)))
+    def recover(self) -> tuple[Job, ...]:
+        """Return every unfinished job, oldest claim first.
+
+        A claim which the journal does not know is entered from the note beside its audio.
+
+        Raises:
+            NoPermissionError, TransientError: it can be tried again.
+        """
+        known = {job.job_id: job for job in self._context.journal.unfinished()}
+        inbox = self._context.shared.roots.inbox
+        with (
+            files.explained("The claimed recordings cannot be listed", inbox / PRIVATE_FOLDER),
+            Folder.open(inbox) as root,
+            open_private(root) as claims,
+        ):
+            for name in claims.names():
+                if name not in known and claims.is_folder(name) and (job := self._enter(claims, name)):
+                    known[job.job_id] = job
+        self._context.resumed |= known.keys()
+        return tuple(sorted(known.values(), key=lambda job: (job.claimed_at, job.job_id)))
+
+    def conclude(self, job: Job) -> bool:
+        """Complete what an earlier run left of a job; return False where it has to be transcribed.
+
+        A committed delivery is only moved; what was published but not committed is removed; a claim
+        that was never completed is undone.
+
+        Raises:
+            NoPermissionError, TransientError: it can be tried again.
+        """
+        self._check_reachable(job)
+        if job.state is JobState.DELIVERED or (job.state is JobState.DELIVERING and self._delivery.confirm(job)):
+            self._delivery.finish(job, is_resumed=True)
+            return True
+        self._delivery.roll_back(job)
+        if (reason := self._context.journal.planned_failure(job.job_id)) is not None:
+            self._failures.set_aside(job, reason)
+            return True
+        if not self._claims.has_audio(job):
+            self._context.shared.check_mounts()
+            with files.explained("A claim cannot be undone", self._context.roots_of(job.job_id).inbox):
+                self._claims.undo(job)
+            log.info("job.claim_undone", job_id=job.job_id, path=job.path)
+            return True
+        return False
+
+    def _enter(self, claims: Folder, job_id: str) -> Job | None:
+        """Enter a claim which the journal does not know as unfinished, from the note beside the audio."""
+        journal = self._context.journal
+        with claims.descend(job_id) as claim:
+            note = read_note(claim, job_id)
+        if note is None:
+            remove_claim(claims, job_id)
+            return None
+        job = note.job
+        journal.forget_claim(job_id)  # a past outcome says nothing about audio that is here again
+        journal.add(job, note.roots or self._context.shared.roots)
+        if (planned := note.delivery) is not None:
+            journal.reserve(job_id, planned.reservation, planned.documents, planned.result, planned.stamps)
+        elif found := self._delivery.find_delivered(job):
+            journal.reserve(job_id, found.reservation, {}, found.result)
+            journal.commit_delivery(job_id)
+        log.warning("job.reentered", job_id=job_id, path=job.path)
+        return journal.find(job_id)
+
+    def _check_reachable(self, job: Job) -> None:
+        """Check the folders that a job has used and the configuration no longer names.
+
+        Raises:
+            TransientError: one cannot be used; the message says which, and what is in it.
+        """
+        roots, current = self._context.roots_of(job.job_id), self._context.shared.roots
+        if roots.inbox != current.inbox:
+            _check_usable(roots.inbox, f"It is in {roots.inbox / PRIVATE_FOLDER / job.job_id}", "inbox")
+        if job.state in {JobState.DELIVERING, JobState.DELIVERED} and roots.outbox != current.outbox:
+            _check_usable(roots.outbox, f"Documents of it were put into {roots.outbox}", "outbox")
+        if job.state is JobState.DELIVERED and roots.processed != current.processed:
+            _check_usable(roots.processed, f"It was being moved to {roots.processed}", "processed folder")
+        is_failing = self._context.journal.planned_failure(job.job_id) is not None
+        if is_failing and roots.failed != current.failed:
+            _check_usable(roots.failed, f"It was being moved to {roots.failed}", "failed folder")
 
 
-def _enter(folder: Path, places: Places, journal: Journal, delivery: Delivery) -> Job | None:
-    """Enter a claim which the journal does not know as unfinished, from the note beside the audio."""
-    noted = read_note(folder)
-    if noted is None:
-        places.remove_claim(folder.name)
-        return None
-    job, outcome = noted
-    journal.forget_claim(job.job_id)  # a past outcome says nothing about audio that is here again
-    journal.add(job)
-    if outcome is not None:
-        journal.reserve(job.job_id, outcome.reservation, outcome.documents, outcome.result, outcome.looks)
-    elif found := delivery.find_delivered(job):
-        journal.reserve(job.job_id, found.reservation, {}, found.result)
-        journal.commit_delivery(job.job_id)
-    log.warning("job.reentered", job_id=job.job_id, path=job.path)
-    return journal.find(job.job_id)
-
-
-def conclude(job: Job, places: Places, journal: Journal, delivery: Delivery, failures: Failures) -> bool:
-    """Do what an earlier run left to do for a job; return False where it has to be transcribed.
-
-    What was committed is only moved; what was put down but not committed is taken back; a claim
-    that never happened is undone.
-
-    Raises:
-        NoPermissionError, TransientError: it can be tried again.
-    """
-    if job.state is JobState.DELIVERED or (job.state is JobState.DELIVERING and delivery.confirm(job)):
-        delivery.finish(job)
-        return True
-    roll_back(job, places, journal)
-    if (reason := journal.planned_failure(job.job_id)) is not None:
-        failures.set_aside(job, *reason)
-        return True
-    if not os.path.lexists(places.audio(job)):
-        places.check_shares()
-        with files.explained("A claim cannot be undone", places.folders.inbox):
-            undo_claim(job, places, journal)
-        log.info("job.claim_undone", job_id=job.job_id, path=job.path)
-        return True
-    return False
+def _check_usable(root: Path, where: str, name: str) -> None:
+    what = f"{where}, the {name} of an earlier configuration"
+    remedy = _MOVED_REMEDY.format(folder=root)
+    try:
+        with Folder.open(root) as folder:
+            if not folder.exists(PRIVATE_FOLDER):
+                raise TransientError(f"{what}, which is empty or not mounted now.", remedy)
+            if not folder.is_writable():
+                raise TransientError(f"{what}, which is not writable for the service any more.", remedy)
+            with open_private(folder):
+                pass
+    except (OSError, NoPermissionError) as error:
+        why = error.strerror if isinstance(error, OSError) else error.what
+        raise TransientError(f"{what}, which cannot be used now: {why}.", remedy) from error
+    except ScribedError:
+        raise

@@ -1,88 +1,81 @@
-"""Deleting audio that was kept for as long as the configuration asks."""
+"""Deleting archived audio after as many days as the configuration asks for."""
 
 from __future__ import annotations
 
 import stat
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon.host import files
+from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.job import JobState
-from daemon.spool.delivery import look_of
+from daemon.spool.delivery import stamp_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.config import RetentionSettings
-    from daemon.journal import Journal
-    from daemon.journal.records import Kept
-    from daemon.spool.places import Places
+    from daemon.journal.records import ArchivedFile, ArchivedJob
+    from daemon.spool.context import Context
 
-_MAX_AT_ONCE = 100  # so that a first night of ten thousand deletions holds nothing else up
+_MAX_AT_ONCE: Final = 100  # so that a first night of ten thousand deletions holds nothing else up
 
 log = structlog.get_logger()
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class Retention:
-    """Deletes audio, with its hotwords, from processed and failed some days after the outcome the journal has recorded.
+    """The part of the spool that deletes audio, with its hotwords, some days after the outcome the journal recorded.
 
-    What the journal does not know is never deleted, and neither is a file which no longer looks as it
-    did when it was put away: it may be somebody else's.
-
-    Args:
-        places: where everything lies.
-        journal: knows what was put away, when, and what it looked like.
-        clock: the time in UTC.
+    What the journal does not know is never deleted, and neither is a file whose stamp has changed since: it may be
+    another one.
     """
 
-    def __init__(self, places: Places, journal: Journal, clock: Callable[[], datetime] = _utc_now) -> None:
-        self._places = places
-        self._journal = journal
-        self._clock = clock
+    def __init__(self, context: Context) -> None:
+        self._context = context
 
-    def sweep(self, settings: RetentionSettings) -> None:
+    def sweep(self, settings: RetentionSettings, now: datetime | None = None) -> None:
         """Delete what is due, some of it at each call.
+
+        Args:
+            settings: the section `retention` of the configuration.
+            now: the time in UTC; None reads the clock.
 
         Raises:
             NoPermissionError, TransientError: it can be tried again.
         """
-        self._places.check_shares()  # on a share that is not there everything looks as if it were gone
-        folders = self._places.folders
+        shared, now = self._context.shared, now or datetime.now(UTC)
+        shared.check_mounts()  # on a share that is not there everything seems to be gone
         for root, state, n_days in (
-            (folders.processed, JobState.DONE, settings.processed_days),
-            (folders.failed, JobState.FAILED, settings.failed_days),
+            (shared.roots.processed, JobState.DONE, settings.processed_days),
+            (shared.roots.failed, JobState.FAILED, settings.failed_days),
         ):
             if n_days:
                 with files.explained("Old recordings cannot be deleted", root):
-                    self._sweep(root, state, self._clock() - timedelta(days=n_days))
+                    self._sweep(state, now - timedelta(days=n_days))
 
-    def _sweep(self, root: Path, state: JobState, before: datetime) -> None:
+    def _sweep(self, state: JobState, before: datetime) -> None:
         when = before.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        for left in self._journal.put_away_before(state, when, _MAX_AT_ONCE):
-            for kept in left.files:
-                event = "retention.deleted" if _delete(root, left.folder, kept) else "retention.not_there"
+        journal, current = self._context.journal, self._context.shared.roots
+        for left in journal.archived_before(state, when, _MAX_AT_ONCE):
+            roots = left.roots or current
+            root = roots.processed if state is JobState.DONE else roots.failed
+            for file in left.files:
+                event = "retention.deleted" if _delete(root, left, file) else "retention.not_there"
                 log.info(event, job_id=left.job_id, folder=root.name)
-            self._journal.forget_audio(left.job_id)
+            journal.forget_audio(left.job_id)
 
 
-def _delete(root: Path, folder: str, kept: Kept) -> bool:
-    """Delete a file if it is the very one that was put away, without following a link."""
-    if ".." in folder.split("/") or "/" in kept.name:  # no record of ours; then hands off
+def _delete(root: Path, left: ArchivedJob, file: ArchivedFile) -> bool:
+    """Delete a file if it is the very one that was archived, without following a link."""
+    if "/" in file.name:  # not a record of ours; then hands off
         return False
     try:
-        with files.reached(root, folder) as reached:
-            path = reached / kept.name
-            if not stat.S_ISREG(path.lstat().st_mode) or not kept.look.is_like(look_of(path)):
+        with Folder.open(root) as top, top.descend(left.folder) as folder:
+            if not stat.S_ISREG(folder.lstat(file.name).st_mode) or not file.stamp.matches(stamp_of(folder, file.name)):
                 return False
-            path.unlink()
-            files.sync_folder(reached)
-    except (FileNotFoundError, NotADirectoryError):  # moved on, or a link stands in place of the folder
+            folder.unlink(file.name)
+    except (FileNotFoundError, NotADirectoryError, LinkInTheWayError):  # moved on, or a link is in its place
         return False
     return True

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from daemon.errors import EngineLostError
     from daemon.frontend import FrontEnd
     from daemon.journal import Journal
-    from daemon.spool import Claims, Delivery, Failures, Places
+    from daemon.spool import Spool
     from daemon.status.faults import Faults
 
 
@@ -31,13 +31,10 @@ class EngineSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Folders, journal, front end and engine, and where faults and figures are noted."""
+    """Spool, journal, front end and engine, and where faults and figures are noted."""
 
-    places: Places
+    spool: Spool
     journal: Journal
-    claims: Claims
-    delivery: Delivery
-    failures: Failures
     faults: Faults
     front_end: FrontEnd
     engines: EngineSource

@@ -13,8 +13,8 @@ import structlog
 from daemon.config import RecordingSettings, read_folder_settings
 from daemon.documents import render
 from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.journal.records import Reason, Result
 from daemon.pipeline import Progress, Recording, RunControl, transcribe
-from daemon.spool import conclude
 from daemon.status import Running
 from daemon.worker.attempts import MAX_EARLY_CRASHES, Attempts
 from daemon.worker.evidence import JournalMemory, WatchedEngine
@@ -219,25 +219,20 @@ class Worker:
 
     def _process(self, run: _Run) -> None:
         job, resources = run.job, self._resources
-        if conclude(job, resources.places, resources.journal, resources.delivery, resources.failures):
+        if resources.spool.conclude(job):
             self._forget(job)
             return
         resources.journal.begin(job.job_id)
-        before = resources.claims.fingerprint(job)
+        before = resources.spool.fingerprint(job)
         settings = self._recording_settings(run)
         transcript = self._transcribe(run, settings)
-        if resources.claims.fingerprint(job) != before:
+        if resources.spool.fingerprint(job) != before:
             resources.journal.drop_chunks(job.job_id)
             raise ChangedError("The recording was written to while it was transcribed.")
         self._raise_if_stopped(run)
         documents = render(transcript, settings.output.formats, has_timestamps=settings.output.timestamps)
-        resources.delivery.deliver(
-            job,
-            documents,
-            transcript.audio.duration_s,
-            transcript.processing.wall_s,
-            is_complete=transcript.is_complete,
-        )
+        result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
+        resources.spool.deliver(job, documents, result)
         self._forget(job)
         with self._lock:
             self._n_delivered += 1
@@ -249,14 +244,15 @@ class Worker:
         engine = resources.engines.engine
         if engine is None:
             raise AssertionError("a run begins only when there is an engine")
-        recording = Recording(job.job_id, resources.places.audio(job), job.path, settings, job.attempts + 1)
         control = RunControl(
             raise_if_stopped=lambda: self._raise_if_stopped(run),
             progress=lambda progress: _note_progress(run, progress),
             memory=JournalMemory(resources.journal, job.job_id, lambda: self._clear_suspicion(run)),
         )
         watched = WatchedEngine(engine, resources.journal, job.job_id)
-        return transcribe(recording, run.config, resources.front_end, watched, control)
+        with resources.spool.audio(job) as audio:
+            recording = Recording(job.job_id, audio, job.path, settings, job.attempts + 1)
+            return transcribe(recording, run.config, resources.front_end, watched, control)
 
     def _recording_settings(self, run: _Run) -> RecordingSettings:
         """Return the settings of a recording: of its claim, of its folder, and its own hotwords."""
@@ -268,7 +264,7 @@ class Worker:
             faults.note(key, fault, "Until it is fixed, the settings of the folder above apply.")
         if not broken:
             faults.clear(key)
-        return settings.with_hotwords(self._resources.claims.hotwords(job))
+        return settings.with_hotwords(self._resources.spool.hotwords(job))
 
     def _raise_if_stopped(self, run: _Run) -> None:
         if run.is_cancelled.is_set():
@@ -310,7 +306,7 @@ class Worker:
 
     def _fail(self, job: Job, reason: str, remedy: str) -> None:
         with self._backing_off_on_error(job):
-            self._resources.failures.set_aside(job, reason, remedy)
+            self._resources.spool.set_aside(job, Reason(reason, remedy))
             self._forget(job)
             with self._lock:
                 self._n_failed += 1
@@ -319,7 +315,7 @@ class Worker:
 
     def _cancel(self, job: Job) -> None:
         with self._backing_off_on_error(job):
-            self._resources.failures.cancel(job)
+            self._resources.spool.cancel(job)
             self._forget(job)
             log.info("job.cancelled", job_id=job.job_id, path=job.path)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daemon.host.files import TEMPORARY_PREFIX, temporary_beside
+from daemon.host.files import TEMPORARY_PREFIX
 from daemon.journal import JOURNAL_NAME
 from daemon.status import STATUS_NAME
 from tests.faults.promise import Drop, Verdict, check_end, lay_out, run_once, texts_of
@@ -105,7 +105,7 @@ def label(step: Step, folders: Mapping[str, Path]) -> str:
     if path.name.startswith(JOURNAL_NAME):
         what = f"the journal{path.name.removeprefix(JOURNAL_NAME)}"
         return f"{step.verb} {what}"
-    if path in {folder / STATUS_NAME, temporary_beside(folder / STATUS_NAME)}:
+    if path == folder / STATUS_NAME or path.name.startswith(f"{TEMPORARY_PREFIX}status-"):
         what = "STATUS.txt"
     elif path.name.startswith(TEMPORARY_PREFIX):
         what = "a temporary file"

@@ -17,7 +17,8 @@ import pytest
 from daemon import checkpoint
 from daemon.checkpoint.fetch import DEFAULT_MODEL, MODELSCOPE, fetch
 from daemon.errors import AlreadyRunningError, CannotWriteError, EngineUnavailableError, TransientError, UsageError
-from daemon.host.files import Lock, free_bytes
+from daemon.host.files import free_bytes
+from daemon.host.locks import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import json
 import os
 import platform
@@ -12,13 +11,12 @@ import stat
 import subprocess
 import sys
 import tempfile
-import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daemon.errors import AlreadyRunningError, JobError, NoPermissionError, TransientError
+from daemon.errors import JobError, NoPermissionError, TransientError
 from daemon.host import files
 
 if TYPE_CHECKING:
@@ -104,16 +102,26 @@ def test_publish_never_overwrites(tmp_path: Path, kind: str) -> None:
     assert temporary.read_bytes() == b"ours"
 
 
-def test_a_temporary_name_left_by_a_crash_is_written_over(tmp_path: Path) -> None:
+def test_a_temporary_name_is_never_the_same_and_always_fits(tmp_path: Path) -> None:
     target = tmp_path / ("x" * 255)
-    files.temporary_beside(target).write_bytes(b"half a docu")
-    files.publish(files.write_temporary(target, b"whole", 0o600), target)
+    temporaries = [files.write_temporary(target, b"whole", 0o600) for _ in range(3)]
+    assert len(set(temporaries)) == 3
+    files.publish(temporaries[0], target)
     assert target.read_bytes() == b"whole"
-    assert names_in(tmp_path) == {target.name}
 
 
-def test_replace_writes_over_an_earlier_version(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wanted", [0o7777, 0o6755, 0o2664, 0o4755, 0o1444])
+def test_no_file_gets_set_id_sticky_or_execute_bits(tmp_path: Path, wanted: int) -> None:
+    target = tmp_path / "talk.txt"
+    files.publish(files.write_temporary(target, b"words", wanted), target)
+    assert stat.S_IMODE(target.stat().st_mode) == wanted & 0o666
+    files.replace(target, b"words", wanted)
+    assert stat.S_IMODE(target.stat().st_mode) == wanted & 0o666
+
+
+def test_replace_writes_over_an_earlier_version_and_what_a_crash_left(tmp_path: Path) -> None:
     target = tmp_path / "status.json"
+    files.temporary_beside(target).write_bytes(b"half a docu")
     files.replace(target, b"one", 0o640)
     files.replace(target, b"two", 0o600)
     assert target.read_bytes() == b"two"
@@ -126,76 +134,6 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         files.replace(tmp_path / "taken", b"x", 0o600)
     assert names_in(tmp_path) == {"taken"}
-
-
-# Moving
-
-
-def test_move_keeps_the_file_and_its_time(tmp_path: Path) -> None:
-    source, target = tmp_path / "a.wav", tmp_path / "b.wav"
-    source.write_bytes(b"sound")
-    os.utime(source, ns=(LONG_AGO_NS, LONG_AGO_NS))
-    inode = source.stat().st_ino
-    files.move(source, target)
-    assert not source.exists()
-    assert (target.stat().st_ino, target.stat().st_mtime_ns) == (inode, LONG_AGO_NS)
-
-
-@pytest.mark.parametrize("is_private", [False, True])
-def test_move_across_disks_keeps_bytes_time_and_mode(tmp_path: Path, other_disk: Path, *, is_private: bool) -> None:
-    source, target = tmp_path / "a.wav", other_disk / "a.wav"
-    content = os.urandom(3 << 20)
-    source.write_bytes(content)
-    source.chmod(0o604)
-    os.utime(source, ns=(LONG_AGO_NS, LONG_AGO_NS))
-    files.temporary_beside(target).write_bytes(b"left by a crash")
-    files.move(source, target, is_private=is_private)
-    assert not source.exists()
-    assert target.read_bytes() == content
-    assert stat.S_IMODE(target.stat().st_mode) == 0o604
-    assert target.stat().st_mtime_ns == LONG_AGO_NS
-    assert names_in(other_disk) == {"a.wav"}
-
-
-def test_move_never_overwrites(tmp_path: Path, other_disk: Path) -> None:
-    source = tmp_path / "a.wav"
-    source.write_bytes(b"ours")
-    for target in (tmp_path / "b.wav", other_disk / "b.wav"):
-        target.write_bytes(b"theirs")
-        with pytest.raises(FileExistsError):
-            files.move(source, target)
-        assert (source.read_bytes(), target.read_bytes()) == (b"ours", b"theirs")
-    assert names_in(other_disk) == {"b.wav"}
-
-
-def test_a_file_that_may_not_leave_is_not_doubled(open_folder: Path, other_disk: Path) -> None:
-    source = open_folder / "closed" / "a.wav"
-    source.parent.mkdir()
-    source.write_bytes(b"sound")
-    source.parent.chmod(0o555)
-    other_disk.chmod(0o777)
-    code = """
-try:
-    files.move(Path(sys.argv[1]), Path(sys.argv[2]))
-except PermissionError:
-    print(json.dumps("refused"))
-"""
-    assert run_as_other(code, source, other_disk / "a.wav") == "refused"
-    assert source.exists()
-    assert names_in(other_disk) == set()
-    source.parent.chmod(0o755)
-
-
-def test_a_move_between_disks_that_a_crash_cut_off_is_finished(tmp_path: Path, other_disk: Path) -> None:
-    source, target = tmp_path / "a.wav", other_disk / "a.wav"
-    source.write_bytes(b"sound")
-    target.write_bytes(b"sound")
-    files.resume_move(source, target)
-    assert (source.exists(), target.read_bytes()) == (False, b"sound")
-    source.write_bytes(b"other")  # as long, and yet another recording
-    with pytest.raises(FileExistsError):
-        files.resume_move(source, target)
-    assert (source.read_bytes(), target.read_bytes()) == (b"other", b"sound")
 
 
 # A kernel filter (seccomp) that refuses single system calls stages a file system without them.
@@ -249,79 +187,6 @@ def test_a_link_that_worked_though_it_was_answered_otherwise_is_seen(tmp_path: P
     target.hardlink_to(source)  # what a repeated request of NFS finds
     files._rename_by_link(source, target)
     assert names_in(tmp_path) == {"target"}
-
-
-# Folders
-
-
-def test_made_folders_have_mode_and_group_of_their_twins(tmp_path: Path) -> None:
-    model, root = tmp_path / "inbox", tmp_path / "outbox"
-    (model / "a" / "b").mkdir(parents=True)
-    root.mkdir()
-    (model / "a").chmod(0o2750)
-    (model / "a" / "b").chmod(0o700)
-    group = 12345 if os.geteuid() == 0 else os.getgid()
-    os.chown(model / "a", -1, group)
-    (model / "a").chmod(0o2750)  # chown takes setgid away from some file systems' folders
-    made = files.make_folders(root, "a/b", model)
-    assert made == root / "a" / "b"
-    assert stat.S_IMODE((root / "a").stat().st_mode) == 0o2750
-    assert (root / "a").stat().st_gid == group
-    assert stat.S_IMODE(made.stat().st_mode) == 0o700
-
-
-def test_a_folder_is_never_wider_than_its_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "inbox" / "a").mkdir(parents=True)
-    (tmp_path / "inbox" / "a").chmod(0o2710)
-    (tmp_path / "outbox").mkdir()
-    (tmp_path / "outbox").chmod(0o2770)
-
-    def refuse(*_: object, **__: object) -> None:  # what RestrictSUIDSGID answers to setgid
-        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
-
-    monkeypatch.setattr(os, "chmod", refuse)
-    made = files.make_folders(tmp_path / "outbox", "a", tmp_path / "inbox")
-    assert stat.S_IMODE(made.stat().st_mode) == 0o2710
-
-
-def test_a_standing_folder_keeps_its_mode(tmp_path: Path) -> None:
-    (tmp_path / "inbox" / "a").mkdir(parents=True, mode=0o755)
-    (tmp_path / "outbox" / "a").mkdir(parents=True)
-    (tmp_path / "outbox" / "a").chmod(0o700)
-    files.make_folders(tmp_path / "outbox", "a", tmp_path / "inbox")
-    assert stat.S_IMODE((tmp_path / "outbox" / "a").stat().st_mode) == 0o700
-
-
-def test_folders_are_made_though_their_twins_are_gone(tmp_path: Path) -> None:
-    assert files.make_folders(tmp_path, "a/b", tmp_path / "nowhere").is_dir()
-
-
-def test_we_may_always_write_where_we_have_to(tmp_path: Path) -> None:
-    (tmp_path / "inbox" / "a").mkdir(parents=True)
-    (tmp_path / "inbox" / "a").chmod(0o070)  # its owner locked himself out, his group works there
-    (tmp_path / "outbox").mkdir()
-    made = files.make_folders(tmp_path / "outbox", "a", tmp_path / "inbox")
-    assert stat.S_IMODE(made.stat().st_mode) == 0o770
-
-
-def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
-    (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(TransientError, match="a is a file where a folder"):
-        files.make_folders(tmp_path, "a/b")
-
-
-def test_a_folder_is_reached_without_following_links(tmp_path: Path) -> None:
-    inside, outside = tmp_path / "inbox" / "team", tmp_path / "secret"
-    inside.mkdir(parents=True)
-    outside.mkdir()
-    (inside / "a.wav").write_bytes(b"theirs")
-    (outside / "a.wav").write_bytes(b"secret")
-    with files.reached(tmp_path / "inbox", "team") as folder:
-        inside.rename(tmp_path / "inbox" / "moved")  # the attack: another folder in its place
-        inside.symlink_to(outside)
-        assert (folder / "a.wav").read_bytes() == b"theirs"
-    with pytest.raises(NotADirectoryError), files.reached(tmp_path / "inbox", "team"):
-        pass
 
 
 def test_a_disk_that_is_not_there_is_none(tmp_path: Path, other_disk: Path) -> None:
@@ -388,6 +253,7 @@ def test_sha256_can_be_interrupted(tmp_path: Path) -> None:
         (errno.ENOSPC, TransientError, "Free some space"),
         (errno.EDQUOT, TransientError, "Free some space"),
         (errno.EIO, TransientError, "Look at"),
+        (errno.EROFS, TransientError, "ReadWritePaths="),
         (errno.EACCES, NoPermissionError, "write permission"),
         (errno.EEXIST, FileExistsError, "File exists"),
     ],
@@ -395,80 +261,3 @@ def test_sha256_can_be_interrupted(tmp_path: Path) -> None:
 def test_errors_of_the_file_system_say_what_to_do(tmp_path: Path, code: int, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words), files.explained("It cannot be written", tmp_path):
         raise OSError(code, os.strerror(code), "x")
-
-
-# Locks
-
-_HOLD = """
-from daemon.host.files import Lock
-lock = Lock(Path(sys.argv[1]))
-lock.acquire("the inbox")
-print("held", flush=True)
-sys.stdin.readline()
-"""
-
-
-def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path) -> None:
-    path = tmp_path / "lock"
-    assert not files.is_locked(path)
-    assert not path.exists()  # to ask makes nothing
-    command = [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{_HOLD}", str(path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
-        assert files.is_locked(path)
-        with pytest.raises(AlreadyRunningError, match="already holds the inbox"):
-            files.Lock(path).acquire("the inbox")
-        holder.kill()
-    assert not files.is_locked(path)
-    lock = files.Lock(path)
-    lock.acquire("the inbox")
-    assert files.is_locked(path)
-    lock.release()
-    lock.release()
-    assert not files.is_locked(path)
-
-
-def test_members_of_the_group_may_ask_for_a_lock(open_folder: Path) -> None:
-    umask = os.umask(0o077)
-    try:
-        lock = files.Lock(open_folder / "lock")
-        lock.acquire("it")
-    finally:
-        os.umask(umask)
-    assert stat.S_IMODE((open_folder / "lock").stat().st_mode) == 0o640
-    (open_folder / "lock").chmod(0o444)
-    code = "print(json.dumps(files.is_locked(Path(sys.argv[1]))))"
-    assert run_as_other(code, open_folder / "lock") is True
-    lock.release()
-    assert run_as_other(code, open_folder / "lock") is False
-
-
-def test_who_asks_for_a_lock_does_not_keep_an_instance_from_starting(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(files, "_LOCK_PAUSE_S", 0.5)  # a slow machine must not fail this
-    path = tmp_path / "lock"
-    asker = os.open(path, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(asker, fcntl.LOCK_SH)
-    release = threading.Timer(0.05, os.close, [asker])
-    release.start()
-    lock = files.Lock(path)
-    lock.acquire("it")
-    lock.release()
-    release.join()
-
-
-def test_a_lock_that_cannot_be_made_is_told(open_folder: Path) -> None:
-    code = """
-try:
-    files.Lock(Path(sys.argv[1])).acquire("the inbox")
-except NoPermissionError as error:
-    print(json.dumps(str(error)))
-"""
-    open_folder.chmod(0o555)
-    assert "The lock on the inbox cannot be taken" in run_as_other(code, open_folder / "lock")
-    open_folder.chmod(0o755)
-    (open_folder / "link").symlink_to("elsewhere")
-    with pytest.raises(TransientError, match="symbolic links"):
-        files.Lock(open_folder / "link").acquire("it")

@@ -17,7 +17,7 @@ from daemon.errors import ExitCode, NewerVersionError, TransientError
 from daemon.host.clock import now
 from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal, database
-from daemon.journal.records import ChunkText, Kept, Look, Reservation, Result
+from daemon.journal.records import ArchivedFile, ChunkText, FailedPlace, FileStamp, Reason, Reservation, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,8 +296,8 @@ def test_journal_files_are_private(tmp_path: Path) -> None:
 def test_failure_is_planned_then_listed_until_forgotten(journal: Journal) -> None:
     added(journal, "1", "22")
     assert journal.planned_failure("1") is None
-    journal.plan_failure("1", ("It is no sound.", "Record again."), ("team", "1 (2).wav"))
-    assert journal.planned_failure("1") == ("It is no sound.", "Record again.")
+    journal.plan_failure("1", Reason("It is no sound.", "Record again."), FailedPlace("team", "1 (2).wav"))
+    assert journal.planned_failure("1") == Reason("It is no sound.", "Record again.")
     assert journal.failures() == ()
     journal.fail("1")
     (past,) = journal.failures()
@@ -387,12 +387,12 @@ def test_journal_of_an_earlier_version_is_upgraded(tmp_path: Path, version: int)
     journal = Journal(tmp_path)
     try:
         assert [job.path for job in journal.unfinished()] == ["a"]
-        kept = Kept("a.wav", Look(1, 2)), Kept("a.hotwords.txt", Look(3, 4))
+        kept = ArchivedFile("a.wav", FileStamp(1, 2)), ArchivedFile("a.hotwords.txt", FileStamp(3, 4))
         journal.finish("1", *kept)
-        (known,) = journal.put_away_before(JobState.DONE, "9999", 10)
+        (known,) = journal.archived_before(JobState.DONE, "9999", 10)
         assert known.files == kept
         journal.forget_audio("1")
-        assert journal.put_away_before(JobState.DONE, "9999", 10) == ()
+        assert journal.archived_before(JobState.DONE, "9999", 10) == ()
     finally:
         journal.close()
 
@@ -402,7 +402,7 @@ def damage(path: Path, kind: str) -> None:
         path.write_bytes(b"not a database at all " * 1000)
         return
     content = bytearray(path.read_bytes())
-    content[8192:20480] = os.urandom(12288)  # what a failing disk leaves; the header still looks right
+    content[8192:20480] = os.urandom(12288)  # what a failing disk leaves; the header still stamps right
     path.write_bytes(content)
 
 

@@ -16,7 +16,7 @@ from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
 from daemon.journal import Journal
 from daemon.service.intake import Intake
-from daemon.spool import Claims, Delivery, Failures, Places
+from daemon.spool import PRIVATE_FOLDER, SharedFolders, Spool
 from daemon.status.faults import Faults
 from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, recordings_in_flight
 from tests.scripted_engine import ScriptedEngine
@@ -78,11 +78,14 @@ class Bench:
         path = self.config.folders.inbox / name
         times = np.arange(int(duration_s * RATE_HZ)) / RATE_HZ
         soundfile.write(path, 0.3 * np.sin(2 * np.pi * 440 * times), RATE_HZ)
-        claimed = self.resources.claims.claim(Arrival(name, fingerprint_of(path.stat())))
+        claimed = self.resources.spool.claim(Arrival(name, fingerprint_of(path.stat())))
         assert claimed is not None
-        assert claimed[1]
-        self.worker.accept(claimed[0])
-        return claimed[0]
+        assert not claimed.has_changed
+        self.worker.accept(claimed.job)
+        return claimed.job
+
+    def audio(self, job: Job) -> Path:
+        return self.config.folders.inbox / PRIVATE_FOLDER / job.job_id / job.name
 
     def run(self, job: Job) -> Job | None:
         """Work on a job to its outcome and return what the journal says of it."""
@@ -110,17 +113,12 @@ def bench(tmp_path: Path, front_end: FrontEnd) -> Iterator[Bench]:
         segment=SegmentSettings(vad="off", max_chunk_s=10, overlap_s=2),
         retry=Retry(max_attempts=2, backoff_s=30),
     )
-    places = Places(folders, is_mirrored=True)
-    places.prepare()
+    shared = SharedFolders(folders)
+    shared.prepare()
     journal = Journal(folders.state)
-    mode = config.output.mode_bits
-    claims, delivery, failures = (
-        Claims(places, journal),
-        Delivery(places, journal, mode),
-        Failures(places, journal, mode),
-    )
     engine = ScriptedEngine()
-    resources = Resources(places, journal, claims, delivery, failures, Faults(), front_end, FixedEngine(engine))
+    spool = Spool(shared, journal, lambda: config.output)
+    resources = Resources(spool, journal, Faults(), front_end, FixedEngine(engine))
     woken, now_s = threading.Event(), [0.0]
     settings = Settings(config)
     worker = Worker(resources, settings, woken.set, lambda: now_s[0])
@@ -231,7 +229,7 @@ def test_recording_written_to_while_running_settles_again(bench: Bench) -> None:
     job = bench.claim()
     assert bench.worker.start(job)
     assert bench.engine.asked.wait(WAIT_S)
-    with bench.resources.places.audio(job).open("ab") as stream:
+    with bench.audio(job).open("ab") as stream:
         stream.write(b"more")
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
@@ -261,7 +259,7 @@ def test_stop_leaves_the_recording_claimed_and_nothing_in_flight(bench: Bench) -
     assert bench.engine.asked.wait(WAIT_S)
     assert bench.worker.stop(WAIT_S)
     assert bench.resources.journal.recover_in_flight() == ()
-    assert bench.resources.places.audio(job).exists()
+    assert bench.audio(job).exists()
     assert not bench.worker.start(job)  # nothing begins any more
 
 
@@ -328,7 +326,7 @@ def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench)
     inbox = bench.config.folders.inbox
     (inbox / "talk.hotwords.txt").write_text("Bessel\n")
     job = bench.claim()
-    bench.resources.places.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
+    bench.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
     control = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
     intake = Intake(bench.settings, control, bench.resources, bench.worker)
     arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
@@ -385,9 +383,9 @@ def test_error_while_decoding_leaves_no_evidence_against_the_recording(bench: Be
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     path = bench.config.folders.inbox / "text.wav"
     path.write_bytes(b"these are words, not audio")
-    claimed = bench.resources.claims.claim(Arrival("text.wav", fingerprint_of(path.stat())))
+    claimed = bench.resources.spool.claim(Arrival("text.wav", fingerprint_of(path.stat())))
     assert claimed is not None
-    failed = bench.run(claimed[0])
+    failed = bench.run(claimed.job)
     assert failed is not None
     assert (failed.state, failed.attempts) == (JobState.FAILED, 0)
     assert bench.engine.pieces == []

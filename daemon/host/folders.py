@@ -1,0 +1,429 @@
+"""Files below a shared folder, reached without following a link. Standard library only.
+
+Everybody who may write to a shared folder can put a symbolic link in the place of any of its sub-folders, at any
+moment. So a sub-folder is opened component by component with O_NOFOLLOW, and its files are named relative to its
+descriptor. (openat2 with RESOLVE_NO_SYMLINKS would do the same in one call; `RestrictSUIDSGID=` of systemd refuses it.)
+
+Temporary names are random and created with O_EXCL, so that nobody can occupy them ahead of us. What a crash leaves
+behind is removed by `sweep`, which takes regular files of our own only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from daemon.errors import ScribedError, TransientError
+from daemon.host import files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_BLOCK_BYTES = 1 << 20
+_MAX_DEPTH = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
+
+
+class LinkInTheWayError(TransientError):
+    """A symbolic link is where a folder is needed below a shared folder."""
+
+    def __init__(self, path: Path) -> None:
+        remedy = f"Remove the link {path.name}, or replace it with a folder."
+        super().__init__(f"{path} is a symbolic link. Links inside the shared folders are never followed.", remedy)
+
+
+class Folder:
+    """An open folder. Use it as a context manager; it is for one thread at a time.
+
+    Every name that a method takes is one component, without "/". Methods raise OSError as the system calls do.
+
+    Attributes:
+        fd: its descriptor.
+        path: where it was when it was opened, for messages.
+    """
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a configured folder. Links on the way to it are the administrator's, and are followed."""
+        return cls(os.open(path, _OPEN_FOLDER), path)
+
+    def close(self) -> None:
+        """Close the descriptor; closing twice is harmless."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+    def __enter__(self) -> Self:
+        """Return the folder itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the folder."""
+        self.close()
+
+    @property
+    def proc_path(self) -> Path:
+        """A path to this very folder, for code that takes no descriptor; valid while it is open."""
+        return Path(f"/proc/self/fd/{self.fd}")
+
+    # Ways down
+
+    def descend(self, relative: str) -> Folder:
+        """Open a sub-folder; `relative` has "/" between components, "" opens the folder itself once more.
+
+        Raises:
+            LinkInTheWayError: a component is a symbolic link.
+            FileNotFoundError, NotADirectoryError: there is no such folder.
+        """
+        here = Folder(os.dup(self.fd), self.path)
+        try:
+            for part in _parts(relative):
+                here = here.step(part)
+        except BaseException:
+            here.close()
+            raise
+        return here
+
+    def make(self, relative: str, model: Folder | None = None) -> Folder:
+        """Open a sub-folder like `descend`, making what is missing of it.
+
+        Args:
+            relative: components with "/" between them.
+            model: a folder with the same sub-folders; a new one gets the group and mode of its twin.
+
+        Raises:
+            TransientError: a file or a link has the name of one of them.
+        """
+        here, twin, part = self.descend(""), None, ""
+        try:
+            if model is not None:
+                twin = model.descend("")
+            for part in _parts(relative):
+                twin = _twin_below(twin, part)
+                here.make_one(part, twin)
+                here = here.step(part)
+        except NotADirectoryError as error:
+            here.close()
+            what = f"{here.path / part} is a file where a folder of this name is needed."
+            raise TransientError(what, "Rename it or move it away.") from error
+        except BaseException:
+            here.close()
+            raise
+        finally:
+            if twin is not None:
+                twin.close()
+        return here
+
+    def walk(self) -> Iterator[tuple[str, Folder]]:
+        """Yield (path relative to here, open folder) of this folder and all below it that can be opened, no links.
+
+        Each is closed when the next one is asked for. Hidden folders are left out: there are none of ours among them.
+        """
+        ahead = [""]
+        while ahead:
+            relative = ahead.pop()
+            try:
+                folder = self.descend(relative)
+            except (OSError, LinkInTheWayError):  # gone, replaced, or closed to us
+                if not relative:
+                    raise
+                continue
+            with folder:
+                yield relative, folder
+                if relative.count("/") < _MAX_DEPTH:
+                    ahead += [f"{relative}/{name}" if relative else name for name in _visible_folders(folder)]
+
+    def step(self, name: str) -> Folder:
+        """Open a folder in this one and close this one."""
+        try:
+            fd = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
+        except NotADirectoryError:
+            if self.is_link(name):
+                raise LinkInTheWayError(self.path / name) from None
+            raise
+        self.close()
+        return Folder(fd, self.path / name)
+
+    def make_one(self, name: str, twin: Folder | None) -> None:
+        """Make a folder in here with the group and mode of its twin, as far as we may; leave one that exists."""
+        mode = files.folder_mode(0o777 if twin is None else os.fstat(twin.fd).st_mode)
+        try:
+            # Never wider than the twin, not even for a moment. A chmod to setgid may be refused to us
+            # (RestrictSUIDSGID); a folder made within one that is setgid has it without.
+            os.mkdir(name, mode & 0o777, dir_fd=self.fd)
+        except FileExistsError:
+            return
+        if twin is not None:
+            with suppress(OSError, LinkInTheWayError), self.descend(name) as made:
+                with suppress(OSError):
+                    os.chown(made.fd, -1, os.fstat(twin.fd).st_gid)
+                os.fchmod(made.fd, mode)
+        self.sync()
+
+    # Looking
+
+    def names(self) -> list[str]:
+        """Return the names of all that is in here."""
+        return os.listdir(self.fd)  # noqa: PTH208, a path knows no descriptors
+
+    def lstat(self, name: str) -> os.stat_result:
+        """Return the facts of a file, of a link itself where it is one."""
+        return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+
+    def find(self, name: str) -> os.stat_result | None:
+        """Return the facts of a file, or None where the name is free."""
+        try:
+            return self.lstat(name)
+        except FileNotFoundError:
+            return None
+
+    def exists(self, name: str) -> bool:
+        """Whether the name is taken, be it by a broken link."""
+        return self.find(name) is not None
+
+    def is_file(self, name: str) -> bool:
+        """Whether it is a regular file."""
+        facts = self.find(name)
+        return facts is not None and stat.S_ISREG(facts.st_mode)
+
+    def is_folder(self, name: str) -> bool:
+        """Whether it is a folder."""
+        facts = self.find(name)
+        return facts is not None and stat.S_ISDIR(facts.st_mode)
+
+    def is_link(self, name: str) -> bool:
+        """Whether it is a symbolic link."""
+        facts = self.find(name)
+        return facts is not None and stat.S_ISLNK(facts.st_mode)
+
+    def open_regular(self, name: str) -> int:
+        """Open a file for reading; see `files.open_regular`."""
+        return files.open_regular(name, self.fd)
+
+    def read(self, name: str, limit: int) -> bytes:
+        """Return the content of a regular file, at most `limit` bytes of it.
+
+        Raises:
+            JobError, NoPermissionError, TransientError: see `files.open_regular`.
+        """
+        with os.fdopen(self.open_regular(name), "rb") as stream:
+            return stream.read(limit)
+
+    def sha256(self, name: str) -> str:
+        """Return the sha256 of a regular file in hexadecimal."""
+        with os.fdopen(self.open_regular(name), "rb") as stream:
+            return files.sha256_of_stream(stream)
+
+    def has_sha256(self, name: str, digest: str) -> bool:
+        """Whether it is a regular file with these bytes."""
+        return self.is_file(name) and self.sha256(name) == digest
+
+    def is_copy(self, name: str, other: Folder, other_name: str) -> bool:
+        """Whether a file of another folder is a regular file with the same bytes as one of this folder."""
+        facts, others = self.lstat(name), other.find(other_name)
+        if others is None or not (stat.S_ISREG(facts.st_mode) and stat.S_ISREG(others.st_mode)):
+            return False
+        return facts.st_size == others.st_size and self.sha256(name) == other.sha256(other_name)
+
+    def is_writable(self) -> bool:
+        """Whether files can be made in here and removed from it."""
+        return os.access(self.proc_path, os.W_OK | os.X_OK)
+
+    # Changing
+
+    def sync(self) -> None:
+        """Make the names in here durable."""
+        files.sync_descriptor(self.fd)
+
+    def write_temporary(self, content: bytes, mode: int, tag: str) -> str:
+        """Write `content` durably under a temporary name that holds `tag`, and return that name."""
+        name = files.temporary_name(tag)
+        fd = self._create(name)
+        try:
+            with os.fdopen(fd, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fchmod(stream.fileno(), files.file_mode(mode))  # not subject to the umask
+                os.fsync(stream.fileno())
+        except BaseException:
+            self._discard(name)
+            raise
+        return name
+
+    def publish(self, temporary: str, name: str) -> None:
+        """Give a written file its name, unless that is taken.
+
+        Raises:
+            FileExistsError: the name is taken; the temporary file is left as it was.
+        """
+        files.rename_noreplace(temporary, name, self.fd, self.fd)
+        self.sync()
+
+    def replace(self, name: str, content: bytes, mode: int, tag: str) -> None:
+        """Write a file of our own whole, over an earlier version of itself."""
+        temporary = self.write_temporary(content, mode, tag)
+        try:
+            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+        except BaseException:
+            self._discard(temporary)
+            raise
+        self.sync()
+
+    def unlink(self, name: str) -> None:
+        """Remove a file durably."""
+        os.unlink(name, dir_fd=self.fd)
+        self.sync()
+
+    def discard(self, name: str) -> None:
+        """Remove a file durably; it may be gone already."""
+        with suppress(FileNotFoundError):
+            self.unlink(name)
+
+    def mkdir(self, name: str, mode: int) -> None:
+        """Make a folder."""
+        os.mkdir(name, mode, dir_fd=self.fd)
+
+    def rmdir(self, name: str) -> None:
+        """Remove an empty folder durably."""
+        os.rmdir(name, dir_fd=self.fd)
+        self.sync()
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Rename what is in here.
+
+        Raises:
+            FileExistsError: the new name is taken.
+        """
+        files.rename_noreplace(name, new_name, self.fd, self.fd)
+        self.sync()
+
+    def move(self, name: str, to: Folder, new_name: str, tag: str, *, is_private: bool = False) -> None:
+        """Move a file durably, keeping its mtime; across file systems by copy, sync, rename, unlink.
+
+        Args:
+            name: of the file in here.
+            to: the folder it goes to.
+            new_name: its name there.
+            tag: for the temporary name of a copy.
+            is_private: nobody else can write to the other folder: then a plain rename will do, which is one step on
+                every file system.
+
+        Raises:
+            FileExistsError: the new name is taken.
+        """
+        try:
+            if is_private:
+                os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+            else:
+                files.rename_noreplace(name, new_name, self.fd, to.fd)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            self.copy(name, to, new_name, tag)
+            files.give_up_name(name, new_name, self.fd, to.fd)
+        to.sync()
+        self.sync()
+
+    def resume_move(self, name: str, to: Folder, new_name: str, tag: str) -> None:
+        """Move a file as `move` does; where a crash cut that off after the copy, only the source goes.
+
+        Raises:
+            FileExistsError: another file has the new name.
+        """
+        if self.is_copy(name, to, new_name):
+            self.unlink(name)
+        else:
+            self.move(name, to, new_name, tag)
+
+    def copy(self, name: str, to: Folder, new_name: str, tag: str) -> None:
+        """Copy a file to another folder under a temporary name, sync it, then publish it.
+
+        Times and user attributes are kept, and so is the mode, but for what `files.file_mode` takes away.
+
+        Raises:
+            FileExistsError: the new name is taken.
+        """
+        temporary = files.temporary_name(tag)
+        with os.fdopen(self.open_regular(name), "rb") as reader:
+            facts = os.fstat(reader.fileno())
+            try:
+                # Closed to all others until it is whole, whatever the umask: it is private speech.
+                with os.fdopen(to._create(temporary), "wb") as writer:
+                    while block := reader.read(_BLOCK_BYTES):
+                        writer.write(block)
+                    writer.flush()
+                    _copy_user_attributes(reader.fileno(), writer.fileno())
+                    os.fchmod(writer.fileno(), files.file_mode(facts.st_mode))
+                    os.utime(writer.fileno(), ns=(facts.st_atime_ns, facts.st_mtime_ns))
+                    os.fsync(writer.fileno())
+                to.publish(temporary, new_name)
+            except BaseException:
+                to._discard(temporary)
+                raise
+
+    def sweep(self, tag: str, owners: frozenset[int] = frozenset()) -> None:
+        """Remove temporary files with this tag that a crash left here: regular files of ours, and nothing else.
+
+        Args:
+            tag: as it was given when they were written.
+            owners: user ids besides our own that files of ours may show, as on some shares.
+        """
+        ours = owners | {os.geteuid()}
+        for name in self.names():
+            if not name.startswith(f"{files.TEMPORARY_PREFIX}{tag}-"):
+                continue
+            facts = self.find(name)
+            if facts is not None and stat.S_ISREG(facts.st_mode) and facts.st_uid in ours:
+                self.discard(name)
+
+    def _create(self, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(name, flags, 0o600, dir_fd=self.fd)
+
+    def _discard(self, name: str) -> None:
+        """Remove a temporary file after an error, which is the one to be reported."""
+        with suppress(OSError):
+            os.unlink(name, dir_fd=self.fd)
+
+
+def _visible_folders(folder: Folder) -> list[str]:
+    with suppress(OSError):
+        return sorted(name for name in folder.names() if not name.startswith(".") and folder.is_folder(name))
+    return []
+
+
+def _parts(relative: str) -> list[str]:
+    parts = [part for part in relative.split("/") if part]
+    if any(part in {".", ".."} for part in parts):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), relative)
+    return parts
+
+
+def _twin_below(twin: Folder | None, name: str) -> Folder | None:
+    """Step down to the twin's sub-folder; None where there is none, for its sender may have removed it."""
+    if twin is None:
+        return None
+    try:
+        return twin.step(name)
+    except (OSError, ScribedError):
+        twin.close()
+        return None
+
+
+def _copy_user_attributes(source: int, target: int) -> None:
+    """Copy extended attributes of the user's namespace, as far as the file systems have them."""
+    with suppress(OSError):
+        for name in os.listxattr(source):
+            if name.startswith("user."):
+                os.setxattr(target, name, os.getxattr(source, name))

@@ -1,0 +1,65 @@
+"""What all parts of the spool share."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from daemon.host.folders import Folder
+from daemon.spool.private import open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.config import Output
+    from daemon.job import Job
+    from daemon.journal import Journal
+    from daemon.journal.records import Roots
+    from daemon.spool.shared import SharedFolders
+
+
+@dataclass(slots=True)
+class Context:
+    """Folders, journal and settings.
+
+    Attributes:
+        shared: the folders.
+        journal: what is known of the jobs.
+        get_output: returns the section of the configuration that holds now.
+        resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
+    """
+
+    shared: SharedFolders
+    journal: Journal
+    get_output: Callable[[], Output]
+    resumed: set[str] = field(default_factory=set)
+
+    @property
+    def output(self) -> Output:
+        """The section `output` of the configuration, as it holds now."""
+        return self.get_output()
+
+    def roots_of(self, job_id: str) -> Roots:
+        """Return the shared folders that a job uses: those of its claim, however the configuration changed since."""
+        return self.journal.roots(job_id) or self.shared.roots
+
+    def outcome_folder(self, job: Job) -> str:
+        """Return the folder within outbox, processed and failed where a job's outcome goes."""
+        return job.folder if self.output.mirror_folders else ""
+
+    @contextmanager
+    def claims_of(self, job_id: str) -> Iterator[Folder]:
+        """Open the folder of claims in which a job is."""
+        with Folder.open(self.roots_of(job_id).inbox) as inbox, open_private(inbox) as claims:
+            yield claims
+
+    @contextmanager
+    def claim_of(self, job: Job) -> Iterator[Folder]:
+        """Open the folder of a claimed recording.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        with self.claims_of(job.job_id) as claims, claims.descend(job.job_id) as claim:
+            yield claim

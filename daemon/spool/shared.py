@@ -1,0 +1,167 @@
+"""The shared folders of one instance: prepared, locked, and known by the disks and shares they are on."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from daemon.errors import NoPermissionError, TransientError
+from daemon.host import files, mounts
+from daemon.host.folders import Folder
+from daemon.host.locks import Lock
+from daemon.journal.records import Roots
+from daemon.spool.private import LOCK_NAME, open_private
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from daemon.config import Folders
+
+_SHARES_NAME: Final = "shares.json"
+_SHARES_MODE: Final = 0o600
+_SHARED: Final = ("inbox", "outbox", "processed", "failed")
+_ALL: Final = (*_SHARED, "state", "cache")
+
+
+class SharedFolders:
+    """The configured folders. They may be links themselves, which are resolved once, here.
+
+    Args:
+        folders: the section of the configuration.
+
+    Attributes:
+        folders: as above.
+        roots: the four shared folders, resolved.
+    """
+
+    def __init__(self, folders: Folders) -> None:
+        self.folders = folders
+        self.roots = Roots(**{name: Path(os.path.realpath(getattr(folders, name))) for name in _SHARED})
+
+    # Ways in
+
+    @contextmanager
+    def outcome(self, root: Path, folder: str, model: Path) -> Iterator[Folder]:
+        """Open a sub-folder of outbox, processed or failed, making what is missing of it.
+
+        Args:
+            root: the outbox, processed or failed.
+            folder: the sub-folder, "" for the root itself.
+            model: the inbox; new folders get the group and mode of their twins in it.
+
+        Raises:
+            TransientError: a link or a file is in the way, or a share is not mounted: whatever was put in its place
+                would be lost from sight when it comes back.
+        """
+        self.check_mounts()
+        with Folder.open(root) as top, _opened_or_none(model) as twin, top.make(folder, twin) as made:
+            yield made
+
+    # Start
+
+    def prepare(self) -> None:
+        """Make the folders that are missing and check that all can be used.
+
+        Raises:
+            NoPermissionError: one cannot be made, read or written by this user.
+            TransientError: one cannot be made.
+        """
+        for name in _ALL:
+            folder: Path = getattr(self.folders, name)
+            with suppress(FileExistsError), files.explained(f"The {name} folder cannot be made", folder.parent):
+                folder.mkdir(parents=True)
+            if not folder.is_dir():
+                raise TransientError(f"{folder} is not a folder.", f"Make it one, or change folders.{name}.")
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                remedy = f"Give the service's user read and write permission on {folder}."
+                if os.statvfs(folder).f_flag & os.ST_RDONLY:  # so the unit shows what it does not name
+                    remedy = f"It is mounted read-only here. A unit must name it: ReadWritePaths={folder} in a drop-in."
+                raise NoPermissionError(f"The {name} folder {folder} is not readable and writable.", remedy)
+        self.make_claims()
+
+    def make_claims(self) -> None:
+        """Make the folder of claims, or check that the existing one is ours.
+
+        Raises:
+            NoPermissionError, TransientError: it cannot be used.
+        """
+        inbox = self.roots.inbox
+        with files.explained("Recordings cannot be claimed", inbox), Folder.open(inbox) as root:
+            open_private(root).close()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lock of the state folder and of each shared folder.
+
+        Raises:
+            AlreadyRunningError: another instance holds one of them; the message names it.
+            NoPermissionError, TransientError: a lock cannot be taken.
+        """
+        state = Path(os.path.realpath(self.folders.state))
+        named = {"state folder": state, **{f"{name} folder": getattr(self.roots, name) for name in _SHARED}}
+        with ExitStack() as held:
+            for name, path in named.items():
+                with (
+                    files.explained(f"The {name} cannot be locked", path),
+                    Folder.open(path) as root,
+                    open_private(root) as private,
+                ):
+                    lock = Lock(private.path / LOCK_NAME, private.fd)
+                    lock.acquire(f"the {name} {path}")
+                held.callback(lock.release)
+            yield
+
+    # Mounts
+
+    def check_mounts(self) -> None:
+        """Check that every disk or share that was there before still is: an empty mount point is not an empty inbox.
+
+        Raises:
+            TransientError: one is not mounted.
+        """
+        remembered = self._remembered_mounts()
+        for name in _SHARED:
+            folder: Path = getattr(self.folders, name)
+            top = remembered.get(str(folder))
+            if top is not None and mounts.top_of(folder) != Path(top):
+                what = f"The disk or share of the {name} folder is not there: nothing is mounted at {top}."
+                remedy = f"Mount it. If it is gone for good, remove {self._shares} and restart the service."
+                raise TransientError(what, remedy)
+
+    def remember_mounts(self) -> None:
+        """Write down where the disks and shares of the folders are mounted.
+
+        Raises:
+            NoPermissionError, TransientError: the state folder cannot be written.
+        """
+        folders: list[Path] = [getattr(self.folders, name) for name in _SHARED]
+        tops = {str(folder): str(mounts.top_of(folder)) for folder in folders}
+        mounted = {folder: top for folder, top in tops.items() if top != "/"}
+        if mounted != self._remembered_mounts():
+            with files.explained("The mounts of the shared folders cannot be remembered", self.folders.state):
+                files.replace(self._shares, json.dumps(mounted).encode(), _SHARES_MODE)
+
+    @property
+    def _shares(self) -> Path:
+        return self.folders.state / _SHARES_NAME
+
+    def _remembered_mounts(self) -> dict[str, str]:
+        try:
+            remembered = json.loads(self._shares.read_bytes())
+        except (OSError, ValueError):  # not written yet, or damaged: then what is there now is right
+            return {}
+        return remembered if isinstance(remembered, dict) else {}
+
+
+@contextmanager
+def _opened_or_none(path: Path) -> Iterator[Folder | None]:
+    try:
+        folder = Folder.open(path)
+    except OSError:
+        yield None
+    else:
+        with folder:
+            yield folder

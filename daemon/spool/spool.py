@@ -1,0 +1,153 @@
+"""The spool: every change of place of a recording, from the inbox to its end."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from daemon.errors import ScribedError
+from daemon.host.folders import Folder, LinkInTheWayError
+from daemon.spool.claims import Claims
+from daemon.spool.context import Context
+from daemon.spool.delivery import Delivery
+from daemon.spool.error_notes import remove_error_note
+from daemon.spool.failures import Failures
+from daemon.spool.private import PRIVATE_FOLDER
+from daemon.spool.recovery import Recovery
+from daemon.spool.retention import Retention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from datetime import datetime
+    from pathlib import Path
+
+    from daemon.config import Output, RetentionSettings
+    from daemon.inbox import Arrival
+    from daemon.job import Fingerprint, Job
+    from daemon.journal import Journal
+    from daemon.journal.records import Reason, Reservation, Result
+    from daemon.spool.claims import Claim
+    from daemon.spool.failures import Retried
+    from daemon.spool.shared import SharedFolders
+
+
+class Spool:
+    """Claims, delivers, sets aside, and gives back; may be used from any thread, but `claim` and `sweep` from one.
+
+    Args:
+        shared: the folders.
+        journal: what is known of the jobs.
+        get_output: returns the section `output` of the configuration that holds now; a reload may change it.
+
+    Methods raise NoPermissionError or TransientError for what can be tried again, unless they say otherwise; then
+    nothing is half done that a second call would not complete.
+    """
+
+    def __init__(self, shared: SharedFolders, journal: Journal, get_output: Callable[[], Output]) -> None:
+        self.shared = shared
+        self.journal = journal
+        self._context = Context(shared, journal, get_output)
+        self._claims = Claims(self._context)
+        self._delivery = Delivery(self._context)
+        self._failures = Failures(self._context, self._delivery)
+        self._retention = Retention(self._context)
+        self._recovery = Recovery(self._context, self._claims, self._delivery, self._failures)
+
+    # In
+
+    def check_room(self) -> None:
+        """Raise TransientError where a disk is too full to take on more work."""
+        self._claims.check_room()
+
+    def claim(self, arrival: Arrival) -> Claim | None:
+        """Take a recording out of the inbox; None if it is gone."""
+        return self._claims.claim(arrival)
+
+    def broken_off(self) -> frozenset[str]:
+        """Return the paths that must not be claimed yet: an earlier claim of each has to be undone first."""
+        return self._claims.broken_off()
+
+    @contextmanager
+    def arrived(self, path: str) -> Iterator[Path]:
+        """Hold the folder of a file in the inbox open; yields a path to the file that no link can lead elsewhere.
+
+        Raises:
+            FileNotFoundError, NotADirectoryError, LinkInTheWayError: the folder is gone.
+        """
+        folder, _, name = path.rpartition("/")
+        with Folder.open(self.shared.roots.inbox) as inbox, inbox.descend(folder) as opened:
+            yield opened.proc_path / name
+
+    def remove_error_note(self, path: str) -> None:
+        """Remove a note that came back into the inbox with its recording, if it is one that we wrote."""
+        folder, _, name = path.rpartition("/")
+        with (
+            suppress(OSError, LinkInTheWayError),  # its folder may be closed to us; then it stays
+            Folder.open(self.shared.roots.inbox) as inbox,
+            inbox.descend(folder) as opened,
+        ):
+            remove_error_note(opened, name)
+
+    # Claimed
+
+    def audio(self, job: Job) -> AbstractContextManager[Path]:
+        """Hold a claimed recording's folder open; yields a path to the audio that no link can lead elsewhere."""
+        return self._claims.audio(job)
+
+    def fingerprint(self, job: Job) -> Fingerprint:
+        """Return the fingerprint of the claimed recording as it is now."""
+        return self._claims.fingerprint(job)
+
+    def hotwords(self, job: Job) -> tuple[str, ...]:
+        """Return the words that came with the recording."""
+        return self._claims.hotwords(job)
+
+    # Out
+
+    def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
+        """Publish documents (by format, in their order), commit, move the audio; return its names."""
+        return self._delivery.deliver(job, documents, result)
+
+    def set_aside(self, job: Job, reason: Reason) -> None:
+        """Move a claimed recording to failed, with a note that says why."""
+        self._failures.set_aside(job, reason)
+
+    def cancel(self, job: Job) -> None:
+        """Move a claimed recording to failed because its user asked for it, unless it is delivered already."""
+        self._failures.cancel(job)
+
+    def retry(self, name: str | None) -> Retried:
+        """Move failed recordings of this name, or path within failed, back into the inbox; None is all of them."""
+        return self._failures.retry(name)
+
+    # Upkeep
+
+    def recover(self) -> tuple[Job, ...]:
+        """Return every unfinished job, oldest claim first; to be called at the start, before anything is claimed."""
+        return self._recovery.recover()
+
+    def conclude(self, job: Job) -> bool:
+        """Complete what an earlier run left of a job; False where it has to be transcribed."""
+        return self._recovery.conclude(job)
+
+    def sweep(self, retention: RetentionSettings, now: datetime | None = None) -> None:
+        """Forget failures that were taken out of failed, and delete audio that is old enough."""
+        self._failures.sweep()
+        self._retention.sweep(retention, now)
+
+    def erase(self, name: str) -> int:
+        """Erase what is known of past jobs whose recording has this name or path; return how many there were.
+
+        Raises:
+            ScribedError: one of them is not finished.
+        """
+        if any(name in {job.name, job.path} for job in self.journal.unfinished()):
+            raise ScribedError(f"{name} is not finished.", "Cancel it first, or wait until it is done.")
+        return self.journal.erase(name)
+
+    def displaced(self) -> tuple[tuple[Job, Path], ...]:
+        """Return (job, folder) of unfinished jobs in folders that the configuration no longer names."""
+        current = self.shared.roots
+        found = ((job, self._context.roots_of(job.job_id)) for job in self.journal.unfinished())
+        return tuple((job, roots.inbox / PRIVATE_FOLDER) for job, roots in found if roots.inbox != current.inbox)

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from daemon.errors import NoPermissionError, TransientError
+from daemon.host import mounts
+from tests.unit.spool.world import (
+    World,
+    expire,
+    tree,
+)
+
+
+def test_folders_are_made_and_claims_are_private(world: World) -> None:
+    assert stat.S_IMODE((world.folders.inbox / ".scribed").stat().st_mode) == 0o700
+
+
+def test_claims_that_others_may_enter_are_closed(tmp_path: Path) -> None:
+    (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
+    (tmp_path / "inbox" / ".scribed").chmod(0o777)
+    World(tmp_path).close()
+    assert stat.S_IMODE((tmp_path / "inbox" / ".scribed").stat().st_mode) == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
+def test_claims_that_somebody_else_made_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
+    os.chown(tmp_path / "inbox" / ".scribed", 65534, 65534)
+    with pytest.raises(NoPermissionError, match="another user"):
+        World(tmp_path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
+def test_claims_on_a_share_where_all_belongs_to_another_are_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
+    os.chown(tmp_path / "inbox" / ".scribed", 65534, 65534)
+    mkdir = os.mkdir
+
+    def mkdir_on_share(path: str | Path, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        os.chown(path, 65534, 65534, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "mkdir", mkdir_on_share)  # as CIFS mounted with uid= shows everything
+    World(tmp_path).close()
+    assert tree(tmp_path / "inbox") == {".scribed"}
+
+
+@pytest.mark.parametrize("kind", ["file", "link"])
+def test_claims_that_are_no_folder_are_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "inbox").mkdir()
+    claims = tmp_path / "inbox" / ".scribed"
+    if kind == "link":
+        claims.symlink_to(tmp_path)
+    else:
+        claims.write_bytes(b"")
+    with pytest.raises(TransientError, match="not a folder"):
+        World(tmp_path)
+
+
+def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+    (tmp_path / "outbox").write_bytes(b"")
+    with pytest.raises(TransientError, match=r"outbox is not a folder. Make it one, or change folders\.outbox"):
+        World(tmp_path)
+
+
+def test_a_share_that_is_gone_is_no_empty_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = world.claim()
+    top = world.folders.outbox
+    monkeypatch.setattr(mounts, "top_of", lambda folder: top if folder == world.folders.outbox else Path("/"))
+    world.shared.remember_mounts()
+    world.shared.check_mounts()
+    monkeypatch.setattr(mounts, "top_of", lambda _: Path("/"))
+    for code in (world.shared.check_mounts, lambda: world.deliver(job), lambda: expire(world)):
+        with pytest.raises(TransientError, match="outbox folder is not there"):
+            code()
+    with pytest.raises(TransientError, match=r"shares\.json"):
+        world.set_aside(job)
+    assert tree(world.folders.outbox) == set()
+    (world.folders.state / "shares.json").unlink()  # the remedy that was told
+    world.deliver(job)
+
+
+def test_a_damaged_memory_of_shares_is_none(world: World) -> None:
+    for content in (b"{", b"[]"):
+        (world.folders.state / "shares.json").write_bytes(content)
+        world.shared.check_mounts()
