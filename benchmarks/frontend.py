@@ -135,25 +135,25 @@ def measure_decoders(path: Path, audio_s: float, repeats: int) -> None:
     """Print how much faster two decoder processes are than one."""
     wall_s: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
-        for n_decoders, found in wall_s.items():
-            found.append(run_decoders([path] * N_RECORDINGS, n_decoders))
+        for n_processes, found in wall_s.items():
+            found.append(run_processes([path] * N_RECORDINGS, n_processes))
     one, two = (statistics.median(found) for found in wall_s.values())
     speeds = [f"{N_RECORDINGS * audio_s / taken_s:.0f}" for taken_s in (one, two)]
     print(f"decoder processes, {path.suffix[1:]}: one {speeds[0]} x real time, two {speeds[1]}: {one / two:.2f} x one")
 
 
-def run_decoders(paths: list[Path], n_decoders: int) -> float:
+def run_processes(paths: list[Path], n_processes: int) -> float:
     """Return the wall time in which warm decoder processes prepare recordings."""
     from daemon.frontend import FrontEnd  # noqa: PLC0415 (the other contenders' processes need none of it)
 
-    front_end = FrontEnd(paths[0].parent, n_decoders)
+    front_end = FrontEnd(paths[0].parent, n_processes)
     try:
-        with ThreadPoolExecutor(n_decoders) as pool:
+        with ThreadPoolExecutor(n_processes) as pool:
 
             def prepare(path: Path) -> None:
                 front_end.prepare(path, Preprocess(), "silero").waveform.close()
 
-            list(pool.map(prepare, [path.with_name("spoken.wav") for path in paths[:n_decoders]]))
+            list(pool.map(prepare, [path.with_name("spoken.wav") for path in paths[:n_processes]]))
             began_s = time.perf_counter()
             list(pool.map(prepare, paths))
             return time.perf_counter() - began_s
@@ -171,7 +171,7 @@ def measure_memory(source: Path) -> None:
         subprocess.run([*quietly, "-i", source, *encoding, part], check=True)
         loops = str(round(hours * 3600 / soundfile.info(source).duration) - 1)
         subprocess.run([*quietly, "-stream_loop", loops, "-i", part, *joining, target], check=True)
-        front_end = FrontEnd(source.parent, n_decoders=1)
+        front_end = FrontEnd(source.parent, n_processes=1)
         before_mb, began_s = memory_mb("self", "VmRSS"), time.perf_counter()
         peaks_mb: list[float] = []
 

@@ -89,7 +89,7 @@ install_gpus() {
         if has_driver; then
             install -d "${drop_in%/*}"
             {
-                echo "# Written by \`make install\` from the GPUs it found, anew each time."
+                echo "# Written by \`make install\` from the GPUs it found; overwritten by each install."
                 echo "[Unit]"
                 echo "Wants=modprobe@nvidia_uvm.service"
                 echo "After=modprobe@nvidia_uvm.service nvidia-persistenced.service"

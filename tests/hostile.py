@@ -1,4 +1,4 @@
-"""Files that are made to harm who reads them, and a look at the processes that read them."""
+"""Hostile files, and the processes that read them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Test sound: made by espeak-ng, sox, ffmpeg and numpy, never taken from anywhere."""
+"""Test audio, generated with espeak-ng, sox, ffmpeg and numpy."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ffmpeg(*arguments: str | Path) -> None:
 
 
 def write_amr(target: Path, samples: NDArray[np.float32], rate_hz: int) -> Path:
-    """Encode mono sound as AMR-NB into target.amr or target.3gp, pauses as comfort noise, as phones do."""
+    """Encode mono audio as AMR-NB into target.amr or target.3gp, pauses as comfort noise, as phones do."""
     pcm = np.rint(soxr.resample(samples, rate_hz, 8000) * 32767).astype(np.int16)
     with av.open(str(target), "w") as container:
         stream: Any = container.add_stream("libopencore_amrnb", rate=8000)
@@ -56,13 +56,13 @@ def write_amr(target: Path, samples: NDArray[np.float32], rate_hz: int) -> Path:
     return target
 
 
-def write_sound(target: Path, samples: NDArray[Any], rate_hz: int, subtype: str = "PCM_16") -> Path:
+def write_audio(target: Path, samples: NDArray[Any], rate_hz: int, subtype: str = "PCM_16") -> Path:
     """Write samples, shape (n,) or (n, channels), through libsndfile; the ending says the container."""
     soundfile.write(target, samples, rate_hz, subtype=subtype)
     return target
 
 
-def read_sound(path: Path) -> tuple[NDArray[np.float32], int]:
+def read_audio(path: Path) -> tuple[NDArray[np.float32], int]:
     """Return (samples, sample rate) of a file that libsndfile reads."""
     samples, rate_hz = soundfile.read(path, dtype="float32")
     return samples, rate_hz

@@ -40,7 +40,7 @@ def say(voice: str, words: str, *, speed: float = 1.0, level: float = 0.5) -> ND
         subprocess.run(
             ["flite", "-voice", voice, "--setf", stretch, "-t", words, "-o", wav], check=True, capture_output=True
         )
-        samples, rate_hz = media.read_sound(wav)
+        samples, rate_hz = media.read_audio(wav)
     assert rate_hz == S, f"flite's voice {voice} speaks at {rate_hz} Hz"
     loud = np.flatnonzero(np.abs(samples) > 0.01 * np.abs(samples).max())
     spoken = samples[loud[0] : loud[-1] + 1]

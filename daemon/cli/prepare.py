@@ -31,7 +31,7 @@ def prepare(word: str, output: Path, option: Path | None, *, is_json: bool, is_f
     config = command.with_usable_cache(config_option.read(option)[0])
     logs.configure_command(config.logging)
     with inputs.opened(found, config.folders.cache) as (recording,):
-        front_end = FrontEnd(config.folders.cache, n_decoders=1)
+        front_end = FrontEnd(config.folders.cache, n_processes=1)
         try:
             prepared = front_end.prepare(recording.source, config.preprocess, "off", command.stop_on_signals())
         finally:

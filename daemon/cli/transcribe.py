@@ -77,7 +77,7 @@ class _Run:
         """Transcribe and deliver each recording; return how many failed."""
         with self._console.status("Loading the model") as status:
             model = engine.load(self._config.model, self._config.folders.cache, status.update)
-        front_end = FrontEnd(self._config.folders.cache, n_decoders=1)
+        front_end = FrontEnd(self._config.folders.cache, n_processes=1)
         n_failed = 0
         try:
             for recording, documents in zip(recordings, targets, strict=True):

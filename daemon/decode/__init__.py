@@ -1,6 +1,6 @@
-"""Any file to 16 kHz mono, cleaned the way sox does it, with a receipt of what was seen and done.
+"""Any file to 16 kHz mono, cleaned the way sox does it, with a receipt of what was found and done.
 
-`daemon.decode.cleaning` does it; it loads the codecs, and so only decoder processes import it.
+`daemon.decode.cleaning` does the work. It loads the codecs, so only audio processes import it.
 """
 
 from daemon.decode.source import NotARecordingError, RecordingFile

@@ -5,8 +5,8 @@ recordings of any length, in bounded memory. One thing differs: with -c 1, sox 1
 takes its gain from the loudest channel. Here the mix itself is brought to the level, as by
 `sox IN OUT channels 1 highpass 80 rate 16k gain -n -3`; where all channels agree it is the same.
 
-The gain needs the whole recording (its peak, its loudness), so it is found at the end and applied
-when the waveform is read.
+The gain depends on the whole recording (its peak, its loudness), so it is computed at the end and
+applied when the waveform is read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from daemon.decode.source import RecordingFile
     from daemon.decode.waveform import Waveform, WaveformWriter
 
-# Below 4 kHz nobody is understood, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
+# Below 4 kHz speech is unintelligible, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
 # 64 channels are the most that recording devices offer.
 _MIN_RATE_HZ = 4_000
 _MAX_RATE_HZ = 768_000
@@ -47,7 +47,7 @@ def is_recording(source: RecordingFile) -> bool:
     """Return whether a file is a recording, a damaged one included; only its headers are read.
 
     Raises:
-        errors.TransientError: its disk or share does not answer.
+        errors.TransientError: its disk or share does not respond.
     """
     try:
         readers.open_reader(source).close()
@@ -66,25 +66,24 @@ def decode(
 ) -> tuple[Waveform, Receipt]:
     """Decode and clean a recording.
 
-    What runs here are codecs on files of strangers: the daemon lets a process of its own do it
-    (`daemon.frontend`).
+    This runs codecs on files from strangers: the daemon does it in a separate process (`daemon.frontend`).
 
     Args:
         source: the recording.
-        writer: takes the sound in.
+        writer: receives the audio.
         settings: the `preprocess` section of the configuration.
         raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
 
     Returns:
-        the waveform, which the caller closes, and what there is to know about the recording.
+        the waveform, which the caller closes, and the receipt of what was found and done.
 
     Raises:
-        errors.JobError: it is no recording, damaged beyond reading, protected, empty or too long.
-        errors.TransientError: its share does not answer, or the cache disk is full.
-        MemoryError: it needs more memory than there is.
+        errors.JobError: the file is not a recording, or damaged beyond reading, protected, empty or too long.
+        errors.TransientError: its share does not respond, or the cache disk is full.
+        MemoryError: it takes more memory than allowed.
     """
     open_reader = partial(readers.open_reader, source)
-    # What is seen only at the end, and rare, is decoded a second time.
+    # What is rare and shows only at the end costs a second pass.
     try:
         receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, raise_if_stopped)
     except readers.DamagedError:
@@ -104,23 +103,23 @@ def _decode_once(
     raise_if_stopped: Callable[[], None],
     channel: int | None = None,
 ) -> tuple[Receipt, float, int | None]:
-    """Decode the whole recording, with all channels mixed or with one of them alone.
+    """Decode the whole recording, with all channels mixed or only one of them.
 
     Returns:
-        the receipt, the linear gain, and the channel to be taken alone, if any.
+        the receipt, the linear gain, and the channel to use alone, if any.
     """
     with contextlib.closing(reader):
         _refuse_impossible(reader, settings)
         levels = Levels(reader.rate_hz, reader.channels)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None
         dynamics = Dynamics()
-        for sound in _cleaned(reader, levels, settings, raise_if_stopped, channel):
-            writer.append(sound)
-            dynamics.push(sound)
-            if meter is not None and len(sound):
-                meter.push(sound)
+        for audio in _cleaned(reader, levels, settings, raise_if_stopped, channel):
+            writer.append(audio)
+            dynamics.push(audio)
+            if meter is not None and len(audio):
+                meter.push(audio)
         if writer.n_samples == 0:
-            raise errors.JobError("There is no sound in the file, only its header.", "Copy the recording again.")
+            raise errors.JobError("The file holds no audio, only a header.", "Copy the recording again.")
         dynamics.drain()
         gain = _gain(settings, dynamics.peak, meter)
         return _receipt(reader, levels, dynamics, gain), gain, levels.inverted_channel
@@ -145,15 +144,15 @@ def _cleaned(
 
 
 def _refuse_impossible(reader: readers.Reader, settings: Preprocess) -> None:
-    """Refuse before decoding what cannot be speech or would take for ever."""
+    """Refuse, before decoding, what cannot be speech or would take far too long."""
     if not _MIN_RATE_HZ <= reader.rate_hz <= _MAX_RATE_HZ:
         raise errors.JobError(
-            f"The file has a sample rate of {reader.rate_hz} Hz, which no recording of speech has.",
+            f"The file has a sample rate of {reader.rate_hz} Hz; {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz are supported.",
             "Export it at 16000 Hz or more.",
         )
     if not 1 <= reader.channels <= _MAX_CHANNELS:
         raise errors.JobError(
-            f"The file has {reader.channels} channels; 1 to {_MAX_CHANNELS} are possible.", "Mix it down first."
+            f"The file has {reader.channels} channels; 1 to {_MAX_CHANNELS} are supported.", "Mix it down first."
         )
     if reader.declared_s is not None and reader.declared_s > settings.max_duration_h * 3600:
         raise _too_long_error(settings)
@@ -161,7 +160,7 @@ def _refuse_impossible(reader: readers.Reader, settings: Preprocess) -> None:
 
 def _too_long_error(settings: Preprocess) -> errors.JobError:
     return errors.JobError(
-        f"The recording is longer than the {settings.max_duration_h:g} hours which are allowed.",
+        f"The recording is longer than the limit of {settings.max_duration_h:g} hours.",
         "Cut it into parts, or raise preprocess.max_duration_h.",
     )
 
@@ -178,7 +177,7 @@ def _mix(channels: NDArray[np.float32], chosen: int | None) -> NDArray[np.float3
 
 
 def _gain(settings: Preprocess, peak: float, meter: LoudnessMeter | None) -> float:
-    """Return the linear factor of the chosen normalisation; silence is left alone."""
+    """Return the linear factor of the chosen normalization; silence is left unchanged."""
     if peak < SILENT_PEAK or settings.normalize == "off":
         return 1.0
     if meter is not None:
@@ -187,16 +186,17 @@ def _gain(settings: Preprocess, peak: float, meter: LoudnessMeter | None) -> flo
 
 
 def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: float) -> Receipt:
-    """Write down what was seen and done."""
+    """Return the receipt of what was found and done."""
     notes = list(reader.notes)
     declared_s = reader.declared_s or 0.0
     is_short = levels.duration_s < declared_s - reader.slack_s
     if is_short:
-        notes.append(f"The file says it lasts {_spoken(declared_s)}, only {_spoken(levels.duration_s)} could be read.")
+        heard = _spoken(levels.duration_s)
+        notes.append(f"The file declares a length of {_spoken(declared_s)}, but only {heard} could be read.")
     click = dynamics.find_click()
     if click is not None:
         at_s, above_db = click
-        notes.append(f"A click at {_spoken(at_s)} is {above_db:.0f} dB above all the rest and holds the level down.")
+        notes.append(f"A click at {_spoken(at_s)} is {above_db:.0f} dB louder than the rest and limits normalization.")
     return Receipt(
         duration_s=levels.duration_s,
         sample_rate_hz=reader.rate_hz,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _BUTTERWORTH_Q = math.sqrt(0.5)  # the default width of sox's highpass
-_ROW_SAMPLES = 32  # fewer mean more steps of the state, more mean more multiplications
+_ROW_SAMPLES = 32  # fewer: more steps of the state; more: more multiplications
 
 
 class Conditioner:
@@ -39,13 +39,13 @@ class Conditioner:
         )
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what comes out at 16 kHz after this mono block, shape (m,), m often 0 at first."""
+        """Return the next samples at 16 kHz after this mono block, shape (m,); m is often 0 at first."""
         if self._highpass is not None and len(block):
             block = self._highpass.push(block)
         return block if self._resampler is None else self._resample(self._resampler, block)
 
     def drain(self) -> NDArray[np.float32]:
-        """Return what is still inside after the last block, shape (m,)."""
+        """Return the samples still in the filters after the last block, shape (m,)."""
         rest = np.zeros(0, np.float32)
         return rest if self._resampler is None else self._resample(self._resampler, rest, is_last=True)
 
@@ -61,13 +61,13 @@ class Highpass:
     """A Butterworth high-pass of the second order on a stream of blocks, in half the time of `scipy.signal.lfilter`.
 
     Its two poles are conjugate. With p one of them, y[n] = b0 x[n] + 2 Re(r s[n]), where s[n + 1] = p s[n] + x[n].
-    So what comes out of a row of samples is a matrix product of the row, plus what the state ahead of it adds;
-    only the state has to be stepped from row to row. It is kept in double precision: p lies so near to 1 that
-    rounding the state to float32 would be heard as rumble.
+    So the output of a row of samples is a matrix product of the row, plus what the state before it adds; only
+    the state has to be stepped from row to row. It is kept in double precision: p is so close to 1 that rounding
+    the state to float32 would be audible as rumble.
 
     Args:
         rate_hz: of the stream.
-        corner_hz: where the level is 3 dB down.
+        corner_hz: where the level is 3 dB lower.
     """
 
     def __init__(self, rate_hz: int, corner_hz: float) -> None:
@@ -75,14 +75,14 @@ class Highpass:
         pole = complex(-a[1], math.sqrt(4 * a[2] - a[1] ** 2)) / 2
         residue = complex((b[1] - a[1] * b[0]) * pole + b[2] - a[2] * b[0]) / (2j * pole.imag)
         self._powers = pole ** np.arange(_ROW_SAMPLES + 1)
-        tail = 2 * residue * self._powers[:-1]  # what a state of 1 gives; a sample is in the state one later
+        tail = 2 * residue * self._powers[:-1]  # the response to a state of 1; a sample enters the state one step later
         response = np.concatenate((b[:1], tail.real[:-1]))
         lags = np.arange(_ROW_SAMPLES) - np.arange(_ROW_SAMPLES)[:, np.newaxis]
         from_row = np.where(lags >= 0, response[lags], 0)
         to_state = self._powers[_ROW_SAMPLES - 1 :: -1]
         self._to_state = np.stack((to_state.real, to_state.imag), axis=1).astype(np.float32)
-        self._to_sound = np.concatenate((from_row, [tail.real, -tail.imag])).astype(np.float32)
-        self._table = np.zeros((0, _ROW_SAMPLES + 2), np.float32)  # a row of samples, then the state ahead of it
+        self._to_output = np.concatenate((from_row, [tail.real, -tail.imag])).astype(np.float32)
+        self._table = np.zeros((0, _ROW_SAMPLES + 2), np.float32)  # a row of samples, then the state before it
         self._state = 0j
 
     def push(self, block: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -102,7 +102,7 @@ class Highpass:
         n_last = n_rest or _ROW_SAMPLES
         before_last = after[-1] if len(after) else self._state
         self._state = self._powers[n_last] * before_last + self._powers[n_last - 1 :: -1] @ rows[-1, :n_last]
-        filtered: NDArray[np.float32] = self._table @ self._to_sound
+        filtered: NDArray[np.float32] = self._table @ self._to_output
         return filtered.reshape(-1)[: len(block)]
 
 

@@ -1,4 +1,4 @@
-"""How loud the cleaned sound is from moment to moment: its peak, its level, its noise, its clicks."""
+"""Levels of the cleaned audio over time: peak, RMS level, noise, clicks."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ SILENT_PEAK = 2.0**-31
 _FRAME_SAMPLES = SAMPLE_RATE_HZ // 50  # 20 ms
 _LOWEST_DB, _N_BINS, _BINS_PER_DB = -120, 320, 2  # up to +40 dBFS
 _NOISE_SHARE = 0.1  # even in speech without pauses a tenth of the frames lie between syllables
-_SPEECH_DB = 6.0  # above the noise: what counts as sound
-_MIN_FRAMES = 50  # a second: on less nothing is estimated
-_CLICK_FRAMES = 5  # 100 ms, with the swing of the filters
+_SPEECH_DB = 6.0  # above the noise: counts as signal
+_MIN_FRAMES = 50  # a second; less is too short for an estimate
+_CLICK_FRAMES = 5  # 100 ms, including the ringing of the filters
 _CLICK_DB = 10.0
 
 
 class Dynamics:
-    """Watches a stream of 16 kHz mono go by, in the same memory for a second and for a day."""
+    """Measures a stream of 16 kHz mono, in constant memory.
+
+    Attributes:
+        peak: highest absolute sample so far, linear.
+    """
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -39,22 +43,22 @@ class Dynamics:
         self._energy_by_level = np.zeros(_N_BINS)
 
     def push(self, block: NDArray[np.float32]) -> None:
-        """Take a block in, shape (n,)."""
+        """Measure a block, shape (n,)."""
         self._n_samples += len(block)
-        sound = np.concatenate((self._pending, block)) if len(self._pending) else block
-        n_frames = len(sound) // _FRAME_SAMPLES
-        self._pending = sound[n_frames * _FRAME_SAMPLES :].copy()
+        audio = np.concatenate((self._pending, block)) if len(self._pending) else block
+        n_frames = len(audio) // _FRAME_SAMPLES
+        self._pending = audio[n_frames * _FRAME_SAMPLES :].copy()
         if n_frames:
-            self._observe(sound[: n_frames * _FRAME_SAMPLES].reshape(n_frames, _FRAME_SAMPLES))
+            self._observe(audio[: n_frames * _FRAME_SAMPLES].reshape(n_frames, _FRAME_SAMPLES))
 
     def drain(self) -> None:
-        """Take in what is less than a frame, at the end."""
+        """Measure the last samples, which are less than a frame."""
         if len(self._pending):
             self._observe(self._pending[np.newaxis])
             self._pending = self._pending[:0]
 
     def _observe(self, frames: NDArray[np.float32]) -> None:
-        """Count frames, shape (n, samples), by their peaks and by their levels."""
+        """Count frames, shape (n, samples), by peak and by level."""
         peaks = np.abs(frames).max(axis=1)
         energies = np.vecdot(frames, frames).astype(np.float64)
         loudest = int(peaks.argmax())
@@ -69,26 +73,26 @@ class Dynamics:
 
     @property
     def peak_dbfs(self) -> float | None:
-        """Highest level, None for silence."""
+        """Peak level, None for silence."""
         return 20 * math.log10(self.peak) if self.peak >= SILENT_PEAK else None
 
     @property
     def level_dbfs(self) -> float | None:
-        """RMS level of the whole, None for silence."""
+        """RMS level of the whole recording, None for silence."""
         return 10 * math.log10(self._energy / self._n_samples) if self.peak >= SILENT_PEAK else None
 
     @property
     def crest_db(self) -> float | None:
-        """How far the peak lies above the level of the whole, None for silence."""
+        """Peak level minus RMS level, None for silence."""
         peak_dbfs, level_dbfs = self.peak_dbfs, self.level_dbfs
         return None if peak_dbfs is None or level_dbfs is None else peak_dbfs - level_dbfs
 
     def estimate_snr_db(self) -> float | None:
-        """Return how far the sound stands above the noise between its parts, None where nobody can tell.
+        """Return the level of the signal above the noise between its parts, None where it cannot be estimated.
 
-        The noise is the level that a tenth of the frames stay below, the sound whatever is 6 dB
-        above it; right within 3 dB, and too friendly below 10 dB. Digital silence is left out: a
-        recorder's gate makes it, not the room.
+        The noise is the level of the quietest tenth of the frames, the signal everything 6 dB above it.
+        Accurate within 3 dB, too high below 10 dB. Digital silence does not count: it comes from a
+        recorder's gate, not from the room.
         """
         n_by_level = self._n_by_level.copy()
         n_by_level[0] = 0
@@ -99,11 +103,11 @@ class Dynamics:
         noise = self._energy_by_level[floor] / n_by_level[floor]
         above = slice(floor + round(_SPEECH_DB * _BINS_PER_DB), None)
         n_above = int(n_by_level[above].sum())
-        sound = self._energy_by_level[above].sum() / n_above - noise if n_above else 0.0
-        return 10 * math.log10(max(sound / noise, 1.0))
+        signal = self._energy_by_level[above].sum() / n_above - noise if n_above else 0.0
+        return 10 * math.log10(max(signal / noise, 1.0))
 
     def find_click(self) -> tuple[float, float] | None:
-        """Return (when in seconds, how many dB above all the rest) of a lone click, which holds the gain down."""
+        """Return (time in seconds, dB above the rest) of a lone click that limits the gain, None if there is none."""
         if self._n_frames < _MIN_FRAMES or self.peak_dbfs is None:
             return None
         n_louder = self._n_by_peak[::-1].cumsum()
@@ -114,7 +118,7 @@ class Dynamics:
 
 
 def _bins(levels: NDArray[np.float32] | NDArray[np.float64]) -> NDArray[np.int64]:
-    """Return the bin of each linear level, shape (n,); all silence is in the first."""
+    """Return the bin of each linear level, shape (n,); silence is in the first."""
     level_db = 20 * np.log10(np.maximum(levels, np.finfo(np.float32).tiny))
     bins: NDArray[np.int64] = np.clip((level_db - _LOWEST_DB) * _BINS_PER_DB, 0, _N_BINS - 1).astype(np.int64)
     return bins

@@ -1,4 +1,4 @@
-"""Decoded frames to blocks of sound: where some is missing, and how samples of any type become float32."""
+"""Decoded frames to blocks of audio: where some is missing, and how samples of any type become float32."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ BLOCK_VALUES = 1 << 17
 """Samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB."""
 
 _MIN_GAP_S = 0.1  # a shorter jump of the time stamps is rounding
-_MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, and no place for silence
+_MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, so no silence is put there
 
 
 class Clock:
-    """Finds missing sound by the time stamps of the frames.
+    """Finds missing audio by the time stamps of the frames.
 
-    Without it, a page lost in the middle of an Ogg file would shift all that follows.
+    Without it, a page lost in the middle of an Ogg file would shift everything after it.
 
     Args:
-        start_us: earliest time stamp of the container in microseconds, if it has any. In a video
-            whose sound begins late, the times then still are those which a player shows.
+        start_us: earliest time stamp of the container in microseconds, if it has any. So in a video
+            whose audio begins late, times are those that a player shows.
         tick_s: unit of the frames' time stamps in seconds.
     """
 
@@ -36,7 +36,7 @@ class Clock:
         self._expected_s = None if start_us is None else start_us / av.time_base
 
     def skip(self, packet: Any) -> float:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-        """Pass over a packet that cannot be decoded, and return its duration in seconds."""
+        """Skip a packet that cannot be decoded, and return its duration in seconds."""
         duration_s = (packet.duration or 0) * self._tick_s
         if not 0 < duration_s <= _MAX_GAP_S:
             return 0.0
@@ -45,9 +45,9 @@ class Clock:
         return duration_s
 
     def advance(self, frame: Any) -> float:  # noqa: ANN401 (the same)
-        """Pass over a decoded frame, and return how much sound is missing ahead of it in seconds."""
+        """Move on by a decoded frame, and return how many seconds of audio are missing before it."""
         stamp, expected_s = frame.pts, self._expected_s
-        start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time reckons in slow fractions
+        start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time computes with slow fractions
         if start_s is not None:
             self._expected_s = start_s + frame.samples / frame.sample_rate
         gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
@@ -55,7 +55,7 @@ class Clock:
 
 
 class Collector:
-    """Collects frames to blocks of one type, rate and number of channels, as chained streams may not keep."""
+    """Collects frames into blocks of one type, rate and number of channels: chained streams may change them."""
 
     def __init__(self, rate_hz: int, channels: int) -> None:
         self._rate_hz = rate_hz
@@ -65,7 +65,7 @@ class Collector:
         self._resampler: Any = None
 
     def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 (the same)
-        """Take a frame in; return blocks, shape (channels, n), whenever there is enough for one."""
+        """Add a frame; return blocks, shape (channels, n), as soon as they are full."""
         blocks: list[NDArray[np.float32]] = []
         shape = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)
         if shape != self._shape:
@@ -73,14 +73,14 @@ class Collector:
             self._shape = shape
             if frame.sample_rate != self._rate_hz:
                 self._resampler = soxr.ResampleStream(frame.sample_rate, self._rate_hz, self._channels)
-        frame.pts = None  # the queue is made for streams without gaps
+        frame.pts = None  # the queue expects streams without gaps
         self._fifo.write(frame)
         if self._fifo.samples * self._channels >= BLOCK_VALUES:
             blocks.append(self._take())
         return blocks
 
     def drain(self) -> Iterator[NDArray[np.float32]]:
-        """Yield all that is still inside."""
+        """Yield what is left."""
         if self._fifo.samples:
             yield self._take()
         if self._resampler is not None:
@@ -88,7 +88,7 @@ class Collector:
         self._fifo, self._shape, self._resampler = av.AudioFifo(), None, None
 
     def _take(self) -> NDArray[np.float32]:
-        """Return what the queue holds as float32, shape (channels, n)."""
+        """Return the content of the queue as float32, shape (channels, n)."""
         frame = self._fifo.read()
         samples = frame.to_ndarray()
         block = as_planes(samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T)
@@ -100,7 +100,7 @@ class Collector:
 
 
 def as_planes(samples: NDArray[Any]) -> NDArray[np.float32]:
-    """Return samples of any type, shape (channels, n), as float32 in [-1, 1], each channel in one piece."""
+    """Return samples of any type, shape (channels, n), as float32 in [-1, 1], each channel contiguous."""
     planes = np.ascontiguousarray(samples)
     if planes.dtype.kind == "f":
         return planes.astype(np.float32, copy=False)

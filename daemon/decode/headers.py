@@ -1,7 +1,7 @@
-"""What the headers of a file say: which kind it is, and where it should end.
+"""What the headers of a file say: its format, and where it should end.
 
-Decoders are silent about a file which ends too early or whose header lies, so the few header
-fields which tell are read here. Nothing is trusted: every size is compared with what is there.
+Decoders do not report a file that ends too early or whose header is wrong, so the few header
+fields that show it are read here. Nothing is trusted: every size is compared with the file.
 """
 
 from __future__ import annotations
@@ -10,25 +10,23 @@ import re
 import struct
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from daemon.decode.source import RecordingFile
-
-_MAX_CHUNKS = 10_000  # walked before giving up: a hostile file may hold millions
+_MAX_CHUNKS = 10_000  # read before giving up: a hostile file may hold millions
 _UNKNOWN_SIZE = 0xFFFFFFFF
-_OGG_PAGE_BYTES = 65_307  # the longest page that the format allows
+_OGG_PAGE_BYTES = 65_307  # the longest page in the format
 _OGG_MAX_FLAGS = 7
 _ASF_FILE_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
-_ASF_LOCKED = (  # Content Encryption Object and Extended Content Encryption Object
+_ASF_DRM = (  # Content Encryption Object and Extended Content Encryption Object
     uuid.UUID("2211b3fb-bd23-11d2-b4b7-00a0c955fc6e").bytes_le,
     uuid.UUID("298ae614-2622-4c17-b935-dae07ee9289c").bytes_le,
 )
 
-# Checked in this order. Names stand in sentences such as "This WAV file is damaged".
-_SOUND_KINDS = {
+# Checked in this order. The names are used in sentences such as "This WAV file is damaged".
+_AUDIO_FORMATS = {
     "WAV": rb"(RIFF|RIFX|RF64|BW64)....WAVE",
     "AVI": rb"RIFF....AVI ",
     "AIFF": rb"FORM....(AIF[FC]|8SVX)",
@@ -43,67 +41,113 @@ _SOUND_KINDS = {
     "MP4": rb"....(ftyp|moov|mdat|wide)",
     "Matroska or WebM": rb"\x1aE\xdf\xa3",
     "Windows Media": re.escape(uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le),
+    "MPEG": rb"\x00\x00\x01\xba",
+    "MXF": rb"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01",
+    "FLV": rb"FLV\x01",
+    "WavPack": rb"wvpk",
+    "TTA": rb"TTA[12]",
+    "Monkey's Audio": rb"MAC ",
+    "Musepack": rb"MPCK|MP\+",
+    "TAK": rb"tBaK",
+    "Shorten": rb"ajkg",
+    "DSF": rb"DSD \x1c",
+    "DSS": rb"[\x02\x03]dss",
+    "DS2": rb"[\x01-\x07](ds2|enc)",
+    "Audible": rb"....\x57\x90\x75\x36",
     "AC-3": rb"\x0b\x77",
     "MP3 or AAC": rb"ID3|\xff[\xe2-\xfd]",  # \xff\xfe opens a UTF-16 text
 }
-_OTHER_KINDS = {
+_OTHER_FORMATS = {
     "a ZIP archive or an Office document": rb"PK(\x03\x04|\x05\x06)",
     "an archive": rb"7z\xbc\xaf|Rar!|\x1f\x8b|BZh|\xfd7zXZ",
     "an Office document": rb"\xd0\xcf\x11\xe0",
     "a PDF document": rb"%PDF",
     "a picture": rb"\xff\xd8\xff|\x89PNG|GIF8|BM....\x00\x00\x00\x00|(II|MM)(\*\x00|\x00\*)|....ftyp(hei|mif1|avif)",
-    "a MIDI file, which has notes but no sound": rb"MThd",
+    "a MIDI file, which holds notes instead of audio": rb"MThd",
     "a program": rb"\x7fELF|MZ",
-    "a playlist, which only names recordings": rb"#EXTM3U|\[playlist\]|ffconcat|v=0\r?\n"
+    "a playlist, which only lists recordings": rb"#EXTM3U|\[playlist\]|ffconcat|v=0\r?\n"
     rb"|\s*<(\?xml[^>]*>\s*<)?(MPD|asx|smil)",
 }
-_PCM_KINDS = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST", "VOC"})
+_PCM_FORMATS = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
 _TEXT_SAMPLE_BYTES = 512
+_ID3_HEADER_BYTES = 10
+_MAX_PATTERN_BYTES = 64  # the longest of the patterns above
 
 
-def sound_kind(head: bytes) -> str | None:
-    """Return the name of the sound or video format which a file begins like."""
-    if other_kind(head):
+class FileContent(Protocol):
+    """What is needed of a `RecordingFile`, whose attributes these are."""
+
+    size: int
+    start: int
+    head: bytes
+
+    def read_at(self, offset: int, n_bytes: int) -> bytes:
+        """Return up to `n_bytes` from `offset` on."""
+        ...
+
+
+def skip_tags(source: FileContent, head: bytes) -> int:
+    """Return where the audio format begins: after ID3v2 tags if a known format other than MP3 follows, else 0."""
+    offset = 0
+    while head.startswith(b"ID3") and len(head) >= _ID3_HEADER_BYTES:
+        offset += _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(head[6:10]))
+        head = source.read_at(offset, _ID3_HEADER_BYTES + _MAX_PATTERN_BYTES)
+    return 0 if audio_format(head) in {None, "MP3 or AAC"} else offset
+
+
+def audio_format(head: bytes) -> str | None:
+    """Return the name of the audio or video format that a file begins with, None for any other."""
+    if other_format(head):
         return None
-    return next((name for name, pattern in _SOUND_KINDS.items() if re.match(pattern, head, re.DOTALL)), None)
+    return next((name for name, pattern in _AUDIO_FORMATS.items() if re.match(pattern, head, re.DOTALL)), None)
 
 
-def other_kind(head: bytes) -> str | None:
-    """Return what a file is which surely holds no sound, such as "a PDF document"."""
-    for name, pattern in _OTHER_KINDS.items():
+def other_format(head: bytes) -> str | None:
+    """Return what a file is if it cannot hold audio, such as "a PDF document"."""
+    for name, pattern in _OTHER_FORMATS.items():
         if re.match(pattern, head, re.DOTALL):
             return name
-    is_known = any(re.match(pattern, head, re.DOTALL) for pattern in _SOUND_KINDS.values())
+    is_known = any(re.match(pattern, head, re.DOTALL) for pattern in _AUDIO_FORMATS.values())
     return "a text" if not is_known and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
 
 
 def _is_text(sample: bytes) -> bool:
-    """Return whether bytes look like text in UTF-8, UTF-16 or an old 8-bit encoding."""
+    """Return whether bytes look like text in UTF-8, UTF-16 or an 8-bit encoding."""
     if sample.startswith((b"\xff\xfe", b"\xfe\xff")):
         sample = sample[2:].replace(b"\0", b"")
     return not re.search(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]", sample)
 
 
-def is_pcm_kind(head: bytes) -> bool:
-    """Return whether this is a container that libsndfile reads best."""
-    return sound_kind(head) in _PCM_KINDS
+def refused_dictation(head: bytes) -> tuple[str, str] | None:
+    """Return (what, remedy) for a dictation format that no library here decodes, else None."""
+    if audio_format(head) != "DS2":
+        return None
+    remedy = "Export it as WAV or MP3 from the dictation software, such as Olympus DSS Player or Philips SpeechExec."
+    if head[1:4] == b"enc":
+        return "This DS2 recording is encrypted.", remedy
+    return "This recording is in the format DS2, which only the makers' own software decodes.", remedy
 
 
-def is_locked(source: RecordingFile) -> bool:
-    """Return whether a Windows Media file says that it is protected."""
-    return sound_kind(source.head) == "Windows Media" and any(guid in source.head for guid in _ASF_LOCKED)
+def is_pcm_format(head: bytes) -> bool:
+    """Return whether libsndfile reads this format best."""
+    return audio_format(head) in _PCM_FORMATS
+
+
+def has_drm(source: FileContent) -> bool:
+    """Return whether a Windows Media file declares itself protected."""
+    return audio_format(source.head) == "Windows Media" and any(guid in source.head for guid in _ASF_DRM)
 
 
 @dataclass(frozen=True, slots=True)
-class SoundChunk:
-    """The part of a file which holds the samples.
+class AudioChunk:
+    """The part of a file that holds the samples.
 
     Attributes:
-        declared_bytes: what its header says, or None where the header was written ahead of the
-            sound by a recorder that could not go back (sizes 0, 0x7FFF..., 0xFFFF...).
-        available_bytes: what the file has from there to its end.
-        has_more: what follows the declared bytes of a WAV file is no other chunk, so it must be
-            sound too: a recorder was cut off before it wrote the true size.
+        declared_bytes: the size in its header, or None where a recorder wrote the header before the
+            audio and could not go back (sizes 0, 0x7FFF..., 0xFFFF...).
+        available_bytes: the bytes from there to the end of the file.
+        has_more: the declared bytes of a WAV file are not followed by another chunk, so what follows
+            must be audio too: a recorder was cut off before it wrote the true size.
     """
 
     declared_bytes: int | None
@@ -111,11 +155,11 @@ class SoundChunk:
     has_more: bool = False
 
 
-def sound_chunk(source: RecordingFile) -> SoundChunk | None:
-    """Return the sound chunk of a WAV, RF64, W64, AIFF, CAF or AU file; None where none is found."""
+def audio_chunk(source: FileContent) -> AudioChunk | None:
+    """Return the audio chunk of a WAV, RF64, W64, AIFF, CAF or AU file, None if there is none."""
     if source.head.startswith(b".snd"):
         offset, n_bytes = struct.unpack(">2I", source.head[4:12].ljust(8, b"\0"))
-        return _compare(source, offset, n_bytes)
+        return _compare(source, source.start + offset, n_bytes)
     wide_bytes = _UNKNOWN_SIZE
     for name, offset, n_bytes in _chunks(source):
         if name == b"ds64":
@@ -125,23 +169,23 @@ def sound_chunk(source: RecordingFile) -> SoundChunk | None:
     return None
 
 
-def _compare(source: RecordingFile, offset: int, n_bytes: int) -> SoundChunk:
-    """Compare what a sound chunk declares with what the file has."""
+def _compare(source: FileContent, offset: int, n_bytes: int) -> AudioChunk:
+    """Compare the declared size of an audio chunk with the size of the file."""
     available_bytes = max(0, source.size - offset)
     tail_offset = offset + n_bytes + n_bytes % 2
     name, tail_bytes = struct.unpack("<4sI", source.read_at(tail_offset, 8).ljust(8, b"\0"))
     is_last = source.size < tail_offset + 8
     is_followed = re.fullmatch(rb"[\w ]{4}", name) is not None and tail_offset + 8 + tail_bytes <= source.size + 1
-    # Recorders that write to a pipe put a size of 0, of nearly 2 GiB or of nearly 4 GiB ahead.
+    # Recorders that write to a pipe declare a size of 0, of nearly 2 GiB or of nearly 4 GiB.
     is_open_ended = n_bytes == 0 or any(0 <= limit - n_bytes < 1 << 16 for limit in (1 << 31, 1 << 32, 1 << 64))
     if is_open_ended and n_bytes != available_bytes and not is_followed:
-        return SoundChunk(None, available_bytes)
+        return AudioChunk(None, available_bytes)
     is_wav = source.head.startswith((b"RIFF", b"RF64", b"BW64"))
-    return SoundChunk(n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
+    return AudioChunk(n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
 
 
-def _chunks(source: RecordingFile) -> Iterator[tuple[bytes, int, int]]:
-    """Yield (name, offset of its content, declared bytes) of each chunk of a chunked file."""
+def _chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
+    """Yield (name, offset of its content, declared bytes) for each chunk of a chunked file."""
     head = source.head
     if head.startswith(b"riff"):
         offset, layout, counts_itself, pad = 40, "<4s12xQ", True, 8
@@ -151,6 +195,7 @@ def _chunks(source: RecordingFile) -> Iterator[tuple[bytes, int, int]]:
         offset, layout, counts_itself, pad = 12, ">4sI", False, 2
     else:
         offset, layout, counts_itself, pad = 12, "<4sI", False, 2
+    offset += source.start
     header_bytes = struct.calcsize(layout)
     for _ in range(_MAX_CHUNKS):
         header = source.read_at(offset, header_bytes)
@@ -162,9 +207,9 @@ def _chunks(source: RecordingFile) -> Iterator[tuple[bytes, int, int]]:
         offset += header_bytes + max(n_bytes, 0) + -n_bytes % pad
 
 
-def is_cut_off(source: RecordingFile) -> bool:
-    """Return whether the container says that the file should be longer than it is."""
-    kind = sound_kind(source.head)
+def is_cut_off(source: FileContent) -> bool:
+    """Return whether the container declares more than the file holds."""
+    kind = audio_format(source.head)
     if kind == "AVI":
         (n_bytes,) = struct.unpack("<I", source.head[4:8])
         end = 8 + n_bytes if n_bytes != _UNKNOWN_SIZE else 0
@@ -177,13 +222,13 @@ def is_cut_off(source: RecordingFile) -> bool:
     elif kind == "Ogg":
         end = _end_of_ogg(source)
     else:
-        chunk = sound_chunk(source) if kind in _PCM_KINDS else None
+        chunk = audio_chunk(source) if kind in _PCM_FORMATS else None
         return chunk is not None and (chunk.declared_bytes or 0) > chunk.available_bytes
     return end > source.size
 
 
 def _end_of_asf(head: bytes) -> int:
-    """Return the file size in the file properties; 0 where unknown, as in a live broadcast."""
+    """Return the file size in the file properties, 0 if unknown, as in a live broadcast."""
     at = head.find(_ASF_FILE_PROPERTIES)
     if at < 0 or len(head) < at + 92:
         return 0
@@ -191,7 +236,7 @@ def _end_of_asf(head: bytes) -> int:
     return 0 if flags & 1 else n_bytes
 
 
-def _end_of_mp4(source: RecordingFile) -> int:
+def _end_of_mp4(source: FileContent) -> int:
     """Return where the last box of the file ends."""
     offset = 0
     for _ in range(_MAX_CHUNKS):
@@ -199,7 +244,7 @@ def _end_of_mp4(source: RecordingFile) -> int:
         if len(header) < 8:  # noqa: PLR2004 (a box begins with 8 bytes)
             break
         n_bytes, name = struct.unpack(">I4s", header[:8])
-        if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004 (64-bit size behind the name)
+        if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004 (64-bit size after the name)
             (n_bytes,) = struct.unpack(">Q", header[8:])
         if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004 (0: to the end; else junk)
             break
@@ -208,7 +253,7 @@ def _end_of_mp4(source: RecordingFile) -> int:
 
 
 def _end_of_matroska(head: bytes) -> int:
-    """Return where the segment ends; 0 for one of unknown length, as browsers record."""
+    """Return where the segment ends, 0 if its length is unknown, as browsers record it."""
     at, n_bytes = _ebml_size(head, 4)
     at += n_bytes
     if head[at : at + 4] != b"\x18\x53\x80\x67":
@@ -218,7 +263,7 @@ def _end_of_matroska(head: bytes) -> int:
 
 
 def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
-    """Return (offset behind an EBML size, the size); 0 for an unknown or missing size."""
+    """Return (offset after an EBML size, the size); 0 for an unknown or missing size."""
     first = head[at] if at < len(head) else 0
     n_bytes = 9 - first.bit_length()
     size = int.from_bytes(head[at : at + n_bytes], "big") & ((1 << 7 * n_bytes) - 1)
@@ -226,7 +271,7 @@ def _ebml_size(head: bytes, at: int) -> tuple[int, int]:
     return at + n_bytes, 0 if is_unknown else size
 
 
-def _end_of_ogg(source: RecordingFile) -> int:
+def _end_of_ogg(source: FileContent) -> int:
     """Return where the last page ends."""
     start = max(0, source.size - 2 * _OGG_PAGE_BYTES)
     tail = source.read_at(start, 2 * _OGG_PAGE_BYTES)
@@ -237,13 +282,13 @@ def _end_of_ogg(source: RecordingFile) -> int:
     return start + at + 27 + tail[at + 26] + sum(lacing)
 
 
-def has_mp3_length(source: RecordingFile) -> bool:
+def has_mp3_length(source: FileContent) -> bool:
     """Return whether an MP3 file states its length in a Xing, Info or VBRI header.
 
-    Without one, what a demuxer calls the duration is a guess from the bit rate.
+    Without one, the duration that a demuxer reports is a guess from the bit rate.
     """
     offset = 0
-    if source.head.startswith(b"ID3") and len(source.head) >= 10:  # noqa: PLR2004 (length of an ID3v2 header)
-        sizes = source.head[6:10]
-        offset = 10 + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
+    if source.head.startswith(b"ID3") and len(source.head) >= _ID3_HEADER_BYTES:
+        sizes = source.head[6:_ID3_HEADER_BYTES]
+        offset = _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
     return re.search(rb"Xing|Info|VBRI", source.read_at(offset, 2048)) is not None

@@ -1,4 +1,4 @@
-"""What is wrong with the sound itself: clipping, dead or inverted channels, DC, broken samples."""
+"""Defects of the audio itself: clipping, silent or inverted channels, DC, invalid samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 _FULL_SCALE = 0.999
 _MIN_CLIPPED_RUN = 3  # one sample at full scale is a peak, three in a row are a flat top
-_MAX_SENSIBLE = 1e6  # +120 dBFS: beyond it a float sample is garbage which only happens to be finite
+_MAX_SENSIBLE = 1e6  # +120 dBFS: a float sample beyond it is garbage that happens to be finite
 _INVERTED_CORRELATION = -0.9
-_SILENT_RMS = 1e-4  # -80 dBFS: a plugged-in but unused input stays below
+_SILENT_RMS = 1e-4  # -80 dBFS: a connected but unused input stays below
 _NOTED_DC = 0.01
 _NOTED_CLIPPING_S = 0.05
 _QUIET_PEAK_DBFS = -40.0
@@ -21,10 +21,10 @@ _STEREO = 2
 
 
 class Levels:
-    """Watches the blocks of one recording go by.
+    """Measures the blocks of one recording.
 
     Attributes:
-        n_invalid: samples so far that were no numbers, or garbage.
+        n_invalid: samples so far that were not numbers, or garbage.
 
     Args:
         rate_hz: of the recording.
@@ -43,7 +43,7 @@ class Levels:
         self._cross_energy = 0.0
 
     def observe(self, channels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Take a block in, shape (channels, n); return it without broken samples."""
+        """Measure a block, shape (channels, n); return it with invalid samples set to 0."""
         peak = max(float(channels.max(initial=0.0)), -float(channels.min(initial=0.0)))
         if not peak < _MAX_SENSIBLE:  # NaN too
             is_broken = ~(np.abs(channels) < _MAX_SENSIBLE)
@@ -59,10 +59,10 @@ class Levels:
         return channels
 
     def _count_clipped(self, channels: NDArray[np.float32], peak: float) -> None:
-        """Count the frames that lie in runs at full scale, on any channel, across block borders."""
+        """Count the frames in runs at full scale, on any channel, across block boundaries."""
         if peak < _FULL_SCALE and not self._was_full.any():
             return
-        # One frame more than a run needs is kept from the block before: whether a run began there.
+        # One frame more than a run needs is kept from the previous block: it shows whether a run began there.
         is_full = np.concatenate((self._was_full, (np.abs(channels) >= _FULL_SCALE).any(axis=0)))
         ends_run = is_full[2:] & is_full[1:-1] & is_full[:-2]
         n_begun = int((ends_run[1:] & ~ends_run[:-1]).sum())
@@ -71,22 +71,22 @@ class Levels:
 
     @property
     def duration_s(self) -> float:
-        """Length of what was observed."""
+        """Length of the blocks so far."""
         return self._n_frames / self._rate_hz
 
     @property
     def clipped_s(self) -> float:
-        """Time which the recording spends in flat tops."""
+        """Time spent in flat tops."""
         return self._n_clipped / self._rate_hz
 
     @property
     def dc_offset(self) -> float:
-        """The largest mean of any channel, as a share of full scale."""
+        """The largest mean of any channel, as a fraction of full scale."""
         return float(np.abs(self._sums).max() / max(self._n_frames, 1))
 
     @property
     def inverted_channel(self) -> int | None:
-        """The channel to take alone where two channels would cancel each other, else None."""
+        """The channel to use alone where two channels would cancel each other, else None."""
         if self._channels != _STEREO or self._n_frames == 0:
             return None
         means = self._sums / self._n_frames
@@ -97,29 +97,29 @@ class Levels:
         return int(np.argmax(variances)) if correlation < _INVERTED_CORRELATION else None
 
     def notes(self, peak_dbfs: float | None) -> list[str]:
-        """Return plain sentences about all that a person may want to know.
+        """Return sentences about what a person may want to know.
 
         Args:
-            peak_dbfs: highest level of the cleaned sound, None for silence.
+            peak_dbfs: highest level of the cleaned audio, None for silence.
         """
         notes = []
         if self.n_invalid:
-            notes.append(f"{self.n_invalid} samples were no valid numbers and were replaced by silence.")
+            notes.append(f"{self.n_invalid} samples were not valid numbers and were replaced by silence.")
         if peak_dbfs is None:
             notes.append("The recording is silent from start to end.")
         elif peak_dbfs < _QUIET_PEAK_DBFS:
             notes.append(f"The recording is very quiet: its loudest moment is at {peak_dbfs:.0f} dBFS.")
         if self.clipped_s >= _NOTED_CLIPPING_S:
-            notes.append(f"The recording is overdriven: {self.clipped_s:.1f} s of it are clipped.")
+            notes.append(f"The recording is clipped for {self.clipped_s:.1f} s.")
         if self.dc_offset > _NOTED_DC:
             notes.append(f"The recording has a DC offset of {100 * self.dc_offset:.0f} % of full scale.")
         return notes + self._channel_notes()
 
     def _channel_notes(self) -> list[str]:
-        """Return sentences about channels which say nothing or contradict each other."""
+        """Return sentences about silent and inverted channels."""
         if self.inverted_channel is not None:
             name = ("left", "right")[self.inverted_channel]
-            return [f"The two channels are inverted copies and would cancel: only the {name} one was used."]
+            return [f"The two channels are inverted copies and would cancel: only the {name} channel was used."]
         is_silent = self._energies / max(self._n_frames, 1) < _SILENT_RMS**2
         if not is_silent.any() or is_silent.all():
             return []

@@ -1,4 +1,4 @@
-"""Loudness and true peak of 16 kHz mono sound, after ITU-R BS.1770-4 and EBU R 128.
+"""Loudness and true peak of 16 kHz mono audio, after ITU-R BS.1770-4 and EBU R 128.
 
 https://www.itu.int/rec/R-REC-BS.1770 and https://tech.ebu.ch/publications/r128
 """
@@ -55,10 +55,10 @@ class LoudnessMeter:
         self._pending = pending[n_steps * _STEP_SAMPLES :]
 
     def _oversample(self, block: NDArray[np.float32], *, is_last: bool = False) -> None:
-        """Look for the true peak at the samples and between them."""
+        """Update the true peak from the samples and from values between them."""
         between = self._oversampler.resample_chunk(block, last=is_last)
-        for sound in (block, between):  # the resampler's filter takes a little off a click
-            self._true_peak = max(self._true_peak, float(np.abs(sound).max(initial=0.0)))
+        for audio in (block, between):  # the resampler's filter makes a click a little lower
+            self._true_peak = max(self._true_peak, float(np.abs(audio).max(initial=0.0)))
 
     def integrated_lufs(self) -> float | None:
         """Return the gated loudness, or None for silence.
@@ -78,7 +78,7 @@ class LoudnessMeter:
         return float(_lufs(energies[_lufs(energies) > gate_lufs].mean()))
 
     def gain(self) -> float:
-        """Return the linear factor to -23 LUFS which keeps the true peak below -1 dBTP; ends the stream."""
+        """Return the linear factor to -23 LUFS that keeps the true peak below -1 dBTP; ends the stream."""
         self._oversample(np.zeros(0, np.float32), is_last=True)
         loudness_lufs = self.integrated_lufs()
         if loudness_lufs is None or self._true_peak == 0.0:
@@ -87,7 +87,7 @@ class LoudnessMeter:
 
 
 def _lufs(energy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return mean square values of K-weighted sound as LUFS."""
+    """Return mean square values of K-weighted audio as LUFS."""
     return _OFFSET_LUFS + 10 * np.log10(np.maximum(energy, np.finfo(np.float64).tiny))
 
 

@@ -1,8 +1,8 @@
-"""Sound out of files: libsndfile for uncompressed containers and FLAC, FFmpeg's libraries for all others.
+"""Decoding: libsndfile for uncompressed containers and FLAC, FFmpeg's libraries for all others.
 
 Both were tried on whole, cut, corrupted and chained files of each format. libsndfile reads every
-kind of WAV, AIFF, AU, CAF and W64 exactly, and FLAC faster; but it gives up on the first damaged MP3 or
-FLAC frame and stops after the first stream of a chained Ogg file. FFmpeg goes on in all three.
+kind of WAV, AIFF, AU, CAF and W64 exactly, and FLAC faster; but it gives up at the first damaged MP3 or
+FLAC frame and stops after the first stream of a chained Ogg file. FFmpeg goes on in all three cases.
 """
 
 from __future__ import annotations
@@ -27,45 +27,46 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Demuxers that read one file and nothing but that file; playlists and manifests are not among them.
+# Demuxers that read one file and open no other; playlists and manifests are not among them.
 _DEMUXERS = (
     "wav,w64,mp3,mov,mp4,m4a,3gp,3g2,mj2,flac,ogg,matroska,webm,aac,asf,amr,amrnb,amrwb,aiff,caf,au,ac3,eac3,avi,mpegts"
+    ",mpeg,mxf,flv,wv,tta,ape,mpc,mpc8,tak,shn,dsf,dss,voc"
 )
 _IO_BUFFER_BYTES = 1 << 18
 _CHECK_EVERY_PACKETS = 256
 _MAX_BROKEN_PER_GOOD = 3
 # Formats whose length FFmpeg takes from the bit rate, the file size or the last time stamp.
-_GUESSED_DURATIONS = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts"})
-# Formats in which a jump of the time stamps means damage; in the others recorders may leave pauses out.
+_GUESSED_DURATIONS = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "dss"})
+# Formats in which a jump of the time stamps means damage; in the others recorders may skip pauses.
 _GAPLESS = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
-_LOCKED_TAGS = frozenset({"drms", "drmi", "enca"})
+_DRM_TAGS = frozenset({"drms", "drmi", "enca", "aavd"})
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
 _AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 _BLOCKS_READ = 8  # 4 MB of 16 bits
 _FILE_SLACK_S = 0.01
 _CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
 
-_UNKNOWN_FRAMES = 1 << 36  # the length field of FLAC has 36 bits; libsndfile puts its largest number for none
+_UNKNOWN_FRAMES = 1 << 36  # the length field of FLAC has 36 bits; libsndfile returns its largest number for "unknown"
 _SF_UNRECOGNISED = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
 
-_COPY_AGAIN = "Copy it again from where it was recorded."
+_COPY_AGAIN = "Copy it again from the original."
 
 
 class DamagedError(Exception):
-    """The file is damaged, and has to be read again by who goes on in spite of that."""
+    """The file is damaged and must be read again by a reader that goes on after damage."""
 
 
 class Reader(Protocol):
-    """One pass over the sound of a recording.
+    """One pass over the audio of a recording.
 
     Attributes:
         rate_hz: sample rate of what `blocks` gives.
         channels: number of channels of what `blocks` gives.
         codec: name of the encoding, such as "pcm_16" or "mp3".
-        declared_s: how long the file says it lasts, None where it does not say.
-        slack_s: how much shorter the sound may be without anything missing.
+        declared_s: length that the file declares, None if it declares none.
+        slack_s: how much shorter the audio may be without anything missing.
         is_damaged: after the pass, whether anything was skipped or replaced by silence.
-        notes: plain sentences, all there after the pass.
+        notes: sentences for people, complete after the pass.
     """
 
     rate_hz: int
@@ -77,12 +78,12 @@ class Reader(Protocol):
     notes: list[str]
 
     def blocks(self, raise_if_stopped: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
-        """Yield the sound from its start, each block of shape (channels, n); calls `raise_if_stopped` often.
+        """Yield the audio from its start, each block of shape (channels, n); calls `raise_if_stopped` often.
 
         Raises:
-            errors.JobError: nearly nothing can be decoded.
-            errors.TransientError: the file's disk or share does not answer.
-            DamagedError: see there.
+            errors.JobError: almost nothing can be decoded.
+            errors.TransientError: the file's disk or share does not respond.
+            DamagedError: see its description.
         """
         ...
 
@@ -92,46 +93,48 @@ class Reader(Protocol):
 
 
 def open_reader(source: RecordingFile, *, is_damaged: bool = False) -> Reader:
-    """Find out what a file is, from its content, and open it for one pass.
+    """Detect the format of a file from its content, and open it for one pass.
 
     Args:
         source: the file.
-        is_damaged: whether a pass before this one has ended with DamagedError.
+        is_damaged: whether an earlier pass ended with DamagedError.
 
     Raises:
-        NotARecordingError: no sound format was recognised.
-        errors.JobError: the file is damaged, protected, or has no sound in it.
-        errors.TransientError: the file's disk or share does not answer.
-        MemoryError: its headers ask for more memory than there is.
+        NotARecordingError: the file has no known audio format.
+        errors.JobError: the file is damaged, protected, or has no audio.
+        errors.TransientError: the file's disk or share does not respond.
+        MemoryError: its headers ask for more memory than is allowed.
     """
-    other = headers.other_kind(source.head)
+    other = headers.other_format(source.head)
     if other is not None:
         raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
-    if headers.is_locked(source):
-        raise _locked_error()
-    if headers.sound_kind(source.head) == "FLAC" and not is_damaged:
+    if headers.has_drm(source):
+        raise _drm_error()
+    if (refused := headers.refused_dictation(source.head)) is not None:
+        raise errors.JobError(*refused)
+    if headers.audio_format(source.head) == "FLAC" and not is_damaged:
         with suppress(soundfile.LibsndfileError):
             return _FlacReader(source)
-    if not headers.is_pcm_kind(source.head):
+    if not headers.is_pcm_format(source.head):
         return _ContainerReader(source)
-    chunk = headers.sound_chunk(source)
-    # FFmpeg can be told to read on to the end of the file, whatever the header says.
+    chunk = headers.audio_chunk(source)
+    # FFmpeg can read on to the end of the file, whatever the header says.
     is_open_ended = chunk is not None and (chunk.declared_bytes is None or chunk.has_more)
     if not is_open_ended:
-        with suppress(soundfile.LibsndfileError):  # an encoding that libsndfile does not know; FFmpeg may
+        with suppress(soundfile.LibsndfileError):  # an encoding that only FFmpeg knows, maybe
             return _FileReader(source, chunk)
     reader = _ContainerReader(source, is_open_ended=is_open_ended)
     if chunk is not None and chunk.has_more:
-        reader.notes.append("Its header declares less sound than the file has: all of it was read.")
+        reader.notes.append("The header declares less audio than the file holds; all of it was read.")
     return reader
 
 
 class _FileReader:
-    """Reads with libsndfile, several blocks at a time: soundfile seeks after each read, and FLAC decodes anew then."""
+    """Reads with libsndfile, several blocks at a time: soundfile seeks after each read, and FLAC then decodes again."""
 
     slack_s = _FILE_SLACK_S
 
-    def __init__(self, source: RecordingFile, chunk: headers.SoundChunk | None) -> None:
+    def __init__(self, source: RecordingFile, chunk: headers.AudioChunk | None) -> None:
         self._source = source
         os.lseek(source.descriptor, 0, os.SEEK_SET)  # an earlier pass moved it
         self._file = soundfile.SoundFile(source.descriptor, closefd=False)
@@ -142,7 +145,7 @@ class _FileReader:
         self.notes: list[str] = []
         if self.codec.startswith("mpeg"):
             self.close()
-            raise soundfile.LibsndfileError(_SF_UNRECOGNISED)  # MP3 in WAV: left to FFmpeg
+            raise soundfile.LibsndfileError(_SF_UNRECOGNISED)  # MP3 in WAV: FFmpeg reads it
         self.declared_s: float | None = self._file.frames / max(self.rate_hz, 1)
         # libsndfile counts the frames that are there, not those that the header promises.
         if chunk is not None and chunk.declared_bytes is not None and chunk.available_bytes > 0:
@@ -152,37 +155,37 @@ class _FileReader:
         # Stereo in blocks as long as mono: 5 % faster here, though 4 % slower with FFmpeg's queue.
         n_frames = max(1, BLOCK_VALUES // max(1, self.channels // 2))
         n_read = _BLOCKS_READ * n_frames
-        # What has 16 bits stays so until it is sorted by channels: half the memory to move, and numpy converts faster.
+        # 16-bit samples are converted after sorting by channel: half the memory to move, and numpy converts faster.
         kind = "int16" if self._file.subtype == "PCM_16" else "float32"
         while True:
             try:
                 read = self._file.read(n_read, dtype=kind, always_2d=True)
             except soundfile.LibsndfileError:
-                break  # what is missing shows against the declared length
+                break  # the declared length shows what is missing
             if len(read) == 0:
                 break
             for first in range(0, len(read), n_frames):
                 raise_if_stopped()
                 yield as_planes(read[first : first + n_frames].T)
-        self._source.read_at(self._source.size - 1, 1)  # is its disk still there?
+        self._source.read_at(self._source.size - 1, 1)  # raises if its disk is gone
 
     def close(self) -> None:
         self._file.close()
 
 
 class _FlacReader(_FileReader):
-    """Reads FLAC with libsndfile as long as nothing is wrong with it."""
+    """Reads undamaged FLAC with libsndfile."""
 
     def __init__(self, source: RecordingFile) -> None:
         super().__init__(source, None)
         self.codec = "flac"
-        if not 0 < self._file.frames < _UNKNOWN_FRAMES:  # written to a pipe
+        if not 0 < self._file.frames < _UNKNOWN_FRAMES:  # it was written to a pipe
             self.close()
             raise soundfile.LibsndfileError(_SF_UNRECOGNISED)
 
     def blocks(self, raise_if_stopped: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
         yield from super().blocks(raise_if_stopped)
-        # libFLAC ends where the header says; but headers of joined files tell the length of the first.
+        # libFLAC stops where the header says, but the header of joined files has the length of the first.
         if (
             self._file.tell() < self._file.frames
             or os.lseek(self._source.descriptor, 0, os.SEEK_CUR) < self._source.size
@@ -225,19 +228,21 @@ class _ContainerReader:
             raise
 
     def _choose_stream(self) -> Any:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-        """Return the audio stream to decode; the others, pictures above all, are not even read."""
+        """Return the audio stream to decode; the others, video above all, are skipped unread."""
         known = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
         if not known:
-            kind = headers.sound_kind(self._source.head)
+            kind = headers.audio_format(self._source.head)
             if self._container.streams.audio or kind is None:
                 raise _unreadable_error(self._source)
-            raise errors.JobError(f"There is no sound in this {kind} file.", "Drop a recording that has a sound track.")
+            raise errors.JobError(f"This {kind} file has no audio track.", "Drop a recording that has one.")
         best = self._container.streams.best("audio")
         chosen = best if best in known else known[0]
-        if chosen.codec_context.codec_tag in _LOCKED_TAGS:
-            raise _locked_error()
+        if chosen.codec_context.codec_tag in _DRM_TAGS:
+            raise _drm_error()
+        if not chosen.codec_context.sample_rate:
+            raise _unreadable_error(self._source)
         chosen.thread_type = "NONE"  # memory and speed stay those of one core
-        if chosen.codec_context.name == "flac":  # else a damaged frame comes out as full-scale noise
+        if chosen.codec_context.name == "flac":  # otherwise a damaged frame becomes full-scale noise
             chosen.codec_context.options = {"err_detect": "crccheck+explode"}
         for stream in self._container.streams:
             if stream is not chosen:
@@ -245,7 +250,7 @@ class _ContainerReader:
         return chosen
 
     def _find_declared_s(self) -> float | None:
-        """Return how long the container says the stream lasts; None where that is a guess."""
+        """Return the length that the container declares for the stream, None where it is a guess."""
         container, stream = self._container, self._stream
         name = container.format.name
         if name in _GUESSED_DURATIONS or (name == "mp3" and not headers.has_mp3_length(self._source)):
@@ -266,7 +271,7 @@ class _ContainerReader:
             if index % _CHECK_EVERY_PACKETS == 0:
                 raise_if_stopped()
                 if packet.has_sidedata("encryption_info"):
-                    raise _locked_error()
+                    raise _drm_error()
             try:
                 frames = packet.decode()
             except MemoryError:
@@ -292,27 +297,27 @@ class _ContainerReader:
         self._write_notes(n_broken)
 
     def _write_notes(self, n_broken: int) -> None:
-        """Say at the end of the pass what was missing."""
+        """Add notes about what is missing, at the end of the pass."""
         if self.is_damaged or n_broken:
             self.is_damaged = True
             self.notes.append("The file is damaged: what could not be read was replaced by silence.")
         if headers.is_cut_off(self._source):
             self.is_damaged = True
-            self.notes.append("The end of the file is missing: it was cut off in recording or copying.")
+            self.notes.append("The end of the file is missing: it was cut off while recording or copying.")
 
     def _is_pause(self, packet: Any) -> bool:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-        """Return whether a packet stands for a pause: FFmpeg decodes no comfort noise of AMR."""
+        """Return whether a packet is a pause: FFmpeg does not decode the comfort noise of AMR."""
         return packet.size > 0 and bytes(packet)[0] >> 3 & 0xF in _AMR_PAUSES.get(self.codec, ())
 
     def _packets(self) -> Iterator[Any]:
-        """Yield the packets of the stream up to its end or to where nothing more can be found."""
+        """Yield the packets of the stream up to its end, or up to where the demuxer gives up."""
         try:
             yield from self._container.demux(self._stream)
         except MemoryError:
             raise
         except IndexError:
-            # At the very end, after our stream: PyAV up to 18.1 looks up streams that began in the middle of the file
-            # in a table made at its beginning, beyond its end, and whether it finds one there is chance.
+            # At the very end, after our stream: for streams that began in the middle of the file, PyAV up to 18.1
+            # reads beyond the end of a table made at the beginning; what it finds there is chance.
             pass
         except (av.error.FFmpegError, OSError, ValueError):
             self.is_damaged = True
@@ -330,10 +335,10 @@ class _ContainerReader:
 
 
 def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-    """Return the number of channels, and make the decoder forget an unusual order of them.
+    """Return the number of channels, and replace an unusual channel order in the decoder.
 
-    PyAV up to 19.0 frees the table of a custom order twice, which ends the process; its changelog
-    for 19.1 has it. Reading `layout` once frees it, so it must be replaced in the same breath.
+    PyAV up to 19.0 frees the table of a custom order twice, which crashes the process; the changelog
+    of 19.1 has the fix. Reading `layout` once frees it, so it must be replaced right after.
     """
     layout = codec_context.layout
     n_channels: int = layout.nb_channels
@@ -342,17 +347,17 @@ def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401 (PyAV is not ty
     return n_channels
 
 
-def _locked_error() -> errors.JobError:
+def _drm_error() -> errors.JobError:
     return errors.JobError(
         "The recording is protected against copying (DRM).",
-        "Export it without protection from the program that it comes from.",
+        "Export it without protection from the program it comes from.",
     )
 
 
 def _unreadable_error(source: RecordingFile) -> errors.JobError:
-    kind = headers.sound_kind(source.head)
+    kind = headers.audio_format(source.head)
     if kind is None:
         return NotARecordingError(
-            "This is not a recording in any known format.", "Drop sound or video files, such as wav, mp3, m4a or mp4."
+            "This is not a recording in any known format.", "Drop audio or video files, such as wav, mp3, m4a or mp4."
         )
     return errors.JobError(f"This {kind} file is cut off or damaged: nothing in it can be read.", _COPY_AGAIN)

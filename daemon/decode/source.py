@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from typing import TYPE_CHECKING, Self
 
 from daemon import errors
+from daemon.decode import headers
 from daemon.host import files
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
     from types import TracebackType
 
 _HEAD_BYTES = 4096
+_HASHED_BYTES = 1 << 20
 
 
 class NotARecordingError(errors.JobError):
-    """What was dropped is no sound at all: a letter, a picture, a playlist."""
+    """The file is not audio or video: a letter, a picture, a playlist."""
 
 
 class RecordingFile:
@@ -26,25 +30,33 @@ class RecordingFile:
 
     Attributes:
         size: its length in bytes when it was opened.
-        head: its first bytes, which tell its kind.
+        modified_s: its mtime then, in seconds since 1970.
+        start: where its audio format begins, after ID3 tags that do not belong to it.
+        head: the first bytes from there, which show its format.
 
     Args:
         descriptor: of the open file, which closes with this object.
 
     Raises:
         errors.JobError: it is empty.
-        errors.TransientError: its disk or share does not answer.
+        errors.TransientError: its disk or share does not respond.
     """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
-        self.size = os.fstat(self.descriptor).st_size
+        facts = os.fstat(self.descriptor)
+        self.size = facts.st_size
+        self.modified_s = facts.st_mtime
+        self.start = 0
         self.head = b""
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             if self.size == 0:
                 raise errors.JobError("The file is empty (0 bytes).", "Copy the recording again.")
             self.head = self.read_at(0, _HEAD_BYTES)
+            self.start = headers.skip_tags(self, self.head)
+            if self.start:
+                self.head = self.read_at(self.start, _HEAD_BYTES)
             on_error.pop_all()
 
     @classmethod
@@ -53,8 +65,8 @@ class RecordingFile:
 
         Raises:
             errors.JobError: it is not a regular file, or is empty.
-            errors.NoPermissionError: it may not be read.
-            errors.TransientError: it is gone, or its disk or share does not answer.
+            errors.NoPermissionError: it is not readable.
+            errors.TransientError: it is gone, or its disk or share does not respond.
         """
         return cls(files.open_regular(path))
 
@@ -62,16 +74,28 @@ class RecordingFile:
         """Return up to `n_bytes` from `offset` on; fewer at the end of the file.
 
         Raises:
-            errors.TransientError: the disk or share does not answer.
+            errors.TransientError: the disk or share does not respond.
         """
-        if offset >= self.size:  # a hostile header can name places that no integer of C can
+        if offset >= self.size:  # a hostile header can name offsets beyond any C integer
             return b""
         try:
             return os.pread(self.descriptor, n_bytes, offset)
         except OSError as error:
             raise errors.TransientError(
-                f"The recording cannot be read ({error.strerror}).", "See whether its disk or share is still there."
+                f"The recording cannot be read ({error.strerror}).", "Check that its disk or share is available."
             ) from error
+
+    def sha256(self, raise_if_stopped: Callable[[], None] = lambda: None) -> str:
+        """Return the SHA-256 of the file in hexadecimal; `raise_if_stopped` is called for each MiB and may raise.
+
+        Raises:
+            errors.TransientError: the disk or share does not respond.
+        """
+        digest = hashlib.sha256()
+        for offset in range(0, self.size, _HASHED_BYTES):
+            raise_if_stopped()
+            digest.update(self.read_at(offset, min(_HASHED_BYTES, self.size - offset)))
+        return digest.hexdigest()
 
     def close(self) -> None:
         """Close the file."""
@@ -89,10 +113,10 @@ class RecordingFile:
 
 
 class FileView:
-    """A reader of a `RecordingFile` with a position of its own, as PyAV wants it.
+    """A file object for PyAV: a `RecordingFile` from its `start` on, with a position of its own.
 
-    PyAV swallows exceptions of the file object, and then a share which went away would look like
-    the end of the recording. So an error is kept in `error` for whoever asks afterwards.
+    PyAV swallows exceptions of the file object, and a share that went away would look like the end
+    of the recording. So the error is kept in `error`; check it afterwards.
     """
 
     def __init__(self, source: RecordingFile) -> None:
@@ -103,16 +127,16 @@ class FileView:
     def read(self, n_bytes: int) -> bytes:
         """Return the next bytes, or b"" at the end."""
         try:
-            piece = self._source.read_at(self._offset, n_bytes)
+            block = self._source.read_at(self._source.start + self._offset, n_bytes)
         except errors.TransientError as error:
             self.error = error
             return b""
-        self._offset += len(piece)
-        return piece
+        self._offset += len(block)
+        return block
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Move and return the new position, or a negative errno for a place ahead of the start."""
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._source.size}[whence]
+        """Move and return the new position, or a negative errno for a position before the start."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self._offset, os.SEEK_END: self._source.size - self._source.start}[whence]
         if base + offset < 0:
             return -errno.EINVAL
         self._offset = base + offset

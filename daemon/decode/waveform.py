@@ -1,4 +1,4 @@
-"""Decoded sound in an unlinked file: of any length, never wholly in memory, gone when closed."""
+"""Decoded audio in an unlinked file: of any length, never all in memory, gone when closed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SAMPLE_RATE_HZ = 16_000
-"""What the model, the voice-activity model and every waveform here use."""
+"""Sample rate of the speech model, the VAD and every waveform."""
 
 _SAMPLE_BYTES = 4
-_NOT_KEPT = "the decoded sound could not be kept"
-# What a file system (NFS, some overlays) says that knows no unnamed files.
+_NOT_STORED = "the decoded audio could not be stored"
+# Errors of file systems without unnamed files (NFS, some overlays).
 _NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
 
 class Waveform:
-    """Mono float32 sound at 16 kHz, in [-1, 1] unless the recording itself went beyond.
+    """Mono float32 audio at 16 kHz, in [-1, 1] unless the recording itself went beyond.
 
-    It owns its file: whoever gets a waveform closes it, after the last `read` has returned.
+    It owns its file: close it after the last `read` has returned.
 
     Attributes:
         n_samples: its length.
@@ -54,10 +54,10 @@ class Waveform:
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the samples [start, stop), shape (n,), from any thread.
 
-        Bounds beyond the ends are pulled in, as a slice does.
+        Bounds beyond the ends are clipped, as in a slice.
 
         Raises:
-            errors.TransientError: the disk does not give the sound back.
+            errors.TransientError: the disk cannot be read.
         """
         start = min(max(start, 0), self.n_samples)
         samples = np.empty(min(max(stop, start), self.n_samples) - start, np.float32)
@@ -66,21 +66,21 @@ class Waveform:
             try:
                 n_bytes = os.preadv(self._file.fileno(), [rest], offset)
             except OSError as error:
-                raise errors.TransientError(f"The decoded sound cannot be read again ({error.strerror}).") from error
+                raise errors.TransientError(f"The decoded audio cannot be read again ({error.strerror}).") from error
             if n_bytes == 0:
-                raise errors.TransientError("The decoded sound is shorter than it was when it was written.")
+                raise errors.TransientError("The decoded audio is shorter than what was written.")
             rest, offset = rest[n_bytes:], offset + n_bytes
         if self.gain != 1.0:
             samples *= np.float32(self.gain)
         return samples
 
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
-        """Yield the whole sound in blocks of `n_samples`; the last may be shorter."""
+        """Yield all audio in blocks of `n_samples`; the last may be shorter."""
         for start in range(0, self.n_samples, n_samples):
             yield self.read(start, start + n_samples)
 
     def close(self) -> None:
-        """Give the disk space back."""
+        """Close the file, which frees its disk space."""
         self._file.close()
 
     def __enter__(self) -> Self:
@@ -95,14 +95,14 @@ class Waveform:
 
 
 class WaveformWriter:
-    """Writes a waveform block by block; leaving the context without `finish` throws it away.
+    """Writes a waveform block by block; leaving the context without `finish` discards it.
 
     Args:
-        cache: folder on the disk which holds decoded sound.
-        file: an unlinked file there, if one is already open.
+        cache: folder for decoded audio.
+        file: an open unlinked file to write to, instead of a new one there.
 
     Raises:
-        errors.NoPermissionError: the cache folder may not be written.
+        errors.NoPermissionError: the cache folder is not writable.
         errors.TransientError: the disk is full or the folder is gone.
     """
 
@@ -120,13 +120,13 @@ class WaveformWriter:
         if self._file is None:
             raise ValueError("the waveform is finished")
         rest = np.ascontiguousarray(block, np.float32).view(np.uint8).data
-        with files.explained(_NOT_KEPT, self._cache):
+        with files.explained(_NOT_STORED, self._cache):
             while rest:
                 rest = rest[self._file.write(rest) :]
         self.n_samples += len(block)
 
     def restart(self) -> None:
-        """Throw away what was written, to write other sound."""
+        """Discard what was written and start again."""
         if self._file is None:
             raise ValueError("the waveform is finished")
         self._file.seek(0)
@@ -134,7 +134,7 @@ class WaveformWriter:
         self.n_samples = 0
 
     def finish(self, gain: float = 1.0) -> Waveform:
-        """Hand the sound over as a waveform which is read with `gain`."""
+        """Return the audio as a waveform that is read with `gain`."""
         if self._file is None:
             raise ValueError("the waveform is finished")
         file, self._file = self._file, None
@@ -147,24 +147,24 @@ class WaveformWriter:
     def __exit__(
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Throw away what was not handed over."""
+        """Discard what was not finished."""
         if self._file is not None:
             self._file.close()
 
 
 def open_unlinked(cache: Path) -> io.FileIO:
-    """Return a file without a name, so that no crash leaves speech behind on the disk.
+    """Return a file without a name, so that no crash leaves speech on the disk.
 
     Raises:
-        errors.NoPermissionError: the cache folder may not be written.
+        errors.NoPermissionError: the cache folder is not writable.
         errors.TransientError: the disk is full or the folder is gone.
     """
-    with files.explained(_NOT_KEPT, cache):
+    with files.explained(_NOT_STORED, cache):
         try:
             descriptor = os.open(cache, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno not in _NO_TMPFILE:
                 raise
-            descriptor, name = tempfile.mkstemp(prefix=".sound-", dir=cache)
+            descriptor, name = tempfile.mkstemp(prefix=".audio-", dir=cache)
             os.unlink(name)  # noqa: PTH108 (mkstemp returns a string)
     return io.FileIO(descriptor, "r+b")

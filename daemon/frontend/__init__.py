@@ -1,8 +1,8 @@
-"""The audio front end: a recording to sound and speech, in processes that may die of it.
+"""The audio front end: a recording becomes clean audio and spans of speech, in processes that may crash.
 
-Codecs read what strangers made. They run in decoder processes of their own, which have no model
-and no GPU; one that crashes, hangs or takes memory without end is ended, and its recording is set
-aside with the reason. Sound comes back through an unlinked file, everything else as small messages.
+Codecs read files from strangers. They run in audio processes of their own, which have no model, no GPU and no
+right to open anything (`daemon.host.sandbox`). One that crashes, hangs or runs out of memory is ended, and its
+recording moves to failed with the reason. Audio comes back through an unlinked file, everything else as messages.
 """
 
 from daemon.frontend.pool import DecoderError, FrontEnd, Prepared

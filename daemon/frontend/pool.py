@@ -1,17 +1,12 @@
-"""The daemon's side: decoder processes, started once and used again, and what becomes of bad ones."""
+"""The daemon's side: audio processes that are started once, used again, and replaced when one goes bad."""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,32 +14,29 @@ import structlog
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, NotARecordingError, RecordingFile, Waveform, open_unlinked
-from daemon.frontend.messages import Broken, Channel, Done, Look, Looked, Order, Ready, Refused
+from daemon.frontend.messages import AudioReady, Bug, Failed, Prepare, Probe, Probed, Ready
+from daemon.frontend.process import CONVERT, AudioProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import Literal
 
     from daemon.config import Preprocess
-    from daemon.frontend.messages import Answer, Question
+    from daemon.frontend.messages import Request, Response
     from daemon.segment import Span
     from daemon.transcript import Receipt
 
-_LOOK_S = 0.25
-# A look that comes later than this was held up by something else: the machine or the service was frozen.
-_MAX_LOOK_S = 30.0
+_POLL_S = 0.25
+# A poll that returns later than this was held up by something else: the machine or the service was frozen.
+_MAX_POLL_S = 30.0
 _START_LIMIT_S = 120.0
-_LOOK_LIMIT_S = 20.0
-# The longest that a decoder may take. It manages 250 times real time; a share may give 1 MB/s.
+_PROBE_LIMIT_S = 20.0
+# The longest that preparing may take. It runs at 250 times real time; a network share may deliver 1 MB/s.
 _LIMIT_S = 60.0
 _LIMIT_BYTES_PER_S = 1e6
 _LIMIT_TIMES_REAL_TIME = 10.0
 _SAMPLE_BYTES = 4
-_DEATH_S = 2.0
-_LAST_WORDS_BYTES = 2000
-# Sent by the kernel where memory is short, or by a person: the recording is not to blame.
-_NOBODYS_FAULT = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 _ERRORS = {
     kind.__name__: kind
     for kind in (
@@ -55,14 +47,20 @@ _ERRORS = {
         errors.EngineUnavailableError,
     )
 }
-_CONVERT = "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
+_INVALID = "The decoder returned invalid data."
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A recording as the model is to hear it; whoever gets it closes the waveform."""
+    """A recording as the model hears it.
+
+    Attributes:
+        waveform: mono audio at 16 kHz; the caller closes it.
+        receipt: what was found and done.
+        speech: spans of speech, in samples of the waveform, in order and without overlaps.
+    """
 
     waveform: Waveform
     receipt: Receipt
@@ -70,33 +68,33 @@ class Prepared:
 
 
 class DecoderError(Exception):
-    """A decoder met an error in our own code; the text is its traceback."""
+    """An audio process met an error in our own code; the text is its traceback."""
 
 
 class FrontEnd:
-    """Prepares recordings, any number of threads at a time, in a bounded number of processes.
+    """Prepares recordings for any number of threads, in a bounded number of processes.
 
     Args:
-        cache: folder on the disk which holds decoded sound.
-        n_decoders: how many recordings are prepared side by side; None for one on each core.
-        monotonic: seconds that only ever grow.
+        cache: folder on the disk for decoded audio.
+        n_processes: how many recordings are prepared at the same time; None for one on each core.
+        monotonic: clock in seconds, injectable for tests.
     """
 
     def __init__(
-        self, cache: Path, n_decoders: int | None = None, monotonic: Callable[[], float] = time.monotonic
+        self, cache: Path, n_processes: int | None = None, monotonic: Callable[[], float] = time.monotonic
     ) -> None:
         self._cache = cache
-        self._n_free = n_decoders or len(os.sched_getaffinity(0))
+        self._n_free = n_processes or len(os.sched_getaffinity(0))
         self._monotonic = monotonic
         self._changed = threading.Condition()
-        self._idle: list[_Decoder] = []
-        self._busy: set[_Decoder] = set()
+        self._idle: list[AudioProcess] = []
+        self._busy: set[AudioProcess] = set()
         self._is_closed = False
         self._is_reported = False
 
     def prepare(
         self,
-        path: Path | int,
+        recording: RecordingFile | Path | int,
         settings: Preprocess,
         vad: Literal["silero", "energy", "off"],
         raise_if_stopped: Callable[[], None] = lambda: None,
@@ -104,45 +102,45 @@ class FrontEnd:
         """Decode a recording, clean it, and find the speech in it.
 
         Args:
-            path: of the recording, opened without following links; or a descriptor of it.
+            recording: an open file, which stays open; or a path, opened without following links; or a descriptor,
+                which is opened again.
             settings: the `preprocess` section of the configuration.
             vad: how speech is found.
-            raise_if_stopped: called several times a second; it may raise errors.StoppedError to end the work.
+            raise_if_stopped: called several times a second; it may raise errors.StoppedError to stop the work.
 
         Raises:
-            errors.JobError: it is no recording, damaged beyond reading, protected, empty or too
-                long, or its decoder crashed, came to no end, or took too much memory.
-            errors.NoPermissionError: it may not be read.
-            errors.TransientError: it is gone, its share does not answer, or the cache disk is full.
+            errors.JobError: the file is not a recording, or damaged beyond reading, protected, empty or too
+                long; or a codec crashed on it, did not finish, or took too much memory.
+            errors.NoPermissionError: the file is not readable.
+            errors.TransientError: the file is gone, its share does not answer, or the cache disk is full.
             errors.EngineUnavailableError: silero's weights are not installed.
-            errors.StoppedError: `raise_if_stopped` raised it, or the front end was closed.
-            DecoderError: there is a mistake in our own code.
+            errors.StoppedError: from `raise_if_stopped`, or because the front end was closed.
+            DecoderError: there is a bug in our own code.
         """
-        with RecordingFile.open(path) as source, open_unlinked(self._cache) as file:
-            descriptor = file.fileno()
+        with contextlib.ExitStack() as files:
+            if not isinstance(recording, RecordingFile):
+                recording = files.enter_context(RecordingFile.open(recording))
+            audio = files.enter_context(open_unlinked(self._cache))
+            size, descriptor = recording.size, audio.fileno()
 
             def limit_s() -> float:
-                sound_s = min(_sound_s(descriptor), settings.max_duration_h * 3600)
-                return _LIMIT_S + source.size / _LIMIT_BYTES_PER_S + sound_s / _LIMIT_TIMES_REAL_TIME
+                audio_s = min(_audio_s(descriptor), settings.max_duration_h * 3600)
+                return _LIMIT_S + size / _LIMIT_BYTES_PER_S + audio_s / _LIMIT_TIMES_REAL_TIME
 
-            self._wait_for_turn(raise_if_stopped)
-            try:
-                answer = self._ask(
-                    Order(settings, vad, self._cache), (source.descriptor, descriptor), limit_s, raise_if_stopped
-                )
-            finally:
-                self._end_turn()
-            if not isinstance(answer, Done) or not _is_sound(answer, descriptor):
-                raise errors.JobError("Decoding this recording gave nonsense.", _CONVERT)
-            waveform = Waveform(io.FileIO(os.dup(descriptor)), answer.n_samples, answer.gain)
-            return Prepared(waveform, answer.receipt, answer.speech)
+            request = Prepare(settings, vad, self._cache)
+            with self._turn(raise_if_stopped):
+                response = self._ask(request, (recording.descriptor, descriptor), limit_s, raise_if_stopped)
+            if not isinstance(response, AudioReady) or not _fits(response, descriptor):
+                raise errors.JobError(_INVALID, CONVERT)
+            waveform = Waveform(io.FileIO(os.dup(descriptor)), response.n_samples, response.gain)
+            return Prepared(waveform, response.receipt, response.speech)
 
     def is_recording(self, path: Path) -> bool:
         """Return whether a file is a recording, a damaged one included; waits for no other work.
 
         Raises:
-            errors.NoPermissionError: it may not be read.
-            errors.TransientError: it is gone, or its disk or share does not answer.
+            errors.NoPermissionError: the file is not readable.
+            errors.TransientError: the file is gone, or its disk or share does not answer.
         """
         try:
             source = RecordingFile.open(path)
@@ -150,228 +148,147 @@ class FrontEnd:
             return False
         with source:
             try:
-                answer = self._ask(Look(), (source.descriptor,), lambda: _LOOK_LIMIT_S, lambda: None)
-            except errors.JobError:  # what a decoder dies of is to be set aside, with its reason
+                response = self._ask(Probe(), (source.descriptor,), lambda: _PROBE_LIMIT_S, lambda: None)
+            except errors.JobError:  # a file that crashes a codec moves to failed, with its reason
                 return True
-        return isinstance(answer, Looked) and answer.is_recording
+        return isinstance(response, Probed) and response.is_recording
 
     def close(self) -> None:
-        """End all decoders; who still waits for one gets errors.StoppedError."""
+        """End all processes; threads that wait for one get errors.StoppedError."""
         with self._changed:
             self._is_closed = True
             idle, self._idle = self._idle, []
-            for decoder in self._busy:
-                decoder.kill()  # the thread which waits for it does the rest
+            for process in self._busy:
+                process.kill()  # the thread that waits for it does the rest
             self._changed.notify_all()
-        for decoder in idle:
-            decoder.end()
+        for process in idle:
+            process.end()
 
-    def _wait_for_turn(self, raise_if_stopped: Callable[[], None]) -> None:
-        """Wait until fewer recordings are being prepared than there are decoders."""
+    @contextlib.contextmanager
+    def _turn(self, raise_if_stopped: Callable[[], None]) -> Iterator[None]:
+        """Wait until fewer recordings are being prepared than may be."""
         with self._changed:
             while self._n_free == 0:
                 raise_if_stopped()
-                self._raise_closed()
-                self._changed.wait(_LOOK_S)
+                self._raise_if_closed()
+                self._changed.wait(_POLL_S)
             self._n_free -= 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_free += 1
+                self._changed.notify()
 
-    def _end_turn(self) -> None:
-        with self._changed:
-            self._n_free += 1
-            self._changed.notify()
-
-    def _raise_closed(self) -> None:
+    def _raise_if_closed(self) -> None:
         if self._is_closed:
             raise errors.StoppedError("The service is stopping.")
 
     def _ask(
         self,
-        question: Question,
+        request: Request,
         descriptors: tuple[int, ...],
         limit_s: Callable[[], float],
         raise_if_stopped: Callable[[], None],
-    ) -> Answer:
-        """Let a decoder answer a question; it is ended unless it answers as it should."""
-        decoder = self._take(raise_if_stopped)
-        is_well = False
+    ) -> Response:
+        """Send a request to a process and wait for the response; a process that misbehaves is ended."""
+        process = self._take(raise_if_stopped)
+        is_reusable = False
         try:
-            decoder.channel.ask(question, *descriptors)
-            answer = self._await(decoder, limit_s, raise_if_stopped)
-            is_well = _can_go_on(answer)
+            process.channel.send(request, *descriptors)
+            response = self._await(process, limit_s, raise_if_stopped)
+            is_reusable = _can_go_on(response)
         except (EOFError, OSError):
-            self._raise_closed()
-            raise decoder.autopsy() from None
-        except ValueError:  # a message that no decoder sends
-            raise errors.JobError("Decoding this recording gave nonsense.", _CONVERT) from None
+            self._raise_if_closed()
+            raise process.explain_death() from None
+        except ValueError:  # not one of our messages
+            raise errors.JobError(_INVALID, CONVERT) from None
         finally:
-            self._put_back(decoder, is_well=is_well)
-        if isinstance(answer, Broken):
-            raise DecoderError(answer.traceback)
-        if isinstance(answer, Refused):
-            raise _ERRORS.get(answer.error, errors.JobError)(answer.what, answer.remedy)
-        return answer
+            self._put_back(process, is_reusable=is_reusable)
+        if isinstance(response, Bug):
+            raise DecoderError(response.traceback)
+        if isinstance(response, Failed):
+            raise _ERRORS.get(response.error, errors.JobError)(response.what, response.remedy)
+        return response
 
-    def _take(self, raise_if_stopped: Callable[[], None]) -> _Decoder:
-        """Return an idle decoder that is alive, else a new one."""
+    def _take(self, raise_if_stopped: Callable[[], None]) -> AudioProcess:
+        """Return an idle process that is alive, or a new one."""
         with self._changed:
-            self._raise_closed()
+            self._raise_if_closed()
             while self._idle:
-                decoder = self._idle.pop()
-                if decoder.is_alive():
-                    self._busy.add(decoder)
-                    return decoder
-                decoder.end()
-            decoder = _Decoder()
-            self._busy.add(decoder)
+                process = self._idle.pop()
+                if process.is_alive():
+                    self._busy.add(process)
+                    return process
+                process.end()
+            process = AudioProcess()
+            self._busy.add(process)
         is_started = False
         try:
-            answer = self._await(decoder, lambda: _START_LIMIT_S, raise_if_stopped)
-            if is_started := isinstance(answer, Ready):
-                self._report_missing(answer.missing)
+            response = self._await(process, lambda: _START_LIMIT_S, raise_if_stopped)
+            if is_started := isinstance(response, Ready):
+                self._report_missing(response.missing)
         except (EOFError, OSError, ValueError):
-            self._raise_closed()
+            self._raise_if_closed()
         finally:
             if not is_started:
-                self._put_back(decoder, is_well=False)
+                self._put_back(process, is_reusable=False)
         if not is_started:
-            raise errors.TransientError("The decoder could not be started.", "The log of the service says more.")
-        return decoder
+            raise errors.TransientError("The decoder process did not start.", "See the log of the service.")
+        return process
 
     def _report_missing(self, protections: tuple[str, ...]) -> None:
-        """Log once what the kernel cannot forbid to decoder processes."""
+        """Log, once, which protections of audio processes the kernel does not offer."""
         with self._changed:
             is_new = bool(protections) and not self._is_reported
             self._is_reported |= is_new
         if is_new:
             log.warning("decoder.sandbox_incomplete", missing=list(protections), remedy="Run `scribed check`.")
 
-    def _put_back(self, decoder: _Decoder, *, is_well: bool) -> None:
+    def _put_back(self, process: AudioProcess, *, is_reusable: bool) -> None:
         with self._changed:
-            self._busy.discard(decoder)
-            is_kept = is_well and not self._is_closed
+            self._busy.discard(process)
+            is_kept = is_reusable and not self._is_closed
             if is_kept:
-                self._idle.append(decoder)
+                self._idle.append(process)
         if not is_kept:
-            decoder.end()
+            process.end()
 
-    def _await(self, decoder: _Decoder, limit_s: Callable[[], float], raise_if_stopped: Callable[[], None]) -> Answer:
-        """Wait for the decoder's answer."""
+    def _await(
+        self, process: AudioProcess, limit_s: Callable[[], float], raise_if_stopped: Callable[[], None]
+    ) -> Response:
+        """Wait for a response; time in which this process was frozen does not count."""
         took_s, last_s = 0.0, self._monotonic()
-        while (answer := decoder.channel.poll(_LOOK_S)) is None:
+        while (response := process.channel.poll(_POLL_S)) is None:
             raise_if_stopped()
             now_s = self._monotonic()
-            took_s, last_s = took_s + min(now_s - last_s, _MAX_LOOK_S), now_s
+            took_s, last_s = took_s + min(now_s - last_s, _MAX_POLL_S), now_s
             if took_s > limit_s():
-                if decoder.waits_for_disk():
+                if process.waits_for_disk():
                     raise errors.TransientError(
-                        "The recording cannot be read: its disk or share does not answer.", "See whether it is there."
+                        "The recording cannot be read: its disk or share does not answer.",
+                        "Check that the disk or share is available.",
                     )
                 log.warning("decoder.hung", took_s=round(took_s))
-                raise errors.JobError(
-                    f"Decoding this recording came to no end within {took_s / 60:.0f} minutes.", _CONVERT
-                )
-        return answer
+                raise errors.JobError(f"Decoding timed out after {took_s / 60:.0f} minutes.", CONVERT)
+        return response
 
 
-class _Decoder:
-    """One decoder process, seen from the daemon.
-
-    Attributes:
-        channel: to it.
-    """
-
-    def __init__(self) -> None:
-        end, its_end = socket.socketpair()
-        lifeline, self._lifeline = os.pipe()
-        self.channel = Channel(end)
-        self._last_words = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
-        command = [sys.executable, "-P", "-m", "daemon.frontend.worker_process", str(its_end.fileno()), str(lifeline)]
-        try:
-            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._last_words,
-                env=_environment(),
-                pass_fds=(its_end.fileno(), lifeline),
-                start_new_session=True,  # Ctrl-C in a terminal is for the daemon, which ends its decoders
-            )
-        except OSError:
-            self._close()
-            raise
-        finally:
-            its_end.close()
-            os.close(lifeline)
-        log.debug("decoder.started", pid=self._process.pid)
-
-    def is_alive(self) -> bool:
-        return self._process.poll() is None
-
-    def waits_for_disk(self) -> bool:
-        """Return whether it is stuck within the kernel, as on a share that went away."""
-        with suppress(OSError), open(f"/proc/{self._process.pid}/stat", "rb") as file:  # noqa: PTH123 (no path object needed)
-            return file.read().rpartition(b")")[2].split()[0] == b"D"
-        return False
-
-    def autopsy(self) -> errors.ScribedError:
-        """Return the reason why it is gone, in plain words."""
-        try:
-            code = self._process.wait(_DEATH_S)
-        except subprocess.TimeoutExpired:
-            code = 0  # it closed its socket and lives on
-        self._last_words.seek(max(0, self._last_words.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
-        last_words = self._last_words.read().decode("utf-8", "replace")
-        log.warning("decoder.died", pid=self._process.pid, exit_code=code, last_words=last_words)
-        if -code in _NOBODYS_FAULT:
-            return errors.TransientError(
-                f"The decoder was killed from outside ({signal.Signals(-code).name}).",
-                "Is there enough memory? The recording is tried again.",
-            )
-        name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return errors.JobError(f"Decoding this recording crashed the decoder ({name}).", _CONVERT)
-
-    def kill(self) -> None:
-        """Kill it, in the middle of whatever it does."""
-        self._process.kill()
-
-    def end(self) -> None:
-        """Kill it, if it still runs, and close what leads to it."""
-        self.kill()
-        with suppress(subprocess.TimeoutExpired):  # stuck within the kernel: it dies when it comes back
-            self._process.wait(_DEATH_S)
-        self._close()
-
-    def _close(self) -> None:
-        self.channel.close()
-        os.close(self._lifeline)
-        self._last_words.close()
+def _can_go_on(response: Response) -> bool:
+    """Return whether the process that sent this response can be used again."""
+    if isinstance(response, Failed):
+        # One that ran out of memory may be in any state; one without the VAD's weights can no longer load them.
+        return response.error in _ERRORS and response.error != errors.EngineUnavailableError.__name__
+    return not isinstance(response, Bug)
 
 
-def _can_go_on(answer: Answer) -> bool:
-    """Return whether the process that gave this answer can be used again."""
-    if isinstance(answer, Refused):
-        # One that ran out of memory may be in any state; one without the VAD's weights cannot load them any more.
-        return answer.error in _ERRORS and answer.error != errors.EngineUnavailableError.__name__
-    return not isinstance(answer, Broken)
-
-
-def _environment() -> dict[str, str]:
-    """Return the daemon's environment without what is for the daemon alone.
-
-    One thread for linear algebra, which decoding does not use: a pool of threads takes address
-    space on each core.
-    """
-    own = {name: value for name, value in os.environ.items() if name not in {"NOTIFY_SOCKET", "WATCHDOG_PID"}}
-    return own | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-
-
-def _sound_s(descriptor: int) -> float:
-    """Return how much sound a file has so far, in seconds."""
+def _audio_s(descriptor: int) -> float:
+    """Return how much audio a file holds so far, in seconds."""
     return os.fstat(descriptor).st_size / (_SAMPLE_BYTES * SAMPLE_RATE_HZ)
 
 
-def _is_sound(done: Done, descriptor: int) -> bool:
-    """Return whether an answer fits the sound that came with it."""
-    edges = [edge for span in done.speech for edge in (span.start, span.stop)]
-    is_in_order = edges == sorted(edges) and (not edges or (edges[0] >= 0 and edges[-1] <= done.n_samples))
-    return is_in_order and os.fstat(descriptor).st_size == _SAMPLE_BYTES * done.n_samples
+def _fits(response: AudioReady, descriptor: int) -> bool:
+    """Return whether a response agrees with the audio in the file."""
+    edges = [edge for span in response.speech for edge in (span.start, span.stop)]
+    is_in_order = edges == sorted(edges) and (not edges or (edges[0] >= 0 and edges[-1] <= response.n_samples))
+    return is_in_order and os.fstat(descriptor).st_size == _SAMPLE_BYTES * response.n_samples

@@ -1,8 +1,8 @@
-"""The decoder process: `python -m daemon.frontend.worker_process SOCKET LIFELINE`, started by the pool.
+"""The audio process: `python -m daemon.frontend.worker_process SOCKET LIFELINE`, started by the pool.
 
-Before it looks at the first recording it gives up the right to open anything: codecs read hostile files, and one
-that was taken over finds no path, no network and no other process (`daemon.host.sandbox`). So whatever is loaded on
-first use has to be loaded ahead.
+Before it opens the first recording it gives up the right to open anything else: codecs read hostile files, and one
+that was taken over finds no path, no network and no other process (`daemon.host.sandbox`). So whatever libraries
+load on first use has to be loaded before.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from daemon import errors
 from daemon.config import Preprocess
 from daemon.decode import RecordingFile, WaveformWriter, readers
 from daemon.decode.cleaning import decode, is_recording
-from daemon.frontend.messages import Broken, Channel, Done, Look, Looked, Order, Ready, Refused
+from daemon.frontend.messages import AudioReady, Bug, Failed, Prepare, Probe, Probed, Ready, process_end
 from daemon.host import sandbox
 from daemon.host.privileges import leave_no_core
 from daemon.segment.silero import load_weights
 from daemon.segment.vad import detect_speech
 
 if TYPE_CHECKING:
-    from daemon.frontend.messages import Answer, Question
+    from daemon.frontend.messages import Request, Response
 
-# Beyond what is taken after the imports. A recording of ten hours needs a tenth of it, for the
+# On top of what the process uses after loading. A recording of ten hours needs a tenth of it, for the
 # index of its packets.
 _MEMORY_BYTES = 1 << 29
 _WARM_UP_RATE_HZ = 8000
 _F_SETSIG = 10  # fcntl.h; the module fcntl does not have it
 _MOST_DISPENSABLE = "1000"
 
-_TOO_BIG = "Decoding this recording takes more memory than a recording can need."
-_TOO_BIG_REMEDY = "Convert it with another program, for instance to FLAC, and try again."
+_OUT_OF_MEMORY = "Decoding this recording takes more memory than a recording can need."
+_OUT_OF_MEMORY_REMEDY = "Convert it with another program, for instance to FLAC, and try again."
 
 
 def main() -> None:
-    """Answer questions until the daemon closes its end, or until one was too much."""
+    """Serve requests until the daemon closes its end, or until a bug shows."""
     end, lifeline = (int(word) for word in sys.argv[1:])
     _die_with(lifeline)
-    channel = Channel(socket.socket(fileno=end))
+    channel = process_end(socket.socket(fileno=end))
     _load_ahead()
     _limit()
     missing = sandbox.give_up_rights()
-    channel.answer(Ready(tuple(found.what for found in missing)))
+    channel.send(Ready(tuple(found.what for found in missing)))
     with suppress(EOFError, BrokenPipeError):
         while True:
-            answer = _answer(*channel.next_question())
-            channel.answer(answer)
-            if isinstance(answer, Broken):
+            response = _respond(*channel.receive())
+            channel.send(response)
+            if isinstance(response, Bug):
                 return
 
 
@@ -68,7 +68,7 @@ def _die_with(lifeline: int) -> None:
     """Have the kernel kill this process when the daemon is gone, even in the middle of a codec.
 
     The daemon holds the other end of this pipe, and writes nothing. PR_SET_PDEATHSIG would not do:
-    it strikes when the thread that started this process ends, and that is one of many.
+    it fires when the thread that started this process ends, and that is one of many.
     """
     fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(lifeline, _F_SETSIG, signal.SIGKILL)
@@ -77,7 +77,7 @@ def _die_with(lifeline: int) -> None:
 
 def _load_ahead() -> None:
     """Load what Python and the libraries load on first use: clean half a second of noise and look for speech in it."""
-    with suppress(errors.EngineUnavailableError):  # whoever asks for that model gets the error
+    with suppress(errors.EngineUnavailableError):  # a request that needs this model gets the error
         load_weights()
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, _WARM_UP_RATE_HZ // 2).astype(np.float32)
     settings = Preprocess(normalize="loudness")
@@ -100,7 +100,7 @@ def _memory_file() -> io.FileIO:
 
 
 def _limit() -> None:
-    """Bound the memory, leave no core file, and be the first to go where the machine has no memory left."""
+    """Bound the memory, leave no core file, and be the first to go when the machine runs out of memory."""
     leave_no_core()
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_MOST_DISPENSABLE)
@@ -109,28 +109,28 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _answer(question: Question, descriptors: list[int]) -> Answer:
+def _respond(request: Request, descriptors: list[int]) -> Response:
     try:
         with RecordingFile(descriptors[0]) as source:
-            if isinstance(question, Look):
-                return Looked(is_recording(source))
+            if isinstance(request, Probe):
+                return Probed(is_recording(source))
             with io.FileIO(descriptors[1], "r+b") as file:
-                return _prepare(source, file, question)
+                return _prepare(source, file, request)
     except errors.ScribedError as error:
-        return Refused(type(error).__name__, error.what, error.remedy)
+        return Failed(type(error).__name__, error.what, error.remedy)
     except MemoryError:
-        return Refused(MemoryError.__name__, _TOO_BIG, _TOO_BIG_REMEDY)
-    except Exception:  # noqa: BLE001 (the worker of the daemon gets it, as if it had happened there)
-        return Broken(traceback.format_exc())
+        return Failed(MemoryError.__name__, _OUT_OF_MEMORY, _OUT_OF_MEMORY_REMEDY)
+    except Exception:  # noqa: BLE001 (the daemon raises it, as if it had happened there)
+        return Bug(traceback.format_exc())
 
 
-def _prepare(source: RecordingFile, file: io.FileIO, order: Order) -> Done:
+def _prepare(source: RecordingFile, file: io.FileIO, request: Prepare) -> AudioReady:
     """Decode a recording into the file, and find the speech in it."""
-    with WaveformWriter(order.cache, file) as writer:
-        waveform, receipt = decode(source, writer, order.settings)
+    with WaveformWriter(request.cache, file) as writer:
+        waveform, receipt = decode(source, writer, request.settings)
     with waveform:
-        speech = detect_speech(waveform, order.vad, lambda: None)
-        return Done(waveform.n_samples, waveform.gain, receipt, speech)
+        speech = detect_speech(waveform, request.vad, lambda: None)
+        return AudioReady(waveform.n_samples, waveform.gain, receipt, speech)
 
 
 if __name__ == "__main__":

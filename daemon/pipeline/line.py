@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from daemon.host import files
+from daemon.decode import RecordingFile
 from daemon.host.clock import now
 from daemon.pipeline.assembly import assemble, measure_coverage
 from daemon.pipeline.recognition import ChunkTranscriber, SpeechMap
@@ -45,8 +44,9 @@ def transcribe(
     """
     started_at, started_s = now(), time.monotonic()
     settings = recording.settings
-    source = _describe(recording, control)
-    prepared = front_end.prepare(recording.audio, settings.audio, config.segment.vad, control.raise_if_stopped)
+    with RecordingFile.open(recording.audio) as file:
+        source = _describe(recording, file, control)
+        prepared = front_end.prepare(file, settings.audio, config.segment.vad, control.raise_if_stopped)
     # Later stages hear the audio too: it is closed at the end of the line.
     with prepared.waveform as waveform:
         speech = SpeechMap(prepared.speech, is_sure=config.segment.vad == "silero")
@@ -90,17 +90,14 @@ def resume_key(source: Source, config: Config, settings: RecordingSettings, mode
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def _describe(recording: Recording, control: RunControl) -> Source:
-    """Return what the file is; it is read once, through one descriptor."""
-    with os.fdopen(files.open_regular(recording.audio), "rb") as file:
-        facts = os.fstat(file.fileno())
-        sha256 = files.sha256_of_stream(file, control.raise_if_stopped)
+def _describe(recording: Recording, file: RecordingFile, control: RunControl) -> Source:
+    """Return what the file is."""
     return Source(
         name=recording.path.rpartition("/")[2],
         path=recording.path,
-        sha256=sha256,
-        n_bytes=facts.st_size,
-        modified_at=_as_utc(facts.st_mtime),
+        sha256=file.sha256(control.raise_if_stopped),
+        n_bytes=file.size,
+        modified_at=_as_utc(file.modified_s),
     )
 
 

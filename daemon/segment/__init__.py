@@ -1,6 +1,6 @@
-"""A waveform to chunks: where there is speech, and the pieces of it that the model hears.
+"""A waveform to chunks: where there is speech, and the chunks of it that the model hears.
 
-`daemon.segment.vad` finds the speech; only decoder processes import it.
+`daemon.segment.vad` detects the speech; only audio processes import it.
 """
 
 from daemon.segment.chunking import Chunk, Span, cut, split

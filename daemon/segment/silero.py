@@ -1,8 +1,8 @@
-"""Silero's voice-activity model for 16 kHz, in numpy.
+"""Silero's voice-activity detection (VAD) model for 16 kHz, in numpy.
 
 The weights and the layers are those of the package silero_vad (its `tinygrad_model.py` shows them in
-twenty lines). Only the recurrent layer carries a state from frame to frame; all before it is computed
-for many frames at once, as a few large matrix products. On one core that is three to four times as fast as
+twenty lines). Only the recurrent layer carries a state from frame to frame; everything before it is
+computed for many frames at once, as a few large matrix products. On one core that is three to four times as fast as
 onnxruntime frame by frame, and more than twice as fast as with the package's model for whole stretches.
 """
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FRAME_SAMPLES = 512
-"""What the model judges at a time: 32 ms."""
+"""One frame of the model: 32 ms."""
 CONTEXT_SAMPLES = 64
-"""What it also sees of the frame before."""
+"""Samples of the previous frame that the model also sees."""
 
 _WINDOW_SAMPLES, _HOP_SAMPLES = 256, 128
 _CONVOLUTIONS = ((4, 1), (4, 2), (2, 2), (1, 1))  # (steps, stride); a frame and its context give four spectra
 _N_HIDDEN = 128
-# Numbers of fields in an ONNX model, and two of the ways in which their values are written.
+# Field numbers of an ONNX model, and two of its wire types.
 _GRAPH, _INITIALIZER, _DIMENSIONS, _NAME, _CONTENT = 7, 5, 1, 8, 9
 _VARINT, _COUNTED = 0, 2
-_N_TOGETHER = 256  # frames whose layers are computed at once: 2 MB at the widest, which a cache holds
+_N_TOGETHER = 256  # frames computed at once: 2 MB at the widest layer, which fits into a cache
 
 
 class Silero:
-    """The model; it holds no state between calls.
+    """The model; it keeps no state between calls.
 
     Raises:
         errors.EngineUnavailableError: its weights are not installed.
@@ -51,8 +51,8 @@ class Silero:
             name = f"model.encoder.{index}.reparam_conv"
             bias = np.tile(weights[f"{name}.bias"], n_steps // stride)
             self._layers.append((_as_matrix(weights[f"{name}.weight"], n_steps, stride), bias))
-        # sigmoid(x) is (1 + tanh(x / 2)) / 2, so that one tanh serves all gates. Behind the gates of input and
-        # forgetting comes that of output, and then what is new.
+        # sigmoid(x) is (1 + tanh(x / 2)) / 2, so one tanh serves all gates. Order: input gate,
+        # forget gate, output gate, new content.
         order = np.r_[0 : 2 * _N_HIDDEN, 3 * _N_HIDDEN : 4 * _N_HIDDEN, 2 * _N_HIDDEN : 3 * _N_HIDDEN]
         scale = np.repeat(np.array([0.5, 1.0], np.float32), [3 * _N_HIDDEN, _N_HIDDEN])
         name = "model.decoder.rnn"
@@ -63,33 +63,33 @@ class Silero:
         self._output_bias = weights["model.decoder.decoder.2.bias"]
 
     def begin(self, n_rows: int) -> NDArray[np.float32]:
-        """Return the state ahead of the first frame of several stretches, shape (2, n_rows, 128)."""
+        """Return the state before the first frame, for several stretches, shape (2, n_rows, 128)."""
         return np.zeros((2, n_rows, _N_HIDDEN), np.float32)
 
-    def judge(self, sound: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return how probably each frame is speech, and move the state on.
+    def judge(self, audio: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the probability of speech in each frame, and update the state.
 
         Args:
-            sound: the frames of each stretch with the samples ahead of them, shape (n_rows, 64 + n_frames * 512).
-            state: from `begin` or the call before; it is changed.
+            audio: the frames of each stretch and the samples before them, shape (n_rows, 64 + n_frames * 512).
+            state: from `begin` or the previous call; it is updated in place.
 
         Returns:
             shape (n_rows, n_frames).
         """
-        frames = np.lib.stride_tricks.sliding_window_view(sound, CONTEXT_SAMPLES + FRAME_SAMPLES, axis=1)
-        frames = frames[:, ::FRAME_SAMPLES].swapaxes(0, 1)  # by time, as the recurrent layer needs them
+        frames = np.lib.stride_tricks.sliding_window_view(audio, CONTEXT_SAMPLES + FRAME_SAMPLES, axis=1)
+        frames = frames[:, ::FRAME_SAMPLES].swapaxes(0, 1)  # time first, as the recurrent layer needs it
         n_frames, n_rows = frames.shape[:2]
         gates = np.empty((n_frames, n_rows, 4 * _N_HIDDEN), np.float32)
         n_steps = max(1, _N_TOGETHER // n_rows)
         for first in range(0, n_frames, n_steps):
             some = frames[first : first + n_steps]
-            gates[first : first + n_steps] = self._look(some.reshape(-1, some.shape[2])).reshape(
+            gates[first : first + n_steps] = self._encode(some.reshape(-1, some.shape[2])).reshape(
                 -1, n_rows, gates.shape[2]
             )
-        return self._remember(gates, state).T
+        return self._run_recurrent_layer(gates, state).T
 
-    def _look(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Return what each frame alone, shape (n, 576), adds to the gates, shape (n, 512)."""
+    def _encode(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what each frame by itself, shape (n, 576), adds to the gates, shape (n, 512)."""
         padded = np.concatenate((frames, frames[:, -2 : -2 - CONTEXT_SAMPLES : -1]), axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(padded, _WINDOW_SAMPLES, axis=1)[:, ::_HOP_SAMPLES]
         waves = windows.reshape(-1, _WINDOW_SAMPLES) @ self._basis
@@ -104,8 +104,8 @@ class Silero:
         added += self._gate_bias
         return added
 
-    def _remember(self, gates: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Run the recurrent layer and the last one, and return probabilities, shape (n_frames, n_rows)."""
+    def _run_recurrent_layer(self, gates: NDArray[np.float32], state: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the recurrent and the last layer; return probabilities, shape (n_frames, n_rows)."""
         hidden, cell = state
         memory = np.empty((*gates.shape[:2], _N_HIDDEN), np.float32)
         for gate, remembered in zip(gates, memory, strict=True):
@@ -130,11 +130,11 @@ def _as_matrix(weight: NDArray[np.float32], n_steps: int, stride: int) -> NDArra
 
     Args:
         weight: shape (n_out, n_in, 3).
-        n_steps: length of what it runs over.
+        n_steps: length of its input.
         stride: of the convolution.
 
     Returns:
-        shape (n_steps * n_in, n_steps / stride * n_out); of vectors whose channels lie next to each other.
+        shape (n_steps * n_in, n_steps / stride * n_out), for vectors with adjacent channels.
     """
     n_out, n_in, n_taps = weight.shape
     matrix = np.zeros((n_steps, n_in, n_steps // stride, n_out), np.float32)
@@ -148,7 +148,7 @@ def _as_matrix(weight: NDArray[np.float32], n_steps: int, stride: int) -> NDArra
 
 @functools.cache
 def load_weights() -> dict[str, NDArray[np.float32]]:
-    """Load the weights out of the package silero_vad, whose own code would import torch; only once.
+    """Load the weights from the package silero_vad, whose own code would import torch; cached.
 
     Raises:
         errors.EngineUnavailableError: they are not installed.
@@ -169,7 +169,7 @@ def load_weights() -> dict[str, NDArray[np.float32]]:
 def _tensors(model: bytes) -> dict[str, NDArray[np.float32]]:
     """Return the tensors of an ONNX model by their names.
 
-    It is a message in protocol buffers, and a list in a list of it is all that is needed here:
+    It is a protocol-buffers message, of which only the list of tensors in its graph is needed:
     https://github.com/onnx/onnx/blob/main/onnx/onnx.proto
     """
     found = {}
@@ -198,7 +198,7 @@ def _fields(message: bytes) -> dict[int, list[bytes]]:
 
 
 def _read_varint(message: bytes, at: int) -> tuple[int, int]:
-    """Return (number, where it ends), of seven bits in each byte, the lowest first."""
+    """Return (number, offset after it); seven bits in each byte, lowest first."""
     number = shift = 0
     while message[at] & 0x80:
         number |= (message[at] & 0x7F) << shift

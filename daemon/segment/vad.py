@@ -1,4 +1,4 @@
-"""Where somebody speaks: silero's voice-activity model, or a plain level detector."""
+"""Voice-activity detection (VAD): silero's model, or a plain level detector."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# The model carries a state from frame to frame. Its definition here: stretches of 60 s on an
-# absolute grid, each warmed up on the 10 s ahead of it. Against one sequential pass this changes
-# under 1 % of the decisions (cold stretches: half of them), and stretches run side by side.
+# The model carries a state from frame to frame. Here it runs on stretches of 60 s on an absolute grid,
+# each warmed up on the 10 s before it. Compared with one sequential pass this changes under 1 % of the
+# decisions (without warm-up: half of them), and stretches run in parallel.
 _STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
 _WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
 _ROWS = 32  # stretches in one batch
-_SLAB_FRAMES = 128  # read at a time: 4 s of each row, which with all that is computed from it takes 20 MB
+_SLAB_FRAMES = 128  # read at a time: 4 s of each row; with all intermediate results that takes 20 MB
 
 _MIN_PAUSE_FRAMES = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
 _LONG_FRAMES = 8  # 250 ms
@@ -36,14 +36,14 @@ _MIN_FLOOR_DBFS = -70.0
 
 @dataclass(frozen=True, slots=True)
 class _Thresholds:
-    """What a frame must reach: to be speech, to go on being speech, and to be speech for certain."""
+    """What a frame must reach to start speech, to continue it, and to be certain."""
 
     high: float
     low: float
     certain: float
 
 
-# Silero's own two, and: a lone short word ("no", "hm") reaches 0.95 or more, while clicks, knocks,
+# The first two are silero's own. A lone short word ("no", "hm") reaches 0.95 or more; clicks, knocks,
 # coughs and beeps stay below 0.2 (espeak voices, in silence and in noise at 30 dB).
 _PROBABILITY = _Thresholds(high=0.5, low=0.35, certain=0.8)
 _DECIBELS_ABOVE_FLOOR = _Thresholds(high=10.0, low=6.0, certain=20.0)
@@ -52,10 +52,10 @@ _DECIBELS_ABOVE_FLOOR = _Thresholds(high=10.0, low=6.0, certain=20.0)
 def detect_speech(waveform: Waveform, method: str, raise_if_stopped: Callable[[], None]) -> tuple[Span, ...]:
     """Find the speech in a recording.
 
-    A lost "yes" is worse than a breath too much: frames that are only likely (0.35) extend sure
-    ones (0.5), and a burst under 250 ms is dropped only if it is unsure as well as alone, with no
-    longer speech within 1 s. Each span is padded by 200 ms on either side, or by a quarter of the
-    pause where the pause is shorter than 0.8 s, so that no pause disappears.
+    A lost "yes" is worse than a breath too many: likely frames (0.35) extend speech that reached 0.5,
+    and a burst under 250 ms is dropped only if it is both uncertain and alone, with no longer speech
+    within 1 s. Each span is padded by 200 ms on either side, or by a quarter of the pause where the
+    pause is shorter than 0.8 s, so that no pause disappears.
 
     Args:
         waveform: the recording.
@@ -91,20 +91,20 @@ def _find_bursts(levels: NDArray[np.float32], thresholds: _Thresholds) -> NDArra
 
 
 def _peaks(levels: NDArray[np.float32], bursts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the highest level of each burst, shape (n,); what lies between bursts is lower."""
+    """Return the highest level of each burst, shape (n,); levels between bursts are lower."""
     return np.maximum.reduceat(levels, bursts[:, 0]) if len(bursts) else np.zeros(0, np.float32)
 
 
 def _is_near(bursts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Return for each burst whether one of the others lies within 1 s of it, shape (n,)."""
-    n_begun = np.searchsorted(others[:, 0], bursts[:, 1] + _NEAR_FRAMES, side="right")
-    n_over = np.searchsorted(others[:, 1], bursts[:, 0] - _NEAR_FRAMES, side="left")
-    is_near: NDArray[np.bool_] = n_begun > n_over
+    """Return for each burst whether one of the others is within 1 s of it, shape (n,)."""
+    n_started = np.searchsorted(others[:, 0], bursts[:, 1] + _NEAR_FRAMES, side="right")
+    n_ended = np.searchsorted(others[:, 1], bursts[:, 0] - _NEAR_FRAMES, side="left")
+    is_near: NDArray[np.bool_] = n_started > n_ended
     return is_near
 
 
 def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
-    """Return spans with padding from bursts of speech in samples, shape (n, 2)."""
+    """Return padded spans from bursts of speech in samples, shape (n, 2)."""
     if len(bursts) == 0:
         return ()
     starts, stops = bursts[:, 0], np.minimum(bursts[:, 1], n_samples)
@@ -129,21 +129,21 @@ def _probabilities(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> 
 def _judge_stretches(
     silero: Silero, waveform: Waveform, starts: range, raise_if_stopped: Callable[[], None]
 ) -> NDArray[np.float32]:
-    """Judge stretches side by side, given by their first frames; return shape (n_stretches * 1875,)."""
+    """Return the probabilities of stretches, given by their first frames, shape (n_stretches * 1875,)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
     state = silero.begin(len(starts))
 
     def judge(begin: int, end: int) -> NDArray[np.float32]:
         raise_if_stopped()
-        sound = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
-        return silero.judge(np.stack(sound), state)
+        audio = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
+        return silero.judge(np.stack(audio), state)
 
     if starts[-1] > 0:
         for begin in range(-_WARM_UP_FRAMES, 0, _SLAB_FRAMES):
             judge(begin, min(begin + _SLAB_FRAMES, 0))
     if starts[0] == 0:
-        state[:, 0] = 0  # nothing lies ahead of the first stretch: it begins cold, not warmed up on silence
+        state[:, 0] = 0  # nothing comes before the first stretch: it starts cold, not warmed up on silence
     n_longest = min(_STRETCH_FRAMES, n_frames - starts[0])
     for begin in range(0, n_longest, _SLAB_FRAMES):
         end = min(begin + _SLAB_FRAMES, n_longest)
@@ -151,13 +151,13 @@ def _judge_stretches(
     return probabilities.reshape(-1)
 
 
-def _read_frames(waveform: Waveform, first: int, n_frames: int, n_ahead: int = 0) -> NDArray[np.float32]:
-    """Return the samples of some frames and `n_ahead` before them, with zeros for what lies outside the recording."""
-    start, stop = first * FRAME_SAMPLES - n_ahead, (first + n_frames) * FRAME_SAMPLES
+def _read_frames(waveform: Waveform, first: int, n_frames: int, n_context: int = 0) -> NDArray[np.float32]:
+    """Return the samples of some frames and `n_context` before them, with zeros outside the recording."""
+    start, stop = first * FRAME_SAMPLES - n_context, (first + n_frames) * FRAME_SAMPLES
     samples = np.zeros(stop - start, np.float32)
-    sound = waveform.read(max(0, start), max(0, stop))
+    audio = waveform.read(max(0, start), max(0, stop))
     n_before = max(0, -start)
-    samples[n_before : n_before + len(sound)] = sound
+    samples[n_before : n_before + len(audio)] = audio
     return samples
 
 

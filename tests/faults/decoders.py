@@ -1,7 +1,7 @@
-"""Decoders that are forks, like the runs themselves: to start one afresh takes longer than all else in a run.
+"""Audio processes as forks, like the runs themselves: starting one takes longer than the rest of a run.
 
-A server that has imported the decoder's modules forks one whenever it is asked to. What the daemon starts
-in place of its interpreter is a launcher, which hands its descriptors on and ends with its decoder.
+A server that has imported their modules forks one for each connection. Instead of its interpreter, the daemon
+starts a launcher, which passes its descriptors on and exits with its audio process.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ def forked_decoders(folder: Path) -> Iterator[None]:
 
 
 def _serve(listener: socket.socket) -> None:
-    """Fork a decoder at every call, for ever."""
+    """Fork a decoder for every connection."""
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for them
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are not waited for
         while True:
             end, _ = listener.accept()
             if os.fork() == 0:

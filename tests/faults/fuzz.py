@@ -1,8 +1,8 @@
 """Mutations of good recordings, thrown at the front end: `make fuzz`, or python -m tests.faults.fuzz --runs 2000.
 
-Every outcome but three is good: sound, or a reason. A decoder that a mutation crashes, hangs or
+Every outcome but three is good: audio, or a reason. A decoder that a mutation crashes, hangs or
 fills with memory is what the decoder processes are for; it is counted and named. Not good are an
-error in our own code, sound that is no sound, and a front end that does not work any more.
+error in our own code, audio that is no audio, and a front end that does not work any more.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def fuzz(front_end: FrontEnd, good: Sequence[Path], folder: Path, seeds: range) 
     """Let the front end prepare mutants; return how often each outcome came up.
 
     Raises:
-        AssertionError: our own code broke, or what came out is no sound.
+        AssertionError: our own code broke, or what came out is no audio.
     """
     settings = Preprocess(max_duration_h=_MAX_DURATION_H)
     contents = [path.read_bytes() for path in good]

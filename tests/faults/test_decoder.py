@@ -1,4 +1,4 @@
-"""A codec that crashes, hangs or takes memory without end costs one recording and one process."""
+"""A codec that crashes, hangs or runs out of memory costs one recording and one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Clock:
-    """Seconds that jump when they are told to."""
+    """A clock that tests set."""
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -40,7 +40,7 @@ class Clock:
 
 
 class Line:
-    """The whole line within this process: one resident model, one front end, any file."""
+    """The whole pipeline in this process: one loaded model, one front end, any file."""
 
     def __init__(self, model: Engine, folder: Path) -> None:
         folders = {name: folder / name for name in Folders.model_fields}
@@ -51,14 +51,14 @@ class Line:
         self.model = model
         self.clock = Clock()
         self.strangers = hostile.decoders_of(os.getpid())  # of front ends that other tests share
-        self.front_end = FrontEnd(self.config.folders.cache, n_decoders=1, monotonic=self.clock)
+        self.front_end = FrontEnd(self.config.folders.cache, n_processes=1, monotonic=self.clock)
 
     def decoders(self) -> list[int]:
-        """Return the process ids of the line's own decoders."""
+        """Return the process ids of its own audio processes."""
         return [pid for pid in hostile.decoders_of(os.getpid()) if pid not in self.strangers]
 
     def decoder(self) -> int:
-        """Return the process id of the one decoder there should be."""
+        """Return the process id of its only audio process."""
         [pid] = self.decoders()
         return pid
 
@@ -91,7 +91,7 @@ def said(shared_line: Line) -> str:
 
 @pytest.fixture
 def line(shared_line: Line, said: str) -> Iterator[Line]:
-    """Return a line whose decoder runs, and see afterwards that model and line still do their work."""
+    """Return a pipeline with a running audio process; afterwards, check that model and pipeline still work."""
     assert said
     shared_line.decoder()
     yield shared_line
@@ -111,28 +111,28 @@ def when_decoding(path: Path, act: Callable[[int], None]) -> Callable[[], None]:
     return raise_if_stopped
 
 
-def test_one_decoder_serves_many_recordings(line: Line) -> None:
+def test_one_process_decodes_many_recordings(line: Line) -> None:
     first = line.decoder()
     line.transcribe(SAMPLES / "reminder.mp3")
     assert line.decoder() == first
 
 
 @pytest.mark.parametrize("number", [signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS])
-def test_a_crash_sets_the_recording_aside(number: signal.Signals, line: Line) -> None:
+def test_crash_of_a_codec_moves_the_recording_to_failed(number: signal.Signals, line: Line) -> None:
     long = hostile.write_long(line.folder / "long.wav", 20)
     error = line.fails(long, when_decoding(long, lambda pid: os.kill(pid, number)))
     assert isinstance(error, JobError)
     assert error.what == f"Decoding this recording crashed the decoder ({number.name})."
 
 
-def test_a_decoder_killed_for_want_of_memory_is_nobodys_fault(line: Line) -> None:
+def test_process_killed_by_the_oom_killer_is_not_charged_to_the_recording(line: Line) -> None:
     long = hostile.write_long(line.folder / "long.wav", 20)
     error = line.fails(long, when_decoding(long, lambda pid: os.kill(pid, signal.SIGKILL)))
     assert isinstance(error, TransientError)
-    assert "killed from outside" in error.what
+    assert "was killed (SIGKILL), possibly by the OOM killer" in error.what
 
 
-def test_memory_without_end_is_refused(line: Line) -> None:
+def test_memory_limit_refuses_the_recording(line: Line) -> None:
     media.ffmpeg("-i", SAMPLES / "memo.wav", "-c:a", "aac", line.folder / "plain.m4a")
     bomb = hostile.swell(line.folder / "plain.m4a", line.folder / "bomb.m4a", 1 << 30)
     before = line.decoder()
@@ -142,7 +142,7 @@ def test_memory_without_end_is_refused(line: Line) -> None:
     assert before not in hostile.decoders_of(os.getpid())
 
 
-def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
+def test_hanging_process_is_ended_after_its_time_limit(line: Line) -> None:
     long = hostile.write_long(line.folder / "long.wav", 20)
     stuck = line.decoder()
 
@@ -152,25 +152,25 @@ def test_a_decoder_that_hangs_is_ended_after_its_time(line: Line) -> None:
 
     error = line.fails(long, when_decoding(long, hang))
     assert isinstance(error, JobError)
-    assert "came to no end within" in error.what
+    assert "timed out after" in error.what
     assert stuck not in hostile.decoders_of(os.getpid())
-    assert line.clock.now_s > 600  # half a gigabyte may well take ten minutes
+    assert line.clock.now_s > 600  # half a gigabyte may take ten minutes
 
 
-def test_time_in_which_all_was_frozen_does_not_count(line: Line) -> None:
+def test_time_while_the_machine_was_suspended_does_not_count(line: Line) -> None:
     long = hostile.write_long(line.folder / "long.wav", 0.3)
     numbers = iter((signal.SIGSTOP, signal.SIGCONT))
 
     def freeze(pid: int) -> None:
         if (number := next(numbers, None)) is not None:
             os.kill(pid, number)
-            line.clock.now_s += 1e6  # as of a virtual machine that was put away for days
+            line.clock.now_s += 1e6  # like a virtual machine that was suspended for days
 
     assert line.transcribe(long, when_decoding(long, freeze)).is_complete
     assert next(numbers, None) is None
 
 
-def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
+def test_stop_ends_a_process_while_it_decodes(line: Line) -> None:
     before = line.decoder()
 
     def stop(pid: int) -> None:
@@ -182,14 +182,14 @@ def test_a_stop_ends_a_decoder_in_the_middle(line: Line) -> None:
     assert before not in hostile.decoders_of(os.getpid())
 
 
-def test_a_decoder_that_died_idle_is_replaced(line: Line) -> None:
+def test_process_that_died_idle_is_replaced(line: Line) -> None:
     before = line.decoder()
     os.kill(before, signal.SIGSEGV)
     os.waitid(os.P_PID, before, os.WEXITED | os.WNOWAIT)
     assert line.transcribe(SAMPLES / "memo.wav").segments
 
 
-def test_a_decoder_holds_no_torch_no_gpu_and_no_file_but_its_own(line: Line) -> None:
+def test_process_has_no_torch_no_gpu_and_only_its_own_files(line: Line) -> None:
     seen: list[str] = []
     maps: list[str] = []
 
@@ -209,7 +209,7 @@ def test_a_decoder_holds_no_torch_no_gpu_and_no_file_but_its_own(line: Line) -> 
     ]
 
 
-def test_errors_arrive_as_what_they_are(line: Line) -> None:
+def test_errors_keep_their_type_across_processes(line: Line) -> None:
     (line.folder / "letter.wav").write_text("Dear colleague, " * 100)
     assert isinstance(line.fails(line.folder / "letter.wav"), NotARecordingError)
     assert isinstance(line.fails(line.folder / "gone.wav"), TransientError)
@@ -236,7 +236,7 @@ front_end.prepare(Path(sys.argv[1]), Preprocess(max_duration_h=100), "off", leav
 
 
 @pytest.mark.parametrize("state", ["working", "stopped"])
-def test_no_decoder_outlives_its_daemon(state: str, tmp_path: Path) -> None:
+def test_no_process_outlives_its_daemon(state: str, tmp_path: Path) -> None:
     long = hostile.write_long(tmp_path / "long.wav", 20)
     root = SAMPLES.parent.parent.parent
     done = subprocess.run([sys.executable, "-c", ORPHAN, long, state], check=False, capture_output=True, cwd=root)
@@ -245,7 +245,7 @@ def test_no_decoder_outlives_its_daemon(state: str, tmp_path: Path) -> None:
     wait_until(lambda: str(long) not in hostile.open_files_of(orphan), "the orphan is gone", 10.0)
 
 
-def test_the_daemon_and_its_model_outlive_their_decoders(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_daemon_and_model_survive_a_crash_of_a_codec(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     media.ffmpeg("-f", "lavfi", "-i", "anullsrc=r=8000:cl=mono", "-t", str(23 * 3600), tmp_path / "crash.flac")
     instance.start()
@@ -261,7 +261,7 @@ def test_the_daemon_and_its_model_outlive_their_decoders(make_instance: MakeInst
     os.kill(at_work()[0], signal.SIGSEGV)
     instance.drop(SAMPLES / "memo.wav")
     wait_until(lambda: instance.names("processed") == ["memo.wav"], "the daemon goes on")
-    wait_until(lambda: "crash.flac.error.txt" in instance.names("failed"), "the recording is set aside")
+    wait_until(lambda: "crash.flac.error.txt" in instance.names("failed"), "the recording moves to failed")
     assert "crashed the decoder (SIGSEGV)" in (instance.folder("failed") / "crash.flac.error.txt").read_text()
     assert instance.is_ready()
     assert instance.status()["model"]["loaded_at"] == loaded_at

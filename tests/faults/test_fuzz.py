@@ -1,4 +1,4 @@
-"""Damaged and hostile recordings: no outcome but sound or a reason, and no file opened but their own."""
+"""Damaged and hostile recordings: each ends in audio or a reason, and no other file is opened."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return make_good_files(tmp_path_factory.mktemp("good"))
 
 
-def test_mutations_end_in_sound_or_in_a_reason(good: list[Path], front_end: FrontEnd, tmp_path: Path) -> None:
+def test_mutated_recordings_end_in_audio_or_in_a_reason(good: list[Path], front_end: FrontEnd, tmp_path: Path) -> None:
     outcomes = fuzz(front_end, good, tmp_path, range(10_000, 10_000 + N_RUNS))
     assert outcomes.total() == N_RUNS
     assert outcomes["whole"] > 0
@@ -48,7 +48,7 @@ front_end = FrontEnd(folder)
 for path in sorted(folder.glob("hostile*")):
     try:
         front_end.prepare(path, Preprocess(), "energy").waveform.close()
-        print(path.name, "sound")
+        print(path.name, "audio")
     except JobError as error:
         print(path.name, error.what)
 front_end.close()
@@ -78,7 +78,7 @@ def write_hostile(folder: Path, good: list[Path], secret: Path, url: str) -> Non
             for ending in ("mp3", "wav", "m4a"):
                 (folder / f"hostile-{n_written}.{ending}").write_bytes(content.encode())
                 n_written += 1
-    # A QuickTime film may have its sound in another file.
+    # A QuickTime film may have its audio in another file.
     film = next(path for path in good if path.suffix == ".mov").read_bytes()
     outside = film.replace(b"url \0\0\0\1", b"alis\0\0\0\0").replace(b"alis\0\0\0\1", b"alis\0\0\0\0")
     assert outside != film
@@ -87,7 +87,7 @@ def write_hostile(folder: Path, good: list[Path], secret: Path, url: str) -> Non
         (folder / f"hostile-not-{path.name}").write_bytes(path.read_bytes())
 
 
-def test_no_file_is_opened_but_its_own(good: list[Path], tmp_path: Path) -> None:
+def test_decoding_opens_no_other_file(good: list[Path], tmp_path: Path) -> None:
     secret = speak(tmp_path / "secret.wav")
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0)
@@ -101,8 +101,8 @@ def test_no_file_is_opened_but_its_own(good: list[Path], tmp_path: Path) -> None
         with pytest.raises(BlockingIOError):
             server.accept()
     said = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert {said[f"hostile-not-{path.name}"] for path in good} == {"sound"}
-    assert "sound" not in {said[name] for name in said if re.fullmatch(r"hostile-\d+\..*", name)}
+    assert {said[f"hostile-not-{path.name}"] for path in good} == {"audio"}
+    assert "audio" not in {said[name] for name in said if re.fullmatch(r"hostile-\d+\..*", name)}
     lines = trace.read_text().splitlines()
     decoder = next(line.split()[0] for line in lines if "execve(" in line and "daemon.frontend.worker_process" in line)
     own = [line for line in lines if line.split()[0] == decoder]

@@ -40,7 +40,7 @@ class Scene:
     def run(self, monkeypatch: pytest.MonkeyPatch, lacking: str = "") -> dict[str, str]:
         """Let the attack take over a decoder; return what each attempt came to."""
         monkeypatch.setattr(sys, "executable", str(escape.write_launcher(self.folder / "launcher", self.aims, lacking)))
-        front_end = FrontEnd(self.folder, n_decoders=1)
+        front_end = FrontEnd(self.folder, n_processes=1)
         try:
             with pytest.raises(JobError) as caught:
                 front_end.prepare(self.attack, Preprocess(), "silero")
@@ -103,7 +103,7 @@ def vars_of(aims: escape.Aims) -> dict[str, object]:
 
 @needs_seccomp
 @needs_landlock
-def test_hostile_code_in_a_decoder_is_refused_everything(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_code_in_an_audio_process_is_refused_everything(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     outcomes = scene.run(monkeypatch)
     assert {name: result for name, result in outcomes.items() if result not in escape.REFUSED} == {}
     assert scene.is_untouched()
@@ -142,7 +142,7 @@ def test_landlock_alone_refuses_paths_programs_and_other_processes(
 
 
 @needs_seccomp
-def test_a_decoder_has_one_thread_and_no_way_back(front_end: FrontEnd) -> None:
+def test_audio_process_has_one_thread_and_cannot_regain_rights(front_end: FrontEnd) -> None:
     with front_end.prepare(SAMPLES / "memo.wav", Preprocess(), "silero").waveform:
         pass
     for pid in hostile.decoders_of(os.getpid()):

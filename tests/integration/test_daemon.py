@@ -16,7 +16,7 @@ import soundfile
 from daemon.text import count_word_errors
 from tests.conftest import SAMPLES
 from tests.integration.instance import Instance, wait_until
-from tests.media import read_sound, write_amr
+from tests.media import read_audio, write_amr
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ _MAX_WORD_ERRORS = 0.1
 
 def encode(source: Path, target: Path) -> None:
     if target.suffix == ".amr":
-        write_amr(target, *read_sound(source))
+        write_amr(target, *read_audio(source))
         return
     options = _ENCODINGS[target.suffix[1:]]
     subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)

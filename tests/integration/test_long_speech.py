@@ -66,7 +66,7 @@ def run(
     folders = Folders(**dict.fromkeys(Folders.model_fields, folder))
     # Without the filter: tones and words are to keep their levels and places.
     config = Config(folders=folders, preprocess=Preprocess(highpass_hz=0), segment=segment)
-    path = media.write_sound(folder / "long.wav", sound, S)
+    path = media.write_audio(folder / "long.wav", sound, S)
     memory = Chunks()
     recording = Recording("job", path, path.name, RecordingSettings.of(config))
     follow = RunControl(lambda: None, lambda _: None, memory)
@@ -162,7 +162,7 @@ def breathless(tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.flo
         spoken = media.speak(folder / "spoken.wav", sentence)
         trim = ["silence", "1", "0.01", "0.5%", "reverse", "silence", "1", "0.01", "0.5%", "reverse"]
         media.sox(spoken, "-r", str(S), folder / f"{number}.wav", "gain", "-n", "-6", *trim)
-        sounds.append(media.read_sound(folder / f"{number}.wav")[0])
+        sounds.append(media.read_audio(folder / f"{number}.wav")[0])
     chance = random.Random(1)  # noqa: S311 (no secret)
     order: list[int] = []
     said: list[Spoken] = []

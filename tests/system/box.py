@@ -1,7 +1,7 @@
-"""A real systemd to test with: booted in namespaces of its own, over a throw-away copy of this machine's root.
+"""A real systemd for tests, booted in its own namespaces over a throw-away copy of this machine's root.
 
-It takes root, overlayfs and cgroup2, and about a second. A container manager would do too, but
-systemd-nspawn passes over IPAddressDeny, so that it could not show whether the unit has a network.
+It needs root, overlayfs and cgroup2, and about a second. systemd-nspawn would be simpler, but it ignores
+IPAddressDeny, so it could not show whether the unit has a network.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 SYSTEMD = Path("/lib/systemd/systemd")
 REPOSITORY = Path(__file__).parents[2]
 PYTHON = Path("/usr/bin") / f"python{sys.version_info.major}.{sys.version_info.minor}"
-# What the environment of these tests has, so that nothing needs to be downloaded again.
+# The packages of the environment that runs these tests, so that nothing is downloaded again.
 _PACKAGES = Path(sysconfig.get_paths()["purelib"])
 _SITE = f"/opt/scribed/venv/lib/python{sys.version_info.major}.{sys.version_info.minor}/site-packages"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -32,9 +32,9 @@ _WAIT_S = 60.0
 
 
 def missing() -> str:
-    """Return why no systemd can be booted here, "" where one can."""
+    """Return why no systemd can be booted here, or ""."""
     if os.geteuid() != 0:
-        return "it needs root"
+        return "root is required"
     has_venv = subprocess.run(["sh", "-c", f"{PYTHON} -c 'import ensurepip'"], capture_output=True, check=False)
     programs = [name for name in _PROGRAMS if shutil.which(name, path=_PATH) is None]
     lacking = [
@@ -43,8 +43,11 @@ def missing() -> str:
             (SYSTEMD.exists(), "systemd is not installed"),
             (not programs, f"not installed: {', '.join(programs)}"),
             (_cgroup_root() is not None, "there is no cgroup2"),
-            (has_venv.returncode == 0, f"{PYTHON}, whose like services can see, or python3-venv is not installed"),
-            (any(_PACKAGES.glob("setuptools-*")), "setuptools is not here, and the box has no network to fetch it"),
+            (has_venv.returncode == 0, f"{PYTHON}, which services can see, or python3-venv is not installed"),
+            (
+                any(_PACKAGES.glob("setuptools-*")),
+                "setuptools is not installed, and the box has no network to fetch it",
+            ),
         )
         if not is_there
     ]
@@ -83,7 +86,7 @@ class Box:
         cgroup.mkdir()
         script = 'echo $$ >"$1/cgroup.procs"; shift; exec "$@"'
         inner = ["sh", str(Path(__file__).with_name("boot.sh")), str(work), str(REPOSITORY), str(_PACKAGES)]
-        # It dies with us, however we end.
+        # It dies with this process, however that ends.
         ours = ["setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--propagation", "private"]
         outer = ["sh", "-c", script, "sh", str(cgroup), *ours]
         with (work.parent / f"{work.name}.log").open("wb") as log:
@@ -93,7 +96,7 @@ class Box:
         box = cls(work, cgroup, process)
         try:
             box._wait_until_up()
-            # For what it starts, as in tests/integration: the tiny model gains nothing by more than one thread.
+            # As in tests/integration: more than one thread does not help the tiny model.
             box.do("systemctl", "set-environment", "OMP_NUM_THREADS=1")
         except BaseException:
             box.close()
@@ -112,19 +115,19 @@ class Box:
         raise AssertionError(f"systemd did not come up: {log}")
 
     def _init(self) -> str:
-        """Return the pid, here, of the systemd in there; "" before it has become systemd."""
+        """Return the pid, outside, of systemd in the box; "" before it has started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         is_up = bool(children) and Path(f"/proc/{children[0]}/comm").read_text().strip() == "systemd"
         return children[0] if is_up else ""
 
     def command(self, *words: str, user: str = "") -> list[str]:
-        """Return the command line that runs these words in there, as root or as somebody else."""
+        """Return the command line that runs a command in the box, as root or another user."""
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups"] if user else []
         environment = ["env", "-i", "container=scribed-test", f"PATH={_PATH}", "HOME=/", "LANG=C.UTF-8"]
         return ["nsenter", "--target", self._init(), "--all", *environment, *become, *words]
 
     def run(self, *words: str, user: str = "", timeout_s: float = _WAIT_S) -> subprocess.CompletedProcess[str]:
-        """Run a command in there to its end, whatever it is."""
+        """Run a command in the box; it may fail."""
         return subprocess.run(
             self.command(*words, user=user), capture_output=True, text=True, check=False, timeout=timeout_s,
             stdin=subprocess.DEVNULL,
@@ -137,28 +140,28 @@ class Box:
         return done.stdout
 
     def path(self, path: str) -> Path:
-        """Return where a file of the box is seen from here."""
+        """Return the path, outside, of a file in the box."""
         return Path(f"/proc/{self._init()}/root{path}")
 
     def write(self, path: str, text: str) -> None:
-        """Write a file in there, as root."""
+        """Write a file in the box, as root."""
         self.path(path).parent.mkdir(parents=True, exist_ok=True)
         self.path(path).write_text(text)
 
     def install(self, destdir: str = "") -> str:
-        """Run `make install` as an administrator does, or as a packager; over the packages that are here already."""
-        # As if an earlier version had left its environment: pip finds what it needs in it.
+        """Run `make install` as an administrator or a packager does, with the packages of this environment."""
+        # As if an earlier version had been installed: pip finds all packages in its environment.
         site, layers = f"{destdir}{_SITE}", f"/run/packages{destdir}"
         if self.run("mountpoint", "-q", site).returncode:
             self.do(str(PYTHON), "-m", "venv", "--without-pip", f"{destdir}/opt/scribed/venv")
             self.do("mkdir", "-p", f"{layers}/changes", f"{layers}/scratch")
             options = f"lowerdir=/mnt/scribed/packages,upperdir={layers}/changes,workdir={layers}/scratch"
             self.do("mount", "-t", "overlay", "overlay", "-o", options, site)
-        # setuptools writes beside the sources.
+        # setuptools writes into the source folder.
         self.do("rm", "-rf", "/run/source")
         self.do("cp", "-r", "/mnt/scribed/repository", "/run/source")
         offline = ("PIP_NO_INDEX=1", "PIP_NO_BUILD_ISOLATION=0", "PIP_ROOT_USER_ACTION=ignore", f"PYTHON={PYTHON}")
-        # Whatever device there seems to be, the torch that is here serves.
+        # Whatever device is found, use the installed torch.
         torch = "TORCH_INDEX=file:///nowhere"
         words = (f"DESTDIR={destdir}", "LIBDIR=/usr/lib") if destdir else ()
         return self.do("env", *offline, torch, "make", "-C", "/run/source", "install", *words, timeout_s=300)
@@ -170,9 +173,9 @@ class Box:
         return self.do("make", "-C", "/run/source", "uninstall")
 
     def close(self) -> None:
-        """End everything in there, and take away what it was made of."""
+        """End everything in the box and remove its folders."""
         with contextlib.suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGKILL)  # unshare takes its child along, and the child all others
+            self.process.send_signal(signal.SIGKILL)  # unshare ends its child, and the child all others
         self.process.wait(_WAIT_S)
         never = threading.Event()
         for folder in sorted((*self.cgroup.rglob("*/"), self.cgroup), reverse=True):
@@ -180,6 +183,6 @@ class Box:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
                     break
-                never.wait(_LOOK_S)  # its processes are still ending
+                never.wait(_LOOK_S)  # its processes have not ended yet
         self.work.rmdir()
         (self.work.parent / f"{self.work.name}.log").unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The box with scribed installed in it, booted once for all tests; without what it takes, they are skipped."""
+"""The box with scribed installed, booted once for all tests; they are skipped where it cannot boot."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def box() -> Iterator[Box]:
-    """Boot systemd, install scribed as an administrator does, and make the people of an office."""
+    """Boot systemd, install scribed as an administrator does, and add the users of an office."""
     if reason := missing():
         pytest.skip(f"no systemd can be booted here: {reason}")
     booted = Box.boot()
@@ -33,7 +33,7 @@ def box() -> Iterator[Box]:
 
 @pytest.fixture(scope="session")
 def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """return a recording of 20 minutes: decoding it takes seconds on any machine, and so does each part of its work."""
+    """Return a recording of 20 minutes: each step of its work takes seconds on any machine."""
     target = tmp_path_factory.mktemp("long") / "long.flac"
     media.sox(*[SAMPLES / "meeting.flac"] * 12, target)
     return target
@@ -41,7 +41,7 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def unit(box: Box) -> Iterator[Unit]:
-    """Return the installed service, as a fresh installation has it but for the demo model; not started."""
+    """Return the service as freshly installed, with the demo model; not started."""
     service = Unit(box)
     service.reset()
     yield service
@@ -50,7 +50,7 @@ def unit(box: Box) -> Iterator[Unit]:
 
 @pytest.fixture
 def running(box: Box) -> Unit:
-    """Return the installed service, running; whoever came before may have used it."""
+    """Return the running service; earlier tests may have used it."""
     service = Unit(box)
     if not service.is_pristine():
         service.reset()

@@ -1,4 +1,4 @@
-"""What `make install` and `make uninstall` do, and what `scribed check` says of it."""
+"""`make install`, `make uninstall`, and `scribed check` afterwards."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 GPUS = ("/dev/nvidia0", "/dev/nvidia1", "/dev/nvidia10", "/dev/nvidia-caps/nvidia-cap2")
 
 
-def test_installed_again_it_keeps_and_removed_it_leaves_what_belongs_to_people(unit: Unit) -> None:
+def test_reinstall_and_uninstall_keep_configuration_and_recordings(unit: Unit) -> None:
     box = unit.box
     unit.start()
     unit.drop(SAMPLES / "memo.wav", "kept.wav")
@@ -32,7 +32,7 @@ def test_installed_again_it_keeps_and_removed_it_leaves_what_belongs_to_people(u
     assert unit.is_active()
     allowed = unit.show("DeviceAllow").splitlines()
     assert {f"{gpu} rw" for gpu in GPUS} | {"char-nvidia-uvm rw"} <= set(allowed)
-    # What the installer wrote is as good as what is in the repository, and no less closed.
+    # The installed unit is as valid and as restricted as the one in the repository.
     assert "nvidia" not in box.run("systemd-analyze", "verify", "--man=no", unit.name).stderr
     assert "exposure level for scribed.service: 0.5" in box.do("systemd-analyze", "security", unit.name)
     take_gpus_away(box)
@@ -47,7 +47,7 @@ def test_installed_again_it_keeps_and_removed_it_leaves_what_belongs_to_people(u
     assert unit.path("state", "journal.sqlite3").exists()
     box.do("id", "scribed")
 
-    box.do("make", "-C", "/run/source", "uninstall")  # nothing left to remove is no error
+    box.do("make", "-C", "/run/source", "uninstall")  # nothing left to remove: no error
     box.install()
     assert box.path(unit.config).read_text() == config
     assert not box.path(f"/etc/systemd/system/{unit.name}.d/50-gpus.conf").exists()
@@ -56,7 +56,7 @@ def test_installed_again_it_keeps_and_removed_it_leaves_what_belongs_to_people(u
 
 
 def pretend_gpus(box: Box) -> None:
-    """Make what the installer looks at on a machine with three GPUs, the last of them cut into parts."""
+    """Create the device nodes of a machine with three GPUs, the last one with a MIG partition."""
     box.do("mount", "-t", "tmpfs", "tmpfs", "/proc/driver")
     box.write("/proc/driver/nvidia/version", "NVRM version: NVIDIA UNIX x86_64 Kernel Module\n")
     box.do("mkdir", "-p", "/dev/nvidia-caps")
@@ -69,11 +69,11 @@ def take_gpus_away(box: Box) -> None:
     box.do("rm", "-r", "/dev/nvidia-caps", "/dev/nvidiactl", *GPUS[:-1])
 
 
-def test_check_says_whether_the_installation_is_ready(unit: Unit) -> None:
+def test_check_reports_whether_the_installation_is_ready(unit: Unit) -> None:
     box = unit.box
     unit.start()
     box.do("systemctl", "enable", unit.name)
-    told = box.do("scribed", "check", "--deep", timeout_s=400)
+    output = box.do("scribed", "check", "--deep", timeout_s=400)
     for line in (
         "scribed.service: active, enabled",
         "scribed.service: exposure 0.5",
@@ -82,8 +82,8 @@ def test_check_says_whether_the_installation_is_ready(unit: Unit) -> None:
         "model: digest",
         "test: demo on cpu as float32 heard",
     ):
-        assert re.search(f"^ok +{re.escape(line)}", told, re.MULTILINE), told
-    assert "fault" not in told
+        assert re.search(f"^ok +{re.escape(line)}", output, re.MULTILINE), output
+    assert "fault" not in output
     unit.drop_in("[Service]\nPrivateNetwork=no\nProtectSystem=no\n")
     unit.configure(folders={"inbox": "/opt/inbox"})
     box.do("install", "-d", "-o", "scribed", "-g", "scribed", "-m", "2770", "/opt/inbox")
@@ -94,7 +94,7 @@ def test_check_says_whether_the_installation_is_ready(unit: Unit) -> None:
     box.do("systemctl", "disable", unit.name)
 
 
-def test_a_packager_gets_files_below_destdir_and_nothing_else(box: Box) -> None:
+def test_destdir_install_writes_only_below_destdir(box: Box) -> None:
     places = ("/etc/systemd/system", "/usr/lib/systemd/system", "/usr/lib/sysusers.d", "/usr/lib/tmpfiles.d")
     before = box.do("find", *places)
     box.install("/run/package")
@@ -114,12 +114,12 @@ def test_a_packager_gets_files_below_destdir_and_nothing_else(box: Box) -> None:
     }
 
 
-def test_the_folders_are_for_the_group_and_for_no_other(box: Box) -> None:
+def test_folders_are_closed_to_everyone_outside_the_group(box: Box) -> None:
     for folder in ("", "/inbox", "/outbox", "/processed", "/failed"):
         assert box.do("stat", "--format=%U:%G:%a", f"/srv/scribed{folder}").strip() == "scribed:scribed:2770"
 
 
-def test_log_file_and_figures_are_written_with_the_drop_ins_as_they_are_given(unit: Unit) -> None:
+def test_example_drop_ins_write_log_file_and_metrics(unit: Unit) -> None:
     box, log, figures = unit.box, "/var/log/scribed/scribed.log", "/var/lib/prometheus/node-exporter/scribed.prom"
     # As the comments in metrics.conf say it.
     box.do("install", "-d", "/var/lib/prometheus/node-exporter")

@@ -1,4 +1,4 @@
-"""Nothing leaves the machine, and nothing that is dropped runs on it: properties of the unit, shown from inside."""
+"""Nothing leaves the machine, and no dropped file runs on it: properties of the unit, tested from inside."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
-# Run in the daemon's place, within all that its unit allows.
+# Run in the daemon's place, with the rights of its unit.
 PROBE = """
 import ctypes, json, os, resource, socket, subprocess, sys
 sys.path.insert(0, "/opt/scribed")
@@ -74,7 +74,7 @@ print(json.dumps(seen))
 REFUSED = {"OSError", "PermissionError"}
 
 
-# Tries to reach a listener which everybody else on the machine reaches.
+# Tries to reach a listener that any other process on the machine reaches.
 CALL = """
 import socket
 try:
@@ -93,7 +93,7 @@ sys.stdin.read()
 
 
 def run_inside(box: Box, program: str, changes: str = "") -> str:
-    """Run a Python program in the daemon's place, within its unit; return what it printed."""
+    """Run a Python program in the daemon's place, in its unit; return its output."""
     unit = "/etc/systemd/system/scribed-probe.service"
     box.write(unit, box.path("/usr/local/lib/systemd/system/scribed.service").read_text())
     once = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nStandardOutput=truncate:/run/probe\nExecStart=\n"
@@ -103,17 +103,17 @@ def run_inside(box: Box, program: str, changes: str = "") -> str:
     box.write("/opt/scribed/share/probe.py", program)
     box.do("systemctl", "daemon-reload")
     started = box.run("systemctl", "start", "scribed-probe.service", timeout_s=400)
-    told = box.path("/run/probe").read_text()
+    output = box.path("/run/probe").read_text()
     assert started.returncode == 0, box.run("journalctl", "--unit", "scribed-probe").stdout
     box.do("rm", "-r", unit, f"{unit}.d", "/opt/scribed/share/probe.py")
     box.do("systemctl", "daemon-reload")
-    return told
+    return output
 
 
 @pytest.fixture(scope="module")
 def inside(box: Box) -> dict[str, Any]:
-    """Return what a program sees that runs in the daemon's place."""
-    Unit(box).stop()  # it would take the program for a recording
+    """Return what a program in the daemon's place sees."""
+    Unit(box).stop()  # it would take the program as a recording
     folders = ("/srv/scribed/inbox", "/var/lib/scribed", "/var/cache/scribed")
     for folder in folders:
         box.do("install", "-o", "scribed", "-m", "0770", "/bin/true", f"{folder}/program")
@@ -129,10 +129,10 @@ def inside(box: Box) -> dict[str, Any]:
         ("PrivateNetwork=no\nIPAddressDeny=\n", "OSError"),  # sockets of these families are refused
         ("RestrictAddressFamilies=\nIPAddressDeny=\n", "ConnectionRefusedError"),  # its loopback is one of its own
         ("RestrictAddressFamilies=\nPrivateNetwork=no\n", "TimeoutError"),  # packets are dropped
-        ("RestrictAddressFamilies=\nPrivateNetwork=no\nIPAddressDeny=\n", "reached"),  # nothing is left that holds
+        ("RestrictAddressFamilies=\nPrivateNetwork=no\nIPAddressDeny=\n", "reached"),  # no barrier is left
     ],
 )
-def test_each_of_three_walls_alone_keeps_the_network_out(box: Box, changes: str, outcome: str) -> None:
+def test_each_of_three_barriers_alone_blocks_the_network(box: Box, changes: str, outcome: str) -> None:
     with subprocess.Popen(
         box.command(str(PYTHON), "-c", LISTEN), stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as listener:
@@ -144,20 +144,20 @@ def test_each_of_three_walls_alone_keeps_the_network_out(box: Box, changes: str,
             listener.communicate()
 
 
-def test_there_is_no_network_inside(inside: dict[str, Any]) -> None:
+def test_service_has_no_network(inside: dict[str, Any]) -> None:
     for way in ("inet", "inet6", "packet", "netlink", "connect"):
         assert inside[way] in REFUSED, way
     assert inside["dns"] == "gaierror"
     assert inside["interfaces"] == ["lo"]
 
 
-def test_what_is_dropped_cannot_be_run(inside: dict[str, Any]) -> None:
+def test_dropped_files_cannot_be_executed(inside: dict[str, Any]) -> None:
     assert inside["dropped program"] == "PermissionError"
     assert inside["program in state"] == "PermissionError"
     assert inside["cached kernel"] == ""  # compiled for this machine, in a folder closed to all others
 
 
-def test_it_can_change_and_see_nothing_but_its_own(inside: dict[str, Any]) -> None:
+def test_service_sees_and_changes_only_its_own_folders(inside: dict[str, Any]) -> None:
     for way in ("write to etc", "write to the program", "root", "chmod g+s"):
         assert inside[way] in REFUSED, way
     assert inside["homes"] in {"", "PermissionError"}
@@ -165,12 +165,12 @@ def test_it_can_change_and_see_nothing_but_its_own(inside: dict[str, Any]) -> No
     assert set(inside["capabilities"]) == {"0" * 16}
 
 
-def test_a_crash_leaves_no_image(inside: dict[str, Any]) -> None:
+def test_crash_leaves_no_core_file(inside: dict[str, Any]) -> None:
     assert inside["is dumpable"] == 0
     assert inside["core limit"] == [1, 1]
 
 
-def test_torch_and_decoders_get_what_they_need(inside: dict[str, Any]) -> None:
+def test_torch_and_audio_processes_get_what_they_need(inside: dict[str, Any]) -> None:
     assert inside["torch threads"] == min(len(os.sched_getaffinity(0)), os.cpu_count() or 1)
     assert inside["torch product"] == 64
     assert inside["child with a limit"] == 0
@@ -193,7 +193,7 @@ aims = escape.Aims("/var/lib/scribed/secret", "/var/lib/scribed", os.getpid(), v
 Path(aims.secret).write_text("what was said in confidence")
 seen = {"freely": {name: escape.outcome(getattr(Path(aims.secret), name)) for name in ("read_bytes", "stat")}}
 sys.executable = str(escape.write_launcher(cache / "launcher", aims))
-front_end = FrontEnd(cache, n_decoders=1)
+front_end = FrontEnd(cache, n_processes=1)
 try:
     front_end.prepare(cache / "attack.wav", Preprocess(), "silero")
 except JobError as error:
@@ -208,7 +208,7 @@ print(json.dumps(seen))
 """
 
 
-def test_hostile_code_in_a_decoder_is_refused_everything_under_the_unit(box: Box) -> None:
+def test_hostile_code_in_an_audio_process_is_refused_everything_under_the_unit(box: Box) -> None:
     Unit(box).stop()
     shutil.copyfile(SAMPLES / "memo.wav", box.path("/var/cache/scribed/memo.wav"))
     attack = bytearray((SAMPLES / "memo.wav").read_bytes())
@@ -234,9 +234,9 @@ EXPECTED = re.compile(
 OPENED = re.compile(r'^\d+ +(?:open|openat|openat2|creat)\((?:(AT_FDCWD|\d+)(?:<([^>]*)>)?, )?"([^"]*)".*?(= -1|$)')
 
 
-def test_a_whole_job_asks_for_no_network_and_opens_nothing_unexpected(unit: Unit) -> None:
+def test_whole_job_uses_no_network_and_opens_only_expected_files(unit: Unit) -> None:
     box = unit.box
-    # It waits at its door until strace has come.
+    # It stops before exec until strace is attached.
     run = "kill -STOP $$$$; exec /opt/scribed/venv/bin/scribed run --config /etc/scribed/config.yaml"
     unit.drop_in(f"[Service]\nExecStart=\nExecStart=/bin/sh -c '{run}'\nWatchdogSec=0\n")
     box.do("systemctl", "start", "--no-block", unit.name)
@@ -246,7 +246,7 @@ def test_a_whole_job_asks_for_no_network_and_opens_nothing_unexpected(unit: Unit
     calls = "%network,open,openat,openat2,creat,execve,io_uring_setup"
     trace = ["strace", "-f", "-qq", "-y", "-s", "4096", "-e", f"trace={calls}", "-o", "/run/trace"]
     with subprocess.Popen(box.command(*trace, "-p", unit.show("MainPID"))) as tracer:
-        wait_until(lambda: "TracerPid:\t0" not in status.read_text(), "strace has come")
+        wait_until(lambda: "TracerPid:\t0" not in status.read_text(), "strace is attached")
         unit.kill("CONT")
         wait_until(unit.is_active, "it is ready")
         for sample in ("memo.wav", "voicemail.m4a"):
@@ -263,7 +263,7 @@ def test_a_whole_job_asks_for_no_network_and_opens_nothing_unexpected(unit: Unit
 
 
 def opened(lines: list[str]) -> set[str]:
-    """Return the full paths that were opened; what was under way when another thread spoke counts as opened."""
+    """Return the full paths that were opened; a call that strace shows as unfinished counts as opened."""
     paths = set()
     for line in lines:
         found = OPENED.match(line)

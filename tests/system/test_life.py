@@ -22,9 +22,9 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
 # Restarts and timeouts as short as they can be; their places in the unit are tested, not their values.
 HASTE = "[Service]\nRestartSec=100ms\nWatchdogSec=5s\nTimeoutAbortSec=1s\n"
-# A piece is done every second or two: what is told of the progress moves on.
+# A chunk is done every second or two, so the reported progress moves on.
 SMALL_CHUNKS = {"max_chunk_s": 8, "overlap_s": 1}
-# Holds a write lease on a file: whoever opens it waits until the lease is given up.
+# Holds a write lease on a file: opening it blocks until the lease is released.
 HOLD = """
 import fcntl, os, signal, sys
 signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -34,7 +34,7 @@ sys.stdin.read()
 """
 
 
-def test_group_members_see_the_status_of_a_running_and_of_a_stopped_service(unit: Unit) -> None:
+def test_group_members_see_the_status_of_a_running_and_a_stopped_service(unit: Unit) -> None:
     box = unit.box
     unit.start()
     ready = "scribed ready, model demo on cpu"  # written within a second
@@ -47,7 +47,7 @@ def test_group_members_see_the_status_of_a_running_and_of_a_stopped_service(unit
     assert "member of the service's group" in refused.stderr
 
 
-def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Unit, long: Path) -> None:
+def test_restart_after_any_end_resumes_and_leaves_no_speech_behind(unit: Unit, long: Path) -> None:
     unit.drop_in(HASTE)
     # A kill before the first chunk of a start is charged to a recording that is alone; blame is not shown here.
     unit.configure(retry={"max_attempts": 10}, segment=SMALL_CHUNKS)
@@ -58,16 +58,16 @@ def test_whatever_ends_it_a_restart_goes_on_and_leaves_no_speech_behind(unit: Un
         done = unit.wait_until_in_work("long.flac", beyond=done)
         pids.append(unit.show("MainPID"))
         unit.kill(signal)
-        wait_until(lambda: unit.show("MainPID") not in {"0", pids[-1]}, "systemd starts it anew")
+        wait_until(lambda: unit.show("MainPID") not in {"0", pids[-1]}, "systemd restarts it")
     document = unit.wait_for("long.flac")
     assert document["complete"] is True
     ends = [entry["UNIT_RESULT"] for entry in unit.entries("_PID=1") if "UNIT_RESULT" in entry]
     assert ends[-3:] == ["signal", "signal", "watchdog"]
-    assert detect_speech(unit, document["text"]) == []
+    assert find_leftover_speech(unit, document["text"]) == []
 
 
-def detect_speech(unit: Unit, text: str) -> list[str]:
-    """Return files that hold what was said, or sound, where none may be once a recording is delivered."""
+def find_leftover_speech(unit: Unit, text: str) -> list[str]:
+    """Return files that hold words or audio where none may be left after delivery."""
     box = unit.box
     box.do("journalctl", "--sync")
     phrase = words_of(text)
@@ -79,17 +79,17 @@ def detect_speech(unit: Unit, text: str) -> list[str]:
     return [*found.stdout.split(), *left.stdout.split(), *cores.stdout.split()]
 
 
-def test_no_number_of_crashes_leaves_the_unit_dead(unit: Unit) -> None:
+def test_unit_restarts_after_any_number_of_crashes(unit: Unit) -> None:
     unit.drop_in(HASTE)
     unit.box.do("systemctl", "start", "--no-block", unit.name)
     for n_crashes in range(1, 8):  # systemd's own limit is five
         wait_until(lambda: unit.show("MainPID") != "0" and unit.show("SubState") == "start", "it starts")
         unit.kill("KILL")
-        wait_until(lambda n=n_crashes: unit.show("NRestarts") == str(n), "it is started anew")  # type: ignore[misc]  # mypy cannot type a lambda's default
+        wait_until(lambda n=n_crashes: unit.show("NRestarts") == str(n), "it is restarted")  # type: ignore[misc]  # mypy cannot type a lambda's default
     wait_until(unit.is_active, "it runs")
 
 
-def test_three_poison_files_in_a_row_are_set_aside_and_the_unit_lives(unit: Unit, long: Path) -> None:
+def test_three_recordings_that_crash_the_service_move_to_failed(unit: Unit, long: Path) -> None:
     """A recording that ends the process itself; what only breaks its decoder does not come so far."""
     unit.drop_in(HASTE)
     unit.configure(retry={"max_attempts": 1})
@@ -116,7 +116,7 @@ def kill_in_work(unit: Unit, name: str) -> bool:
     return unit.path("failed", name).exists()
 
 
-def test_a_load_may_take_longer_than_systemd_allows_a_start(unit: Unit) -> None:
+def test_slow_model_load_extends_the_start_timeout(unit: Unit) -> None:
     box = unit.box
     box.do("cp", "-r", f"{package_folder(box)}/demo/model", "/run/slow-model")
     unit.configure(model={"path": "/run/slow-model"})
@@ -143,7 +143,7 @@ def package_folder(box: Box) -> str:
     return box.do("/opt/scribed/venv/bin/python", "-c", "import daemon; print(daemon.__path__[0])").strip()
 
 
-def test_stopped_within_a_long_recording_it_goes_on_from_there(unit: Unit, long: Path) -> None:
+def test_long_recording_resumes_after_a_stop(unit: Unit, long: Path) -> None:
     unit.configure(segment=SMALL_CHUNKS)
     unit.start()
     unit.drop(long, "stopped.flac")
@@ -164,20 +164,18 @@ def test_stopped_within_a_long_recording_it_goes_on_from_there(unit: Unit, long:
         ("folders: {inbox: /opt/inbox}\nmodel: {path: demo}\n", "77", "ReadWritePaths="),
     ],
 )
-def test_what_another_try_cannot_mend_is_said_once_and_not_tried_again(
-    unit: Unit, config: str, code: str, said: str
-) -> None:
+def test_permanent_start_failure_is_not_restarted(unit: Unit, config: str, code: str, said: str) -> None:
     unit.box.do("install", "-d", "-o", "scribed", "-g", "scribed", "-m", "2770", "/opt/inbox")
     unit.drop_in(HASTE)
     unit.box.write(unit.config, config)
     assert unit.box.run("systemctl", "start", unit.name).returncode != 0
     wait_until(lambda: unit.show("ActiveState") == "failed", "systemd gives up")
     assert (unit.show("ExecMainStatus"), unit.show("NRestarts")) == (code, "0")
-    told = [entry["MESSAGE"] for entry in unit.entries("--priority=err", f"_PID={unit.show('ExecMainPID')}")]
-    assert any(said in line for line in told), told
+    messages = [entry["MESSAGE"] for entry in unit.entries("--priority=err", f"_PID={unit.show('ExecMainPID')}")]
+    assert any(said in line for line in messages), messages
 
 
-def test_a_missing_model_is_told_at_once_and_taken_when_it_comes(unit: Unit) -> None:
+def test_missing_model_is_reported_and_loaded_when_it_appears(unit: Unit) -> None:
     box, model = unit.box, "/var/lib/scribed/models/new"
     unit.drop_in("[Service]\nRestartSec=2s\n")
     unit.configure(model={"path": model})

@@ -1,4 +1,4 @@
-"""One running service, as people and administrators use it: drop, collect, read the journal, reload."""
+"""A running service in use: drop, collect, read the journal, reload."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 
 
-def test_one_drops_another_collects_and_a_stranger_sees_nothing(running: Unit) -> None:
+def test_group_members_share_recordings_and_strangers_see_nothing(running: Unit) -> None:
     box = running.box
     running.drop(SAMPLES / "memo.wav", "between-people.wav", user="dora")
     document = running.wait_for("between-people.wav")
     outbox = running.folder("outbox")
     assert box.do("cat", f"{outbox}/between-people.txt", user="rita").split() == document["text"].split()
-    told = "  between-people.wav\n"  # written within a second
-    wait_until(lambda: told in box.do("cat", f"{outbox}/STATUS.txt", user="rita"), "STATUS.txt tells of it")
+    line = "  between-people.wav\n"  # written within a second
+    wait_until(lambda: line in box.do("cat", f"{outbox}/STATUS.txt", user="rita"), "STATUS.txt shows it")
     for folder in (*FOLDERS, "state", "cache"):
         assert box.run("ls", running.folder(folder), user="stranger").returncode != 0
     owner = box.do("stat", "--format=%U:%G:%a", f"{outbox}/between-people.txt").strip()
@@ -30,31 +30,55 @@ def test_one_drops_another_collects_and_a_stranger_sees_nothing(running: Unit) -
     box.do("rm", f"{outbox}/between-people.txt", f"{outbox}/between-people.json", user="rita")
 
 
-def test_a_move_stays_a_rename_under_the_unit(running: Unit) -> None:
+def test_moves_are_renames_under_the_unit(running: Unit) -> None:
     """Mounts of its own for each folder would make every move a copy (EXDEV)."""
     inode = running.drop(SAMPLES / "memo.wav", "renamed.wav")
     running.wait_for("renamed.wav")
     assert running.path("processed", "renamed.wav").stat().st_ino == inode
 
 
+def test_recordings_of_any_mode_are_delivered_across_two_disks(unit: Unit) -> None:
+    """A copy to another disk must not take over set-id bits: the unit forbids them, and they would be ours."""
+    box, processed = unit.box, unit.folder("processed")
+    box.do("mount", "-t", "tmpfs", "-o", "mode=2770,uid=scribed,gid=scribed", "tmpfs", processed)
+    try:
+        unit.start()
+        modes = ("2664", "4755", "0444")
+        for mode in modes:
+            unit.drop(SAMPLES / "memo.wav", f"mode-{mode}.wav", mode=mode)
+        for mode in modes:
+            assert unit.wait_for(f"mode-{mode}.wav")["complete"] is True
+            audio = unit.path("processed", f"mode-{mode}.wav")
+            assert audio.read_bytes() == (SAMPLES / "memo.wav").read_bytes()
+            assert audio.stat().st_mode & 0o7111 == 0
+            assert unit.path("outbox", f"mode-{mode}.txt").stat().st_mode & 0o7111 == 0
+        wait_until(lambda: not unit.status()["queue"]["running"], "all is done")
+        assert unit.status()["faults"] == []
+        assert not list(unit.path("inbox").rglob("*.wav"))
+        unit.stop()
+    finally:
+        unit.stop()
+        box.do("umount", processed)
+
+
 def test_journalctl_selects_by_job_and_by_priority_and_never_shows_text(running: Unit, tmp_path: Path) -> None:
-    (tmp_path / "text.mp3").write_bytes(b"these are words and not sound\n" * 100)
-    running.drop(tmp_path / "text.mp3", "no-sound.mp3")
+    (tmp_path / "text.mp3").write_bytes(b"these are words, not audio\n" * 100)
+    running.drop(tmp_path / "text.mp3", "no-audio.mp3")
     running.drop(SAMPLES / "memo.wav", "logged.wav")
     document = running.wait_for("logged.wav")
-    wait_until(lambda: running.path("failed", "no-sound.mp3").exists(), "the other is set aside")
+    wait_until(lambda: running.path("failed", "no-audio.mp3").exists(), "the other moves to failed")
 
     job = running.entries(f"SCRIBED_JOB_ID={document['job_id']}")
     assert [entry["SCRIBED_EVENT"] for entry in job if entry["SCRIBED_EVENT"].startswith("job.")][-1] == "job.delivered"
     assert {entry["SCRIBED_PATH"] for entry in job if "SCRIBED_PATH" in entry} == {"logged.wav"}
     assert float(job[-1]["SCRIBED_RTFX"]) > 0
-    warned = running.entries("--priority=warning", "SCRIBED_PATH=no-sound.mp3")
+    warned = running.entries("--priority=warning", "SCRIBED_PATH=no-audio.mp3")
     assert [(entry["SCRIBED_EVENT"], entry["PRIORITY"]) for entry in warned] == [("job.failed", "4")]
     everything = running.box.do("journalctl", "--output=export")
     assert words_of(document["text"]) not in everything
 
 
-def test_reload_takes_a_good_configuration_and_outlives_a_bad_one(running: Unit) -> None:
+def test_reload_applies_a_good_configuration_and_survives_a_bad_one(running: Unit) -> None:
     box, pid = running.box, running.show("MainPID")
     running.configure(output={"formats": ["srt", "json"]})
     box.do("systemctl", "reload", running.name)
@@ -66,12 +90,12 @@ def test_reload_takes_a_good_configuration_and_outlives_a_bad_one(running: Unit)
     box.write(running.config, "output: {formats: parchment}\n")
     box.do("systemctl", "reload", running.name)
     wait_until(lambda: running.entries("SCRIBED_EVENT=config.refused", f"_PID={pid}"), "it is refused")
-    wait_until(lambda: running.status()["faults"], "the status tells of it")
+    wait_until(lambda: running.status()["faults"], "the status shows it")
     assert running.is_active()
     assert running.show("MainPID") == pid
     running.configure()
     box.do("systemctl", "reload", running.name)
-    wait_until(lambda: not running.status()["faults"], "all is well again")
+    wait_until(lambda: not running.status()["faults"], "the fault is gone")
 
 
 def test_two_instances_work_side_by_side(running: Unit) -> None:
@@ -90,7 +114,7 @@ def test_two_instances_work_side_by_side(running: Unit) -> None:
         court.stop()
 
 
-def test_a_decoder_that_is_killed_does_not_end_the_service(running: Unit) -> None:
+def test_killed_audio_process_does_not_end_the_service(running: Unit) -> None:
     """As the kernel does it to the greediest process when memory is short; OOMPolicy=stop would end them all."""
     box, pid = running.box, running.show("MainPID")
     running.drop(SAMPLES / "memo.wav", "before-the-kill.wav")
@@ -105,6 +129,6 @@ def test_a_decoder_that_is_killed_does_not_end_the_service(running: Unit) -> Non
     assert running.show("OOMPolicy") == "continue"
 
 
-def test_a_running_service_has_no_interface_but_its_own_loopback(running: Unit) -> None:
+def test_running_service_has_only_its_own_loopback(running: Unit) -> None:
     devices = running.box.path(f"/proc/{running.show('MainPID')}/net/dev").read_text().splitlines()[2:]
     assert [line.split(":")[0].strip() for line in devices] == ["lo"]

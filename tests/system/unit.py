@@ -1,4 +1,4 @@
-"""The installed service as administrators and users meet it: systemctl, journalctl, its folders."""
+"""The installed service as administrators and users see it: systemctl, journalctl, its folders."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
     from tests.system.box import Box
 
-# A start loads libraries and a model, several times in some tests, on machines that have more to do.
+# A start loads libraries and a model, several times in some tests, on busy machines.
 TIMEOUT_S = 900
 _WAIT_S = 400.0
 FOLDERS = ("inbox", "outbox", "processed", "failed")
-# Quick to settle, so that no test waits for nothing.
+# Short times, so that tests do not wait.
 SETTINGS: dict[str, Any] = {
     "watch": {"settle_s": 0.5, "scan_s": 0.3},
     "model": {"path": "demo", "slots": 1},
@@ -30,12 +30,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def wait_until(is_true: Callable[[], object], what: str) -> None:
-    """Look again and again until something holds; fail the test when it never does."""
+    """Poll until something is true; fail the test if it never is."""
     instance.wait_until(is_true, what, _WAIT_S)
 
 
 def words_of(text: str) -> str:
-    """Return the beginning of a transcript: nothing but that recording has these words in a row."""
+    """Return the first words of a transcript: no other recording has them in a row."""
     words = text.split()
     assert len(words) >= 6, text
     return " ".join(words[:6])
@@ -65,13 +65,13 @@ class Unit:
         return known.get(name, f"/srv/scribed{self.suffix}/{name}")
 
     def path(self, folder: str, name: str = "") -> Path:
-        """Return where a file in a folder of the service is seen from here."""
+        """Return the path, outside the box, of a file in a folder of the service."""
         return self.box.path(f"{self.folder(folder)}/{name}".rstrip("/"))
 
     # As an administrator
 
     def configure(self, **sections: dict[str, Any]) -> None:
-        """Write the configuration anew."""
+        """Write the configuration."""
         settings = {name: dict(keys) for name, keys in SETTINGS.items()}
         settings["folders"] = {name: self.folder(name) for name in (*FOLDERS, "state", "cache")}
         for section, keys in sections.items():
@@ -84,7 +84,7 @@ class Unit:
         self.box.do("systemctl", "daemon-reload")
 
     def reset(self) -> None:
-        """Make it what it is after `make install`, with the configuration of the tests."""
+        """Reset it to the state after `make install`, with the configuration of the tests."""
         self.stop()
         self.box.do("rm", "-rf", f"/etc/systemd/system/{self.name}.d")
         self.box.do("systemctl", "daemon-reload")
@@ -93,7 +93,7 @@ class Unit:
         self.configure()
 
     def is_pristine(self) -> bool:
-        """Whether it runs with the configuration and the unit of `reset`."""
+        """Return whether it runs with the configuration and the unit of `reset`."""
         before = self.box.path(self.config).read_text() if self.box.path(self.config).exists() else ""
         has_drop_in = self.box.path(f"/etc/systemd/system/{self.name}.d").exists()
         self.configure()
@@ -115,49 +115,50 @@ class Unit:
         return self.show("ActiveState") == "active"
 
     def kill(self, signal: str) -> None:
-        """Send a signal to the daemon, and to no other of its processes."""
+        """Send a signal to the daemon only."""
         self.box.do("kill", f"-{signal}", self.show("MainPID"))
 
     def entries(self, *words: str) -> list[dict[str, Any]]:
-        """Return what journalctl tells of the unit."""
+        """Return the journal entries of the unit."""
         self.box.do("journalctl", "--sync")
-        told = self.box.do("journalctl", "--output=json", "--unit", self.name, *words)
-        return [json.loads(line) for line in told.splitlines()]
+        output = self.box.do("journalctl", "--output=json", "--unit", self.name, *words)
+        return [json.loads(line) for line in output.splitlines()]
 
     def status(self) -> dict[str, Any]:
-        """Return what the daemon last said of itself; {} before it has said anything."""
+        """Return the daemon's last status, {} before the first."""
         try:
             status: dict[str, Any] = json.loads(self.path("state", "status.json").read_text())
         except (FileNotFoundError, ValueError):
             return {}
         return status
 
-    # As people who have recordings
+    # As people with recordings
 
-    def drop(self, source: Path, name: str, user: str = "dora") -> int:
-        """Copy a recording into the inbox as somebody of the group, under a temporary name first; return its inode."""
+    def drop(self, source: Path, name: str, user: str = "dora", mode: str = "0640") -> int:
+        """Copy a recording into the inbox as a group member, under a temporary name first; return its inode."""
         shutil.copyfile(source, self.box.path(f"/run/{name}"))
         self.box.do("chmod", "0644", f"/run/{name}")
         target = f"{self.folder('inbox')}/{name}"
-        copy = f"cp /run/{name} {target}.part && stat --format=%i {target}.part && mv {target}.part {target}"
+        part = f"{target}.part"
+        copy = f"cp /run/{name} {part} && chmod {mode} {part} && stat --format=%i {part} && mv {part} {target}"
         return int(self.box.do("sh", "-c", f"umask 027; {copy}", user=user))
 
     def wait_for(self, name: str) -> dict[str, Any]:
-        """Wait until a recording is delivered; return its document."""
+        """Wait until a recording is delivered; return its JSON document."""
         wait_until(lambda: self.path("processed", name).exists(), f"{name} is delivered")
         document: dict[str, Any] = json.loads(self.path("outbox", f"{name.rpartition('.')[0]}.json").read_text())
         return document
 
     def in_work(self) -> list[str]:
-        """Return the names of recordings that are in work."""
+        """Return the names of recordings in progress."""
         return [part["name"] for part in self.status().get("queue", {}).get("running", [])]
 
     def wait_until_in_work(self, name: str, beyond: float = 0.0) -> float:
-        """Wait until more of a recording has been transcribed than this share; return how much."""
+        """Wait until more than this fraction of a recording is transcribed; return the fraction."""
 
         def progress() -> float:
             running = self.status().get("queue", {}).get("running", [])
             return max((part["progress"] for part in running if part["name"] == name), default=0.0)
 
-        wait_until(lambda: progress() > beyond, f"{name} is in work")
+        wait_until(lambda: progress() > beyond, f"{name} is in progress")
         return progress()

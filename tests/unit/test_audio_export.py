@@ -39,7 +39,7 @@ def silent_waveform(duration_s: float, cache: Path) -> Waveform:
 
 def test_wav_is_exactly_what_the_model_hears(waveform: Waveform, tmp_path: Path) -> None:
     audio_export.write(waveform, tmp_path / "out.wav")
-    sound, rate_hz = media.read_sound(tmp_path / "out.wav")
+    sound, rate_hz = media.read_audio(tmp_path / "out.wav")
     assert rate_hz == 16_000
     assert np.array_equal(sound, media.samples_of(waveform))
 
@@ -54,7 +54,7 @@ def test_compressed_file_sounds_like_the_waveform(ending: str, waveform: Wavefor
         assert abs(heard.duration_s - waveform.duration_s) < 0.07
     assert receipt.is_complete
     media.ffmpeg("-i", target, tmp_path / "played.wav")  # as a player reads it
-    sound, rate_hz = media.read_sound(tmp_path / "played.wav")
+    sound, rate_hz = media.read_audio(tmp_path / "played.wav")
     assert abs(len(sound) / rate_hz - waveform.duration_s) < 0.1
 
 

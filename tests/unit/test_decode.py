@@ -1,4 +1,4 @@
-"""The cleaned sound against sox and ffmpeg, what the receipt says, and the waveform's file."""
+"""Cleaned audio compared with sox and ffmpeg, the receipt, and the waveform's file."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ def clean(path: Path, cache: Path, **settings: float | str) -> tuple[NDArray[np.
 def clean_samples(
     tmp_path: Path, samples: NDArray[np.float32], rate_hz: int = 16_000, subtype: str = "FLOAT", **settings: float | str
 ) -> tuple[NDArray[np.float32], Receipt]:
-    return clean(media.write_sound(tmp_path / "sound.wav", samples, rate_hz, subtype), tmp_path, **settings)
+    return clean(media.write_audio(tmp_path / "audio.wav", samples, rate_hz, subtype), tmp_path, **settings)
 
 
-# The same sound as sox
+# Equal to sox
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def by_sox(source: Path, target: Path) -> NDArray[np.float32]:
     """What sox makes of a file, mixing it first."""
     effects = ["channels", "1", "highpass", "80", "rate", "16k", "gain", "-n", "-3"]
     media.sox(source, "-e", "float", "-b", "32", target, *effects)
-    return media.read_sound(target)[0]
+    return media.read_audio(target)[0]
 
 
 @pytest.mark.parametrize("channels", [1, 2])
@@ -62,12 +62,12 @@ def by_sox(source: Path, target: Path) -> NDArray[np.float32]:
 def test_equals_sox(rate_hz: int, channels: int, spoken: Path, tmp_path: Path) -> None:
     source = tmp_path / "source.wav"
     media.sox(spoken, "-r", str(rate_hz), source, "gain", "-9")
-    words, _ = media.read_sound(source)
+    words, _ = media.read_audio(source)
     # Two different channels, so that the mix is tested too, and a hum for the filter to remove.
     hum = media.tone(len(words) / rate_hz, rate_hz, 50.0, 0.1)
     samples = np.stack((words + hum, np.roll(words, rate_hz // 3)), axis=1)[:, :channels]
-    media.write_sound(source, samples, rate_hz)
-    media.write_sound(tmp_path / "source.flac", samples, rate_hz)
+    media.write_audio(source, samples, rate_hz)
+    media.write_audio(tmp_path / "source.flac", samples, rate_hz)
     expected = by_sox(source, tmp_path / "sox.wav")
     for path in (source, tmp_path / "source.flac"):
         got, receipt = clean(path, tmp_path)
@@ -79,36 +79,36 @@ def test_equals_sox(rate_hz: int, channels: int, spoken: Path, tmp_path: Path) -
 
 
 def test_equals_sox_on_noise_at_all_frequencies(tmp_path: Path) -> None:
-    source = media.write_sound(tmp_path / "noise.wav", media.noise(3, 44_100), 44_100, "PCM_24")
+    source = media.write_audio(tmp_path / "noise.wav", media.noise(3, 44_100), 44_100, "PCM_24")
     expected = by_sox(source, tmp_path / "sox.wav")
     got, _ = clean(source, tmp_path)
     assert np.abs(got - expected).max() < 1e-3
 
 
-def test_result_does_not_depend_on_how_the_file_is_blocked(spoken: Path, tmp_path: Path) -> None:
+def test_result_does_not_depend_on_the_block_size(spoken: Path, tmp_path: Path) -> None:
     """libsndfile gives blocks of 131,072 samples, FFmpeg whatever its frames add up to."""
-    samples, rate_hz = media.read_sound(spoken)
-    pcm, _ = clean(media.write_sound(tmp_path / "a.wav", samples, rate_hz), tmp_path)
-    flac, _ = clean(media.write_sound(tmp_path / "a.flac", samples, rate_hz), tmp_path)
+    samples, rate_hz = media.read_audio(spoken)
+    pcm, _ = clean(media.write_audio(tmp_path / "a.wav", samples, rate_hz), tmp_path)
+    flac, _ = clean(media.write_audio(tmp_path / "a.flac", samples, rate_hz), tmp_path)
     assert np.abs(pcm - flac).max() < 1e-6
 
 
-def test_equals_the_plain_command_of_sox_where_the_channels_agree(spoken: Path, tmp_path: Path) -> None:
+def test_equals_plain_sox_if_the_channels_are_equal(spoken: Path, tmp_path: Path) -> None:
     """With -c 1 sox 14.4 mixes last, so its gain comes from the loudest channel; here it is the same."""
     media.sox(spoken, "-c", "2", "-r", "44100", tmp_path / "both.wav", "gain", "-6")
     wanted = ["-c", "1", "-e", "float", "-b", "32"]
     media.sox(tmp_path / "both.wav", *wanted, tmp_path / "sox.wav", "highpass", "80", "rate", "16k", "gain", "-n", "-3")
     got, _ = clean(tmp_path / "both.wav", tmp_path)
-    assert np.abs(got - media.read_sound(tmp_path / "sox.wav")[0]).max() < 1e-4
+    assert np.abs(got - media.read_audio(tmp_path / "sox.wav")[0]).max() < 1e-4
 
 
 @pytest.mark.parametrize("rate_hz", [4_000, 44_100, 768_000])
-def test_the_highpass_is_that_of_a_recursion_in_double_precision(rate_hz: int) -> None:
-    sound = media.noise(100_000 / rate_hz, rate_hz, 0.3) + np.float32(0.5)  # with an offset that it has to hold down
-    expected = signal.lfilter(*coefficients(rate_hz, 80.0), sound.astype(np.float64))
+def test_highpass_equals_a_recursion_in_double_precision(rate_hz: int) -> None:
+    audio = media.noise(100_000 / rate_hz, rate_hz, 0.3) + np.float32(0.5)  # with a DC offset to remove
+    expected = signal.lfilter(*coefficients(rate_hz, 80.0), audio.astype(np.float64))
     highpass, found, start = Highpass(rate_hz, 80.0), [], 0
     for n_block in (*range(1, 70), 10_000, 100_000):  # whole rows, parts of one, and both
-        found.append(highpass.push(sound[start : start + n_block]))
+        found.append(highpass.push(audio[start : start + n_block]))
         start += n_block
     assert np.abs(np.concatenate(found) - expected).max() < 1e-6
 
@@ -116,24 +116,24 @@ def test_the_highpass_is_that_of_a_recursion_in_double_precision(rate_hz: int) -
 # Normalisation
 
 
-def test_peak_is_where_it_was_asked_for(tmp_path: Path) -> None:
-    sound, receipt = clean_samples(tmp_path, media.tone(2, level=0.1), peak_dbfs=-6.0)
-    assert np.abs(sound).max() == pytest.approx(10 ** (-6 / 20), rel=1e-5)
+def test_peak_normalization_reaches_the_configured_level(tmp_path: Path) -> None:
+    audio, receipt = clean_samples(tmp_path, media.tone(2, level=0.1), peak_dbfs=-6.0)
+    assert np.abs(audio).max() == pytest.approx(10 ** (-6 / 20), rel=1e-5)
     assert receipt.peak_dbfs is not None
     assert receipt.peak_dbfs == pytest.approx(-20, abs=1)  # the filter swings when the tone sets in
     assert receipt.peak_dbfs + receipt.gain_db == pytest.approx(-6, abs=1e-4)
 
 
-def test_off_changes_no_level(tmp_path: Path) -> None:
+def test_normalize_off_keeps_the_level(tmp_path: Path) -> None:
     samples = media.tone(1, level=0.1)
-    sound, receipt = clean_samples(tmp_path, samples, normalize="off", highpass_hz=0)
-    assert np.array_equal(sound, samples)
+    audio, receipt = clean_samples(tmp_path, samples, normalize="off", highpass_hz=0)
+    assert np.array_equal(audio, samples)
     assert receipt.gain_db == 0
 
 
 def test_silence_gets_no_gain(tmp_path: Path) -> None:
-    sound, receipt = clean_samples(tmp_path, np.zeros(16_000, np.float32))
-    assert not sound.any()
+    audio, receipt = clean_samples(tmp_path, np.zeros(16_000, np.float32))
+    assert not audio.any()
     assert receipt.peak_dbfs is None
     assert receipt.gain_db == 0
     assert receipt.notes == ("The recording is silent from start to end.",)
@@ -158,22 +158,22 @@ def ffmpeg_loudness(path: Path) -> tuple[float, float]:
     return float(found["I"]), float(found["Peak"])
 
 
-def test_loudness_is_that_of_ebu_r128(spoken: Path, tmp_path: Path) -> None:
-    words, rate_hz = media.read_sound(spoken)
+def test_loudness_normalization_meets_ebu_r128(spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_audio(spoken)
     # A second, 30 dB quieter half: the gate must leave it out.
     samples = np.concatenate((0.3 * words, 0.01 * words))
-    media.write_sound(tmp_path / "uneven.wav", samples, rate_hz)
-    sound, _ = clean(tmp_path / "uneven.wav", tmp_path, normalize="loudness")
-    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_sound(tmp_path / "out.wav", sound, 16_000, "FLOAT"))
+    media.write_audio(tmp_path / "uneven.wav", samples, rate_hz)
+    audio, _ = clean(tmp_path / "uneven.wav", tmp_path, normalize="loudness")
+    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_audio(tmp_path / "out.wav", audio, 16_000, "FLOAT"))
     assert loudness_lufs == pytest.approx(-23, abs=0.15)
     assert true_peak_dbfs < -1
 
 
-def test_loudness_keeps_below_the_true_peak_ceiling(tmp_path: Path) -> None:
+def test_loudness_normalization_stays_below_the_true_peak_ceiling(tmp_path: Path) -> None:
     samples = media.noise(4, level=0.001)
     samples[30_000] = 0.9  # a click: at -23 LUFS it would be far beyond full scale
-    sound, _ = clean_samples(tmp_path, samples, normalize="loudness")
-    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_sound(tmp_path / "out.wav", sound, 16_000, "FLOAT"))
+    audio, _ = clean_samples(tmp_path, samples, normalize="loudness")
+    loudness_lufs, true_peak_dbfs = ffmpeg_loudness(media.write_audio(tmp_path / "out.wav", audio, 16_000, "FLOAT"))
     assert true_peak_dbfs == pytest.approx(-1, abs=0.15)
     assert loudness_lufs < -30
 
@@ -186,9 +186,9 @@ def test_loudness_meter_reads_the_sine_of_the_standard() -> None:
     assert meter.integrated_lufs() == pytest.approx(-26, abs=0.05)
 
 
-def test_loudness_of_a_moment_and_of_silence(tmp_path: Path) -> None:
-    sound, _ = clean_samples(tmp_path, media.tone(0.2, level=0.01), normalize="loudness")
-    assert 0.03 < np.abs(sound).max() < 0.3
+def test_loudness_of_a_very_short_recording_and_of_silence(tmp_path: Path) -> None:
+    audio, _ = clean_samples(tmp_path, media.tone(0.2, level=0.01), normalize="loudness")
+    assert 0.03 < np.abs(audio).max() < 0.3
     assert not clean_samples(tmp_path, np.zeros(8000, np.float32), normalize="loudness")[0].any()
 
 
@@ -205,13 +205,13 @@ def test_a_clean_recording_has_no_notes(spoken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inverted_first", [True, False])
-def test_inverted_stereo_takes_the_stronger_channel(inverted_first: bool, spoken: Path, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter of the test)
-    words, rate_hz = media.read_sound(spoken)
+def test_inverted_stereo_uses_the_stronger_channel(inverted_first: bool, spoken: Path, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter of the test)
+    words, rate_hz = media.read_audio(spoken)
     words = 0.5 * words
     stereo = np.stack((-0.9 * words, words) if inverted_first else (words, -0.9 * words), axis=1)
-    media.write_sound(tmp_path / "mono.wav", words, rate_hz)
+    media.write_audio(tmp_path / "mono.wav", words, rate_hz)
     expected, _ = clean(tmp_path / "mono.wav", tmp_path)
-    got, receipt = clean(media.write_sound(tmp_path / "stereo.wav", stereo, rate_hz), tmp_path)
+    got, receipt = clean(media.write_audio(tmp_path / "stereo.wav", stereo, rate_hz), tmp_path)
     assert np.abs(got - expected).max() < 1e-3
     name = "right" if inverted_first else "left"
     assert receipt.notes == (f"The two channels are inverted copies and would cancel: only the {name} one was used.",)
@@ -222,7 +222,7 @@ def test_two_different_voices_are_not_called_inverted(tmp_path: Path) -> None:
     assert clean_samples(tmp_path, stereo)[1].notes == ()
 
 
-def test_notes_name_what_is_wrong(tmp_path: Path) -> None:
+def test_notes_name_each_defect(tmp_path: Path) -> None:
     voice = media.noise(2, level=0.05)
     one_sided = np.stack((np.zeros_like(voice), voice), axis=1)
     assert clean_samples(tmp_path, one_sided)[1].notes == ("The left channel is silent.",)
@@ -237,12 +237,12 @@ def test_notes_name_what_is_wrong(tmp_path: Path) -> None:
     )
 
 
-def test_clipping_is_timed(tmp_path: Path) -> None:
+def test_clipping_time_is_measured(tmp_path: Path) -> None:
     samples = np.clip(media.tone(2, frequency_hz=200.0, level=2.0), np.float32(-1), np.float32(1))
     n_flat = int((np.abs(samples) >= 0.999).sum())
     receipt = clean_samples(tmp_path, samples)[1]
     assert receipt.clipped_s == pytest.approx(n_flat / 16_000, abs=0.01)
-    assert receipt.notes == (f"The recording is overdriven: {receipt.clipped_s:.1f} s of it are clipped.",)
+    assert receipt.notes == (f"The recording is clipped for {receipt.clipped_s:.1f} s.",)
 
 
 @pytest.mark.parametrize("n_block", [1, 2, 3, 7, 1000])
@@ -256,16 +256,16 @@ def test_clipped_runs_are_counted_across_blocks(n_block: int) -> None:
     assert levels.clipped_s == sum(len(run) for run in runs if len(run) >= 3)
 
 
-def test_samples_that_are_no_numbers_are_silenced_and_counted(tmp_path: Path) -> None:
+def test_invalid_samples_become_silence_and_are_counted(tmp_path: Path) -> None:
     samples = media.noise(2)
     samples[[100, 5000, 20_000, 20_001]] = [np.nan, np.inf, -np.inf, 1e30]
-    sound, receipt = clean_samples(tmp_path, samples)
-    assert np.isfinite(sound).all()
-    assert np.abs(sound).max() == pytest.approx(10 ** (-3 / 20), rel=1e-5)
-    assert receipt.notes == ("4 samples were no valid numbers and were replaced by silence.",)
+    audio, receipt = clean_samples(tmp_path, samples)
+    assert np.isfinite(audio).all()
+    assert np.abs(audio).max() == pytest.approx(10 ** (-3 / 20), rel=1e-5)
+    assert receipt.notes == ("4 samples were not valid numbers and were replaced by silence.",)
 
 
-def test_the_receipt_has_figures_for_what_the_notes_say(tmp_path: Path) -> None:
+def test_receipt_has_the_figures_behind_the_notes(tmp_path: Path) -> None:
     samples = media.tone(4, level=0.2) + np.float32(0.1)
     samples[[7, 8]] = np.nan
     receipt = clean_samples(tmp_path, samples)[1]
@@ -279,48 +279,48 @@ def test_the_receipt_has_figures_for_what_the_notes_say(tmp_path: Path) -> None:
     assert (silent.level_dbfs, silent.crest_db, silent.snr_db) == (None, None, None)
 
 
-def test_a_click_that_holds_the_level_down_is_named(spoken: Path, tmp_path: Path) -> None:
-    words, rate_hz = media.read_sound(spoken)
+def test_click_that_limits_normalization_is_noted(spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_audio(spoken)
     words = 0.1 * words
     words[3 * rate_hz : 3 * rate_hz + 3] = 0.95
-    receipt = clean(media.write_sound(tmp_path / "click.wav", words, rate_hz), tmp_path)[1]
+    receipt = clean(media.write_audio(tmp_path / "click.wav", words, rate_hz), tmp_path)[1]
     assert len(receipt.notes) == 1
     assert receipt.notes[0].startswith("A click at 3.0 s is 2")
-    assert receipt.notes[0].endswith(" dB above all the rest and holds the level down.")
+    assert receipt.notes[0].endswith(" dB louder than the rest and limits normalization.")
     assert receipt.crest_db is not None
     assert receipt.crest_db > 30
 
 
 @pytest.mark.parametrize("snr_db", [15, 25, 40])
-def test_the_noise_behind_speech_is_estimated(snr_db: float, spoken: Path, tmp_path: Path) -> None:
-    words, rate_hz = media.read_sound(spoken)
+def test_noise_level_is_estimated_from_speech(snr_db: float, spoken: Path, tmp_path: Path) -> None:
+    words, rate_hz = media.read_audio(spoken)
     frames = words[: len(words) // 400 * 400].reshape(-1, 400)
     energies = (frames**2).mean(axis=1)
     level = np.sqrt(energies[energies > energies.max() / 1000].mean())  # of the words without the pauses
     words = 0.4 * (words + media.noise(len(words) / rate_hz, rate_hz, level * 10 ** (-snr_db / 20)))
-    receipt = clean(media.write_sound(tmp_path / "noisy.wav", words, rate_hz, "FLOAT"), tmp_path)[1]
+    receipt = clean(media.write_audio(tmp_path / "noisy.wav", words, rate_hz, "FLOAT"), tmp_path)[1]
     assert receipt.snr_db == pytest.approx(snr_db, abs=3)
 
 
 @pytest.mark.parametrize("n_block", [1, 319, 320, 4999])
-def test_the_dynamics_do_not_depend_on_the_blocks(n_block: int) -> None:
-    sound = media.noise(0.5, seed=4)
-    sound[5000] = 0.9
+def test_dynamics_do_not_depend_on_the_block_size(n_block: int) -> None:
+    audio = media.noise(0.5, seed=4)
+    audio[5000] = 0.9
     whole, pieces = Dynamics(), Dynamics()
-    whole.push(sound)
-    for start in range(0, len(sound), n_block):
-        pieces.push(sound[start : start + n_block])
+    whole.push(audio)
+    for start in range(0, len(audio), n_block):
+        pieces.push(audio[start : start + n_block])
     whole.drain()
     pieces.drain()
-    assert pieces.peak == whole.peak == np.abs(sound).max()
+    assert pieces.peak == whole.peak == np.abs(audio).max()
     assert pieces.level_dbfs == pytest.approx(whole.level_dbfs, abs=1e-9)
     assert pieces.find_click() == whole.find_click()
 
 
 @pytest.mark.parametrize("n_samples", [1, 160, 6400])
-def test_a_moment_is_a_recording(n_samples: int, tmp_path: Path) -> None:
-    sound, receipt = clean_samples(tmp_path, media.noise(n_samples / 16_000))
-    assert len(sound) == n_samples
+def test_very_short_recordings_are_decoded(n_samples: int, tmp_path: Path) -> None:
+    audio, receipt = clean_samples(tmp_path, media.noise(n_samples / 16_000))
+    assert len(audio) == n_samples
     assert receipt.duration_s == pytest.approx(n_samples / 16_000)
 
 
@@ -331,8 +331,8 @@ def open_files() -> list[str]:
     return sorted(str(entry.readlink()) for entry in Path("/proc/self/fd").iterdir() if entry.exists())
 
 
-def test_a_stop_ends_the_work_and_closes_everything(tmp_path: Path) -> None:
-    path = media.write_sound(tmp_path / "minutes.flac", media.noise(60), 16_000)
+def test_stop_interrupts_decoding_and_closes_all_files(tmp_path: Path) -> None:
+    path = media.write_audio(tmp_path / "minutes.flac", media.noise(60), 16_000)
     open_before = open_files()
     calls = 0
 
@@ -366,7 +366,7 @@ print(round(waveform.duration_s), receipt.is_complete)
 @pytest.mark.parametrize("data_bytes", [None, 0xFFFFFFFF])
 def test_memory_does_not_grow_with_the_recording(data_bytes: int | None, tmp_path: Path) -> None:
     """20 minutes take 77 MB as float32, and get by with 48 MB; with libsndfile and with FFmpeg."""
-    media.write_sound(tmp_path / "short.wav", media.noise(20, 8000), 8000, "PCM_U8")
+    media.write_audio(tmp_path / "short.wav", media.noise(20, 8000), 8000, "PCM_U8")
     header = (tmp_path / "short.wav").read_bytes()[:44]
     n_bytes = 1200 * 8000
     size = (n_bytes if data_bytes is None else data_bytes).to_bytes(4, "little")
@@ -386,7 +386,7 @@ def write_waveform(cache: Path, samples: NDArray[np.float32], gain: float = 1.0)
         return writer.finish(gain)
 
 
-def test_waveform_reads_any_stretch_with_its_gain(tmp_path: Path) -> None:
+def test_waveform_reads_any_range_with_its_gain(tmp_path: Path) -> None:
     samples = media.noise(1)
     with write_waveform(tmp_path, samples, gain=2.0) as waveform:
         assert waveform.n_samples == len(samples)
@@ -398,7 +398,7 @@ def test_waveform_reads_any_stretch_with_its_gain(tmp_path: Path) -> None:
         assert np.array_equal(np.concatenate(list(waveform.blocks(777))), 2 * samples)
 
 
-def test_waveform_is_read_by_many_threads(tmp_path: Path) -> None:
+def test_waveform_can_be_read_by_many_threads(tmp_path: Path) -> None:
     samples = np.arange(200_000, dtype=np.float32)
     wrong: list[int] = []
     with write_waveform(tmp_path, samples) as waveform:
@@ -415,12 +415,12 @@ def test_waveform_is_read_by_many_threads(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_decoded_sound_has_no_name_on_the_disk(tmp_path: Path) -> None:
+def test_decoded_audio_has_no_name_on_the_disk(tmp_path: Path) -> None:
     with write_waveform(tmp_path, media.noise(1)):
         assert list(tmp_path.iterdir()) == []
 
 
-def test_file_systems_without_unnamed_files_do_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_works_on_file_systems_without_unnamed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real_open = os.open
 
     def open_as_nfs_does(path: str, flags: int, mode: int = 0o777) -> int:
@@ -435,8 +435,8 @@ def test_file_systems_without_unnamed_files_do_too(tmp_path: Path, monkeypatch: 
         assert np.array_equal(media.samples_of(waveform), samples)
 
 
-def test_a_full_disk_is_transient_and_says_what_to_do(tmp_path: Path) -> None:
-    path = media.write_sound(tmp_path / "sound.wav", media.noise(60), 16_000)
+def test_full_disk_is_transient_with_a_remedy(tmp_path: Path) -> None:
+    path = media.write_audio(tmp_path / "audio.wav", media.noise(60), 16_000)
     # A limit of the file size is the kernel's own way to refuse a write; /dev/full is no folder.
     script = (
         "import resource, signal, sys\n"
@@ -452,15 +452,15 @@ def test_a_full_disk_is_transient_and_says_what_to_do(tmp_path: Path) -> None:
         "    print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script, path, tmp_path], check=True, capture_output=True, text=True)
-    assert done.stdout.startswith("the decoded sound could not be kept: File too large.")
+    assert done.stdout.startswith("the decoded audio could not be stored: File too large.")
     assert str(tmp_path) in done.stdout
 
 
-def test_a_cache_that_is_gone_is_transient(tmp_path: Path) -> None:
-    path = media.write_sound(tmp_path / "sound.wav", media.noise(1), 16_000)
+def test_missing_cache_folder_is_transient(tmp_path: Path) -> None:
+    path = media.write_audio(tmp_path / "audio.wav", media.noise(1), 16_000)
     with pytest.raises(errors.TransientError):
         clean(path, tmp_path / "gone")
 
 
-def test_sixteen_kilohertz_is_what_the_model_hears() -> None:
+def test_sample_rate_is_16_khz() -> None:
     assert SAMPLE_RATE_HZ == 16_000

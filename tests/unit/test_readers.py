@@ -44,10 +44,10 @@ def speech(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def clean(speech: Path, folder: Path) -> NDArray[np.float32]:
-    return clean_sound(speech, folder)[0]
+    return clean_audio(speech, folder)[0]
 
 
-def clean_sound(path: Path, cache: Path, **settings: float | str) -> tuple[NDArray[np.float32], Receipt]:
+def clean_audio(path: Path, cache: Path, **settings: float | str) -> tuple[NDArray[np.float32], Receipt]:
     waveform, receipt = decode(path, Preprocess.model_validate(settings), cache, lambda: None)
     with waveform:
         return media.samples_of(waveform), receipt
@@ -63,7 +63,7 @@ def encoded(speech: Path, name: str, *encoding: str) -> Path:
 
 def refusal(path: Path, **settings: float | str) -> errors.JobError:
     with pytest.raises(errors.JobError) as caught:
-        clean_sound(path, path.parent, **settings)
+        clean_audio(path, path.parent, **settings)
     assert caught.value.what.endswith(".")
     assert caught.value.remedy.endswith(".")
     return caught.value
@@ -110,22 +110,98 @@ FORMATS: dict[str, tuple[str, list[str]]] = {
     "opus in ts": ("opus.ts", ["-c:a", "libopus"]),
     "ac3": ("t.ac3", ["-c:a", "ac3"]),
     "eac3": ("t.eac3", ["-c:a", "eac3"]),
+    "mpg": ("t.mpg", ["-c:a", "mp2"]),
+    "vob": ("t.vob", ["-c:a", "ac3", "-ar", "48000"]),
+    "mxf": ("t.mxf", ["-f", "lavfi", "-i", "testsrc=s=64x48:r=25", "-shortest", "-c:a", "pcm_s16le", "-ar", "48000"]),
+    "flv": ("t.flv", ["-c:a", "libmp3lame"]),
+    "WavPack": ("t.wv", ["-c:a", "wavpack"]),
+    "TTA": ("t.tta", ["-c:a", "tta"]),
+    "VOC": ("t.voc", ["-c:a", "pcm_s16le"]),
 }
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_sound_and_length_survive_every_format(
+def test_every_format_keeps_its_audio_and_length(
     name: str, speech: Path, clean: NDArray[np.float32], folder: Path, front_end: FrontEnd
 ) -> None:
     ending, encoding = FORMATS[name]
     path = encoded(speech, ending, *encoding)
-    sound, receipt = clean_sound(path, folder)
-    assert media.similarity(clean, sound) > 0.97
-    assert abs(len(sound) - len(clean)) < 0.05 * 16_000
+    audio, receipt = clean_audio(path, folder)
+    assert media.similarity(clean, audio) > 0.97
+    assert abs(len(audio) - len(clean)) < 0.05 * 16_000
     assert receipt.channels == 2
     assert receipt.is_complete
     assert receipt.notes == ()
     assert front_end.is_recording(path)
+
+
+def write_dsf(target: Path, samples: NDArray[np.float32]) -> Path:
+    """Write mono audio at 44.1 kHz as DSD: of the 64 bits for each sample, as many are 1 as its level asks for."""
+    n_ones = np.round((samples * 0.5 + 0.5) * 64).astype(np.int64)
+    steps = np.arange(64) * n_ones[:, None]
+    bits = (steps % 64) + n_ones[:, None] > 63  # spread evenly
+    content = np.packbits(bits.reshape(-1), bitorder="little").tobytes()
+    content += bytes(-len(content) % 4096)
+    form = struct.pack("<4sQIIIIIIQII", b"fmt ", 52, 1, 0, 1, 1, 64 * RATE_HZ, 1, 64 * len(samples), 4096, 0)
+    data = struct.pack("<4sQ", b"data", 12 + len(content)) + content
+    target.write_bytes(struct.pack("<4sQQQ", b"DSD ", 28, 28 + len(form) + len(data), 0) + form + data)
+    return target
+
+
+def test_dsd_is_decoded(speech: Path, clean: NDArray[np.float32], tmp_path: Path) -> None:
+    samples, _ = media.read_audio(speech)
+    audio, receipt = clean_audio(write_dsf(tmp_path / "t.dsf", samples[:, 0]), tmp_path)
+    assert media.similarity(clean, audio) > 0.9  # with the noise of such coarse DSD
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+TAGGED = ("t.wv", "t.tta", "t.wav", "t.flac", "t.aiff", "t.m4a", "t.ogg")
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_id3_tag_before_any_format_changes_nothing(
+    name: str, speech: Path, clean: NDArray[np.float32], folder: Path
+) -> None:
+    encoding = {"t.wv": ["-c:a", "wavpack"], "t.m4a": ["-c:a", "aac"], "t.ogg": ["-c:a", "libvorbis"]}.get(name, [])
+    content = encoded(speech, name, *encoding).read_bytes()
+    tag = b"ID3\x04\0\0" + bytes([0, 0, 8, 0]) + b"TIT2" + bytes(1020)
+    (folder / f"tagged-{name}").write_bytes(tag + content)
+    audio, receipt = clean_audio(folder / f"tagged-{name}", folder)
+    assert media.similarity(clean, audio) > 0.97
+    assert abs(len(audio) - len(clean)) < 0.05 * 16_000
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("head", "what"),
+    [
+        (b"MAC \x96\x0f", "Monkey's Audio"),
+        (b"MP+\x07", "Musepack"),
+        (b"MPCKSH", "Musepack"),
+        (b"ajkg\x02", "Shorten"),
+        (b"\x02dss", "DSS"),
+        (b"wvpk", "WavPack"),
+        (b"TTA1", "TTA"),
+        (b"DSD \x1c", "DSF"),
+        (b"FLV\x01", "FLV"),
+    ],
+)
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\0\x0a" + bytes(10)], ids=["plain", "tagged"])
+def test_damaged_file_is_named_by_its_format(head: bytes, what: str, tag: bytes, tmp_path: Path) -> None:
+    (tmp_path / "broken.bin").write_bytes(tag + head + np.random.default_rng(3).bytes(3000))
+    error = refusal(tmp_path / "broken.bin")
+    assert not isinstance(error, NotARecordingError)
+    assert what in error.what
+
+
+@pytest.mark.parametrize(("head", "what"), [(b"\x03enc", "encrypted"), (b"\x03ds2", "DS2")])
+def test_ds2_dictation_is_refused_with_the_way_out(head: bytes, what: str, tmp_path: Path) -> None:
+    (tmp_path / "dictation.ds2").write_bytes(head + bytes(3000))
+    error = refusal(tmp_path / "dictation.ds2")
+    assert what in error.what
+    assert "Export it as WAV" in error.remedy
 
 
 NARROW: dict[str, tuple[str, list[str]]] = {
@@ -137,37 +213,35 @@ NARROW: dict[str, tuple[str, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", NARROW)
-def test_speech_survives_the_codecs_of_telephones(
-    name: str, speech: Path, clean: NDArray[np.float32], folder: Path
-) -> None:
+def test_telephone_codecs_keep_speech(name: str, speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
     ending, encoding = NARROW[name]
-    sound, receipt = clean_sound(encoded(speech, ending, *encoding), folder)
-    assert media.similarity(clean, sound) > 0.8
-    assert abs(len(sound) - len(clean)) < 0.05 * 16_000
+    audio, receipt = clean_audio(encoded(speech, ending, *encoding), folder)
+    assert media.similarity(clean, audio) > 0.8
+    assert abs(len(audio) - len(clean)) < 0.05 * 16_000
     assert receipt.channels == 1
     assert receipt.is_complete
     assert receipt.notes == ()
 
 
 def test_wideband_amr_keeps_its_length(tmp_path: Path) -> None:
-    """No encoder for it is at hand: frames of 6.6 kbit/s with chance in them, which any decoder takes for sound."""
+    """No encoder for it is at hand: frames of 6.6 kbit/s with chance in them, which any decoder takes for audio."""
     chance = np.random.default_rng(5)
     frames = b"".join(b"\x04" + chance.bytes(17) for _ in range(300))
     (tmp_path / "phone.awb").write_bytes(b"#!AMR-WB\n" + frames)
-    sound, receipt = clean_sound(tmp_path / "phone.awb", tmp_path)
+    audio, receipt = clean_audio(tmp_path / "phone.awb", tmp_path)
     assert receipt.codec == "amrwb"
     assert receipt.duration_s == pytest.approx(300 * 0.02, rel=0.01)
-    assert sound.std() > 0.01
+    assert audio.std() > 0.01
     assert receipt.is_complete
 
 
 @pytest.mark.parametrize("ending", ["phone.amr", "phone.3gp"])
 def test_phone_recordings_keep_their_pauses(ending: str, speech: Path, folder: Path) -> None:
-    words, _ = media.read_sound(speech)
+    words, _ = media.read_audio(speech)
     silence = np.zeros(2 * RATE_HZ, np.float32)
-    sound = np.concatenate((words[:, 0], silence, words[:, 0]))
-    expected, _ = clean_sound(media.write_sound(folder / "paused.wav", sound, RATE_HZ), folder)
-    got, receipt = clean_sound(media.write_amr(folder / ending, sound, RATE_HZ), folder)
+    audio = np.concatenate((words[:, 0], silence, words[:, 0]))
+    expected, _ = clean_audio(media.write_audio(folder / "paused.wav", audio, RATE_HZ), folder)
+    got, receipt = clean_audio(media.write_amr(folder / ending, audio, RATE_HZ), folder)
     assert abs(len(got) - len(expected)) < 0.05 * 16_000
     assert media.similarity(expected, got) > 0.8  # 8 kHz at 12 kbit/s
     assert receipt.is_complete
@@ -182,24 +256,22 @@ def video(speech: Path, folder: Path) -> Path:
     return target
 
 
-def test_sound_of_a_video_that_goes_on_longer_is_complete(
-    video: Path, clean: NDArray[np.float32], folder: Path
-) -> None:
-    sound, receipt = clean_sound(video, folder)
-    assert media.similarity(clean, sound) > 0.97
+def test_audio_shorter_than_its_video_is_complete(video: Path, clean: NDArray[np.float32], folder: Path) -> None:
+    audio, receipt = clean_audio(video, folder)
+    assert media.similarity(clean, audio) > 0.97
     assert receipt.is_complete
 
 
-def test_sound_that_begins_late_in_a_video_keeps_its_time(speech: Path, video: Path, folder: Path) -> None:
+def test_audio_that_begins_late_in_a_video_keeps_its_time(speech: Path, video: Path, folder: Path) -> None:
     target = folder / "late.mkv"
     media.ffmpeg("-i", video, "-itsoffset", "2", "-i", speech, "-map", "0:v", "-map", "1:a", "-c:v", "copy", target)
-    sound, receipt = clean_sound(target, folder)
+    audio, receipt = clean_audio(target, folder)
     assert abs(receipt.duration_s - 7.9) < 0.1
-    assert np.abs(sound[: int(1.9 * 16_000)]).max() < 1e-4
+    assert np.abs(audio[: int(1.9 * 16_000)]).max() < 1e-4
     assert receipt.is_complete
 
 
-def test_cover_art_is_not_in_the_way(speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
+def test_cover_art_is_ignored(speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
     cover = [
         "-f",
         "lavfi",
@@ -213,14 +285,16 @@ def test_cover_art_is_not_in_the_way(speech: Path, clean: NDArray[np.float32], f
         "attached_pic",
     ]
     media.ffmpeg("-i", speech, *cover, "-c:v", "mjpeg", folder / "cover.mp3")
-    assert media.similarity(clean, clean_sound(folder / "cover.mp3", folder)[0]) > 0.97
+    assert media.similarity(clean, clean_audio(folder / "cover.mp3", folder)[0]) > 0.97
 
 
-def test_the_name_says_nothing_about_the_content(speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
+def test_format_is_detected_from_content_not_from_the_name(
+    speech: Path, clean: NDArray[np.float32], folder: Path
+) -> None:
     path = encoded(speech, "t.opus", "-c:a", "libopus").rename(folder / "really-opus.wav")
-    sound, receipt = clean_sound(path, folder)
+    audio, receipt = clean_audio(path, folder)
     assert receipt.codec == "opus"
-    assert media.similarity(clean, sound) > 0.97
+    assert media.similarity(clean, audio) > 0.97
 
 
 @pytest.mark.parametrize("name", ["ogg", "opus"])
@@ -228,28 +302,28 @@ def test_all_streams_of_a_chained_file_are_read(name: str, speech: Path, folder:
     ending, encoding = FORMATS[name]
     chained = folder / f"chained.{name}"
     chained.write_bytes(2 * encoded(speech, ending, *encoding).read_bytes())
-    assert abs(clean_sound(chained, folder)[1].duration_s - 2 * 5.89) < 0.05
+    assert abs(clean_audio(chained, folder)[1].duration_s - 2 * 5.89) < 0.05
 
 
-def test_flac_that_declares_too_little_is_read_to_its_end(speech: Path, folder: Path) -> None:
+def test_flac_is_read_to_its_end_if_its_header_declares_less(speech: Path, folder: Path) -> None:
     once = encoded(speech, "t.flac")
     media.ffmpeg("-stream_loop", "1", "-i", once, "-c", "copy", folder / "twice.flac")
-    assert abs(clean_sound(folder / "twice.flac", folder)[1].duration_s - 2 * 5.89) < 0.05
+    assert abs(clean_audio(folder / "twice.flac", folder)[1].duration_s - 2 * 5.89) < 0.05
 
 
-def test_a_file_that_changes_its_rate_and_channels_goes_on(speech: Path, folder: Path) -> None:
+def test_file_may_change_its_rate_and_channels(speech: Path, folder: Path) -> None:
     ending, encoding = FORMATS["mp3 without a length"]
     stereo = encoded(speech, ending, *encoding).read_bytes()
     mono = encoded(speech, "mono.mp3", *encoding, "-ar", "22050", "-ac", "1").read_bytes()
     (folder / "mixed.mp3").write_bytes(stereo + mono + stereo)
-    sound, receipt = clean_sound(folder / "mixed.mp3", folder)
-    third = len(sound) // 3
+    audio, receipt = clean_audio(folder / "mixed.mp3", folder)
+    third = len(audio) // 3
     assert abs(receipt.duration_s - 3 * 5.9) < 0.2
-    assert media.similarity(sound[:third], sound[third : 2 * third + 1600]) > 0.95
-    assert media.similarity(sound[:third], sound[2 * third :]) > 0.95
+    assert media.similarity(audio[:third], audio[third : 2 * third + 1600]) > 0.95
+    assert media.similarity(audio[:third], audio[2 * third :]) > 0.95
 
 
-def test_an_unusual_order_of_channels_does_not_end_the_process(speech: Path, folder: Path) -> None:
+def test_unusual_channel_order_does_not_crash(speech: Path, folder: Path) -> None:
     media.ffmpeg("-i", speech, "-af", "pan=3.0|c0=c0|c1=c1|c2=c0", "-c:a", "pcm_s16le", folder / "three.mov")
     content = (folder / "three.mov").read_bytes()
     # MPEG_3_0_A (L R C) becomes MPEG_3_0_B (C L R), which FFmpeg keeps as a custom order.
@@ -257,7 +331,7 @@ def test_an_unusual_order_of_channels_does_not_end_the_process(speech: Path, fol
     at = content.index(b"chan") + 8
     assert content[at : at + 4] == usual
     (folder / "order.mov").write_bytes(content[:at] + unusual + content[at + 4 :])
-    assert clean_sound(folder / "order.mov", folder)[1].channels == 3
+    assert clean_audio(folder / "order.mov", folder)[1].channels == 3
 
 
 # Headers that lie
@@ -271,23 +345,25 @@ def wav_with_sizes(speech: Path, riff_bytes: int, data_bytes: int) -> bytes:
 
 
 @pytest.mark.parametrize("size", [0, 0x7FFFF000, 0x80000000, 0xFFFFFFDB, 0xFFFFFFFF])
-def test_streamed_wav_without_sizes_is_whole(size: int, speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
+def test_streamed_wav_without_sizes_is_complete(
+    size: int, speech: Path, clean: NDArray[np.float32], folder: Path
+) -> None:
     target = folder / f"streamed-{size}.wav"
     target.write_bytes(wav_with_sizes(speech, size, size))
-    sound, receipt = clean_sound(target, folder)
-    assert np.abs(sound - clean).max() < 1e-6
+    audio, receipt = clean_audio(target, folder)
+    assert np.abs(audio - clean).max() < 1e-6
     assert receipt.is_complete
     assert receipt.notes == ()
 
 
-def test_wav_that_declares_too_little_is_read_to_its_end(
+def test_wav_is_read_to_its_end_if_its_header_declares_less(
     speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     target = folder / "lying.wav"
     target.write_bytes(wav_with_sizes(speech, 46, 10))
-    sound, receipt = clean_sound(target, folder)
-    assert np.abs(sound - clean).max() < 1e-6
-    assert receipt.notes == ("Its header declares less sound than the file has: all of it was read.",)
+    audio, receipt = clean_audio(target, folder)
+    assert np.abs(audio - clean).max() < 1e-6
+    assert receipt.notes == ("The header declares less audio than the file holds; all of it was read.",)
 
 
 @pytest.mark.parametrize(
@@ -298,31 +374,31 @@ def test_wav_that_declares_too_little_is_read_to_its_end(
         ("caf", b"info" + struct.pack(">Q", 1000)),
     ],
 )
-def test_chunks_behind_the_sound_are_not_sound(
+def test_chunks_after_the_audio_are_not_read_as_audio(
     name: str, chunk: bytes, speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     ending, encoding = FORMATS[name]
     content = encoded(speech, ending, *encoding).read_bytes()
     tagged = folder / f"tagged-{ending}"
     tagged.write_bytes(content + chunk + bytes(range(250)) * 4)
-    sound, receipt = clean_sound(tagged, folder)
-    assert len(sound) == len(clean)
+    audio, receipt = clean_audio(tagged, folder)
+    assert len(audio) == len(clean)
     assert receipt.notes == ()
     assert receipt.is_complete
 
 
-def test_a_wav_with_notes_but_no_sound_says_so(tmp_path: Path) -> None:
-    media.write_sound(tmp_path / "nothing.wav", np.zeros(0), 16_000)
+def test_wav_without_audio_data_is_refused(tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "nothing.wav", np.zeros(0), 16_000)
     with (tmp_path / "nothing.wav").open("ab") as file:
         file.write(b"LIST" + struct.pack("<I", 400) + b"INFO" + bytes(396))
-    assert "only its header" in refusal(tmp_path / "nothing.wav").what
+    assert "only a header" in refusal(tmp_path / "nothing.wav").what
 
 
 TRUNCATED = ["24 bit", "aiff", "mu-law", "W64", "caf", "flac", "mp3", "ogg", "opus", "webm", "mkv", "wma", "avi"]
 
 
 @pytest.mark.parametrize("name", TRUNCATED)
-def test_a_truncated_file_gives_what_is_there_and_says_so(
+def test_truncated_file_gives_its_remaining_audio_with_a_note(
     name: str, speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     ending, encoding = FORMATS[name]
@@ -330,7 +406,7 @@ def test_a_truncated_file_gives_what_is_there_and_says_so(
     assert_half_is_read(content, folder / f"half-{ending}", clean)
 
 
-def test_a_truncated_mp4_with_its_index_first_gives_what_is_there(
+def test_truncated_mp4_with_its_index_first_gives_its_remaining_audio(
     speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     path = encoded(speech, "fast.m4a", "-c:a", "aac", "-movflags", "faststart")
@@ -339,15 +415,15 @@ def test_a_truncated_mp4_with_its_index_first_gives_what_is_there(
 
 def assert_half_is_read(content: bytes, half: Path, clean: NDArray[np.float32]) -> None:
     half.write_bytes(content[: len(content) // 2 + 1])
-    sound, receipt = clean_sound(half, half.parent)
+    audio, receipt = clean_audio(half, half.parent)
     assert not receipt.is_complete
     assert any("only" in note or "cut off" in note for note in receipt.notes)
     assert 1.5 < receipt.duration_s < 4
-    assert media.similarity(sound[: int(1.5 * 16_000)], clean) > 0.95
+    assert media.similarity(audio[: int(1.5 * 16_000)], clean) > 0.95
 
 
 @pytest.mark.parametrize("name", ["flac", "opus", "ogg", "m4a", "wma"])
-def test_damage_in_the_middle_moves_nothing_behind_it(
+def test_damage_in_the_middle_does_not_shift_later_times(
     name: str, speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     ending, encoding = FORMATS[name]
@@ -356,46 +432,44 @@ def test_damage_in_the_middle_moves_nothing_behind_it(
     content[middle : middle + 1500] = np.random.default_rng(1).bytes(1500)
     damaged = folder / f"damaged-{ending}"
     damaged.write_bytes(content)
-    sound, receipt = clean_sound(damaged, folder)
+    audio, receipt = clean_audio(damaged, folder)
     assert not receipt.is_complete
     assert any("damaged" in note for note in receipt.notes)
-    assert abs(len(sound) - len(clean)) < 0.05 * 16_000
+    assert abs(len(audio) - len(clean)) < 0.05 * 16_000
     end = 4 * 16_000
-    assert media.similarity(clean[end:], sound[end:]) > 0.95
-    assert np.abs(sound).max() < 0.72  # no burst of noise holds the gain down
+    assert media.similarity(clean[end:], audio[end:]) > 0.95
+    assert np.abs(audio).max() < 0.72  # no burst of noise holds the gain down
 
 
-def test_a_damaged_flac_frame_becomes_silence_and_not_noise(
-    speech: Path, clean: NDArray[np.float32], folder: Path
-) -> None:
+def test_damaged_flac_frame_becomes_silence_not_noise(speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
     content = bytearray(encoded(speech, "t.flac").read_bytes())
     for place in range(len(content) // 3, len(content) // 2, 20_000):
         content[place] ^= 0xFF
     (folder / "flipped.flac").write_bytes(content)
-    sound, receipt = clean_sound(folder / "flipped.flac", folder)
+    audio, receipt = clean_audio(folder / "flipped.flac", folder)
     assert not receipt.is_complete
-    assert len(sound) == len(clean)
+    assert len(audio) == len(clean)
     end = len(clean) // 2 + 8000
-    assert np.abs(sound[end:] - clean[end:]).max() < 1e-4  # noise would have set the gain
+    assert np.abs(audio[end:] - clean[end:]).max() < 1e-4  # noise would have set the gain
 
 
 # Refusals
 
 
-def test_an_empty_file_says_so(tmp_path: Path, front_end: FrontEnd) -> None:
+def test_empty_file_is_refused(tmp_path: Path, front_end: FrontEnd) -> None:
     (tmp_path / "empty.mp3").touch()
     assert refusal(tmp_path / "empty.mp3").what == "The file is empty (0 bytes)."
     assert not front_end.is_recording(tmp_path / "empty.mp3")
 
 
-def test_a_header_without_sound_says_so(tmp_path: Path) -> None:
-    media.write_sound(tmp_path / "nothing.wav", np.zeros(0), 16_000)
-    assert "only its header" in refusal(tmp_path / "nothing.wav").what
+def test_header_without_audio_is_refused(tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "nothing.wav", np.zeros(0), 16_000)
+    assert "only a header" in refusal(tmp_path / "nothing.wav").what
 
 
-def test_a_video_without_sound_says_so(tmp_path: Path) -> None:
+def test_video_without_audio_is_refused(tmp_path: Path) -> None:
     media.ffmpeg("-f", "lavfi", "-i", "testsrc=d=1:s=64x48:r=5", "-c:v", "mpeg4", tmp_path / "mute.mp4")
-    assert refusal(tmp_path / "mute.mp4").what == "There is no sound in this MP4 file."
+    assert refusal(tmp_path / "mute.mp4").what == "This MP4 file has no audio track."
 
 
 def write_zip(path: Path) -> None:
@@ -420,7 +494,7 @@ def write_zip(path: Path) -> None:
         (lambda path: path.write_bytes(bytes(50_000)), "in any known format"),
     ],
 )
-def test_what_is_no_recording_is_named(
+def test_other_kinds_of_files_are_named(
     write: Callable[[Path], object], what: str, tmp_path: Path, front_end: FrontEnd
 ) -> None:
     write(tmp_path / "renamed.mp3")
@@ -430,7 +504,9 @@ def test_what_is_no_recording_is_named(
     assert not front_end.is_recording(tmp_path / "renamed.mp3")
 
 
-def test_playlists_open_neither_file_nor_socket(speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_playlists_open_neither_files_nor_sockets(
+    speech: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They are known by their first words; and were one not, FFmpeg still may not follow it."""
     monkeypatch.chdir(speech.parent)
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -450,7 +526,7 @@ def test_playlists_open_neither_file_nor_socket(speech: Path, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("ending", ["m4a", "mov"])
-def test_an_unfinished_mp4_is_called_damaged(ending: str, speech: Path, folder: Path, front_end: FrontEnd) -> None:
+def test_unfinished_mp4_is_reported_as_damaged(ending: str, speech: Path, folder: Path, front_end: FrontEnd) -> None:
     whole, half = encoded(speech, f"whole.{ending}", "-c:a", "aac"), folder / f"no-index.{ending}"
     half.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     error = refusal(half)
@@ -459,18 +535,19 @@ def test_an_unfinished_mp4_is_called_damaged(ending: str, speech: Path, folder: 
     assert front_end.is_recording(half)  # it has to be set aside with its reason, not left lying
 
 
-def test_protected_recordings_say_so(speech: Path, folder: Path) -> None:
+def test_protected_recordings_are_refused(speech: Path, folder: Path) -> None:
     key, key_id = "76a6c65c5ea762046bd749a2e632ccbb", "a7e61c373e219033c21091fa607bf3b8"
     lock = ["-encryption_scheme", "cenc-aes-ctr", "-encryption_key", key, "-encryption_kid", key_id]
     encoded(speech, "locked.m4a", "-c:a", "aac", *lock)
     content = encoded(speech, "t.m4a", "-c:a", "aac").read_bytes()
     (folder / "bought.m4a").write_bytes(content.replace(b"mp4a", b"drms", 1))
+    (folder / "book.aax").write_bytes(content.replace(b"mp4a", b"aavd", 1))
     content = encoded(speech, "t.wma", "-c:a", "wmav2").read_bytes()
     size, count = struct.unpack("<QI", content[16:28])
     encryption = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<Q", 40) + bytes(16)
     header = content[:16] + struct.pack("<QI", size + 40, count + 1) + content[28:30] + encryption
     (folder / "locked.wma").write_bytes(header + content[30:])
-    for name in ("locked.m4a", "bought.m4a", "locked.wma"):
+    for name in ("locked.m4a", "bought.m4a", "book.aax", "locked.wma"):
         assert "protected against copying" in refusal(folder / name).what
 
 
@@ -483,19 +560,19 @@ def test_impossible_sample_rates_are_refused(rate_hz: int, speech: Path, tmp_pat
 
 
 def test_too_many_channels_are_refused(tmp_path: Path) -> None:
-    media.write_sound(tmp_path / "many.wav", np.zeros((100, 65)), 16_000)
+    media.write_audio(tmp_path / "many.wav", np.zeros((100, 65)), 16_000)
     assert "65 channels" in refusal(tmp_path / "many.wav").what
 
 
-def test_a_declared_length_over_the_limit_is_refused_before_decoding(tmp_path: Path) -> None:
-    media.write_sound(tmp_path / "long.wav", media.tone(5), 16_000)
+def test_declared_length_over_the_limit_is_refused_before_decoding(tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "long.wav", media.tone(5), 16_000)
     calls: list[None] = []
     with pytest.raises(errors.JobError, match="longer than the"):
         decode(tmp_path / "long.wav", Preprocess(max_duration_h=0.001), tmp_path, lambda: calls.append(None))
     assert calls == []
 
 
-def test_a_length_over_the_limit_that_nobody_declared_is_noticed(speech: Path) -> None:
+def test_undeclared_length_over_the_limit_is_refused_while_decoding(speech: Path) -> None:
     ending, encoding = FORMATS["mp3 without a length"]
     assert "longer than" in refusal(encoded(speech, ending, *encoding), max_duration_h=0.001).what
 
@@ -509,20 +586,20 @@ def test_links_pipes_and_folders_are_refused(speech: Path, tmp_path: Path, front
         assert not front_end.is_recording(tmp_path / name)
 
 
-def test_a_recording_that_is_gone_is_transient(tmp_path: Path) -> None:
+def test_missing_recording_is_transient(tmp_path: Path) -> None:
     with pytest.raises(errors.TransientError):
-        clean_sound(tmp_path / "gone.wav", tmp_path)
+        clean_audio(tmp_path / "gone.wav", tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_an_unreadable_recording_says_what_to_do(tmp_path: Path) -> None:
-    media.write_sound(tmp_path / "secret.wav", media.tone(1), 16_000).chmod(0)
+def test_unreadable_recording_has_a_remedy(tmp_path: Path) -> None:
+    media.write_audio(tmp_path / "secret.wav", media.tone(1), 16_000).chmod(0)
     with pytest.raises(errors.NoPermissionError):
-        clean_sound(tmp_path / "secret.wav", tmp_path)
+        clean_audio(tmp_path / "secret.wav", tmp_path)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_damage_ends_in_sound_or_in_a_reason(seed: int, speech: Path, folder: Path) -> None:
+def test_random_damage_ends_in_audio_or_in_a_reason(seed: int, speech: Path, folder: Path) -> None:
     chance = np.random.default_rng(seed)
     for name in ("24 bit", "aiff", "W64", "flac", "m4a", "ogg", "webm"):
         ending, encoding = FORMATS[name]
@@ -534,8 +611,8 @@ def test_random_damage_ends_in_sound_or_in_a_reason(seed: int, speech: Path, fol
         mutant = folder / f"mutant-{seed}-{ending}"
         mutant.write_bytes(content)
         try:
-            sound, receipt = clean_sound(mutant, folder, max_duration_h=0.1)
+            audio, receipt = clean_audio(mutant, folder, max_duration_h=0.1)
         except errors.JobError:
             continue
-        assert np.isfinite(sound).all()
+        assert np.isfinite(audio).all()
         assert receipt.duration_s <= 360

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
-from daemon.segment import Chunk, Span, cut, split
-from daemon.segment import vad as speech_module
+from daemon.segment import Chunk, Span, cut, silero, split, vad
 from daemon.segment.vad import detect_speech
 from tests import media
 
@@ -43,22 +42,22 @@ def bounds(chunks: Sequence[Chunk]) -> list[tuple[float, float]]:
 # Cutting
 
 
-def test_sentences_are_packed_until_the_limit() -> None:
+def test_sentences_fill_a_chunk_up_to_the_limit() -> None:
     speech = spans(0, 9, 9.5, 19, 19.5, 28, 28.5, 40)
     assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 28), (28.5, 40)]
 
 
-def test_the_longest_late_pause_wins_over_the_last() -> None:
+def test_chunk_ends_at_the_longest_late_pause() -> None:
     speech = spans(0, 10, 11.5, 21, 22.2, 25, 25.3, 28, 28.2, 45)
     assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 21), (22.2, 45)]
 
 
-def test_without_a_late_pause_the_last_one_is_taken() -> None:
+def test_chunk_ends_at_the_last_pause_if_none_is_late() -> None:
     speech = spans(0, 5, 5.5, 12, 12.2, 40)
     assert bounds(cut(speech, 60 * S, 30, 5)) == [(0, 12), (12.2, 40)]
 
 
-def test_a_long_pause_begins_a_new_chunk() -> None:
+def test_long_pause_starts_a_new_chunk() -> None:
     assert bounds(cut(spans(1, 4, 6, 9, 10.9, 12), 60 * S, 30, 5)) == [(1, 4), (6, 12)]
 
 
@@ -71,12 +70,12 @@ def test_speech_without_a_pause_is_cut_with_overlap() -> None:
     assert all(before.own_stop == after.own_start == after.start + 5 * S // 2 for before, after in pairwise(chunks))
 
 
-def test_what_follows_speech_without_a_pause_shares_its_last_chunk() -> None:
+def test_speech_after_a_long_stretch_without_pause_joins_its_last_chunk() -> None:
     chunks = cut(spans(0, 40, 40.3, 44), 60 * S, 30, 5)
     assert bounds(chunks) == [(0, 22.5), (17.5, 44)]
 
 
-def test_a_short_word_is_widened_to_a_second() -> None:
+def test_short_chunk_is_widened_to_one_second() -> None:
     assert bounds(cut(spans(10, 10.2), 60 * S, 30, 5)) == [(9.6, 10.6)]
     assert bounds(cut(spans(0.1, 0.3), 60 * S, 30, 5)) == [(0, 1)]
     assert bounds(cut(spans(9.9, 10), 10 * S, 30, 5)) == [(9, 10)]
@@ -111,7 +110,7 @@ patiently = settings(deadline=None, max_examples=60, suppress_health_check=[Heal
 
 @patiently
 @given(recordings(), LIMITS)
-def test_every_sample_of_speech_lies_in_exactly_one_own_part(
+def test_every_speech_sample_is_in_exactly_one_own_part(
     recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]
 ) -> None:
     speech, n_samples = recording
@@ -125,7 +124,7 @@ def test_every_sample_of_speech_lies_in_exactly_one_own_part(
 
 @patiently
 @given(recordings(), LIMITS)
-def test_chunks_keep_their_limits(recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]) -> None:
+def test_chunks_stay_within_their_limits(recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]) -> None:
     speech, n_samples = recording
     max_chunk_s, overlap_s = limits
     chunks = cut(speech, n_samples, max_chunk_s, overlap_s)
@@ -148,7 +147,7 @@ def test_chunks_keep_their_limits(recording: tuple[tuple[Span, ...], int], limit
 
 @patiently
 @given(recordings(), LIMITS)
-def test_splitting_again_and_again_ends_and_loses_nothing(
+def test_repeated_splitting_ends_and_loses_nothing(
     recording: tuple[tuple[Span, ...], int], limits: tuple[float, float]
 ) -> None:
     speech, n_samples = recording
@@ -180,18 +179,18 @@ def split_fully(chunk: Chunk, speech: Sequence[Span]) -> Iterator[Chunk]:
 def test_splits_at_the_longest_pause_near_the_middle() -> None:
     speech = spans(0, 2, 3.9, 12, 12.5, 16, 16.2, 28)
     (chunk,) = cut(speech, 30 * S, 30, 5)
-    ahead, behind = split(chunk, speech)
-    assert bounds((ahead, behind)) == [(0, 12), (12.5, 28)]
-    assert not behind.is_joined
+    left, right = split(chunk, speech)
+    assert bounds((left, right)) == [(0, 12), (12.5, 28)]
+    assert not right.is_joined
 
 
 def test_splits_speech_without_a_pause_in_its_middle() -> None:
     speech = spans(0, 28)
     (chunk,) = cut(speech, 30 * S, 30, 5)
-    ahead, behind = split(chunk, speech)
-    assert bounds((ahead, behind)) == [(0, 16.5), (11.5, 28)]
-    assert ahead.own_stop == behind.own_start == 14 * S
-    assert behind.is_joined
+    left, right = split(chunk, speech)
+    assert bounds((left, right)) == [(0, 16.5), (11.5, 28)]
+    assert left.own_stop == right.own_start == 14 * S
+    assert right.is_joined
 
 
 def test_short_chunks_are_not_split() -> None:
@@ -217,11 +216,11 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> NDArray[np.float32]:
     """Six seconds of speech at 16 kHz."""
     folder = tmp_path_factory.mktemp("words")
     media.sox(media.speak(folder / "spoken.wav"), "-r", "16000", folder / "words.wav", "gain", "-n", "-6")
-    return media.read_sound(folder / "words.wav")[0]
+    return media.read_audio(folder / "words.wav")[0]
 
 
 @pytest.mark.parametrize("method", ["silero", "energy"])
-def test_speech_between_silences_is_found(method: str, words: NDArray[np.float32], tmp_path: Path) -> None:
+def test_speech_between_silences_is_detected(method: str, words: NDArray[np.float32], tmp_path: Path) -> None:
     silence = np.zeros(5 * S, np.float32)
     samples = np.concatenate((silence, words, silence, words)) + media.noise(10 + 2 * len(words) / S, level=0.002)
     found = find(samples, tmp_path, method)
@@ -234,43 +233,43 @@ def test_speech_between_silences_is_found(method: str, words: NDArray[np.float32
 
 
 @pytest.mark.parametrize("method", ["silero", "energy"])
-@pytest.mark.parametrize("sound", ["silence", "noise", "hum"])
-def test_what_is_no_speech_is_left_out(method: str, sound: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("audio", ["silence", "noise", "hum"])
+def test_noise_is_not_detected_as_speech(method: str, audio: str, tmp_path: Path) -> None:
     samples = {
         "silence": np.zeros(8 * S, np.float32),
         "noise": media.noise(8),
         "hum": media.tone(8, frequency_hz=100.0) + media.noise(8, level=0.01),
-    }[sound]
+    }[audio]
     assert find(samples, tmp_path, method) == ()
 
 
 @pytest.mark.parametrize("word", ["yes", "no", "hm"])
-def test_a_lone_short_word_is_not_lost(word: str, tmp_path: Path) -> None:
+def test_lone_short_word_is_detected(word: str, tmp_path: Path) -> None:
     media.sox(media.speak(tmp_path / "spoken.wav", word), "-r", "16000", tmp_path / "word.wav", "gain", "-n", "-6")
-    sound, _ = media.read_sound(tmp_path / "word.wav")
+    audio, _ = media.read_audio(tmp_path / "word.wav")
     samples = media.noise(8, level=0.002)
-    samples[4 * S : 4 * S + len(sound)] += sound
+    samples[4 * S : 4 * S + len(audio)] += audio
     (span,) = find(samples, tmp_path, "silero")
-    assert 3.6 * S < span.start < span.stop < 4 * S + len(sound) + 0.3 * S
+    assert 3.6 * S < span.start < span.stop < 4 * S + len(audio) + 0.3 * S
 
 
-def test_off_takes_everything(tmp_path: Path) -> None:
+def test_vad_off_marks_everything_as_speech(tmp_path: Path) -> None:
     assert find(np.zeros(1234, np.float32), tmp_path, "off") == (Span(0, 1234),)
     assert find(np.zeros(0, np.float32), tmp_path, "off") == ()
 
 
 @pytest.mark.parametrize("method", ["silero", "energy"])
 @pytest.mark.parametrize("n_samples", [0, 1, 511, 512, 513])
-def test_moments_are_looked_at_too(method: str, n_samples: int, tmp_path: Path) -> None:
+def test_very_short_recordings_are_searched_for_speech(method: str, n_samples: int, tmp_path: Path) -> None:
     assert find(np.zeros(n_samples, np.float32), tmp_path, method) == ()
 
 
-def test_stretches_side_by_side_say_what_they_say_alone(
+def test_parallel_stretches_equal_single_stretches(
     words: NDArray[np.float32], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     samples = np.resize(words, 130 * S) + media.noise(130, level=0.01)
     together = find(samples, tmp_path, "silero")
-    monkeypatch.setattr(speech_module, "_ROWS", 1)
+    monkeypatch.setattr(vad, "_ROWS", 1)
     assert find(samples, tmp_path, "silero") == together
 
 
@@ -289,32 +288,32 @@ def test_stretches_agree_with_one_sequential_pass(words: NDArray[np.float32], tm
     """The first stretch begins cold like a sequential pass, the second is warmed up on 10 s."""
     samples = np.resize(words, 75 * S) + media.noise(75, level=0.01)
     with waveform_of(samples, tmp_path) as waveform:
-        found = speech_module._probabilities(waveform, lambda: None)
+        found = vad._probabilities(waveform, lambda: None)
     expected = judged_by_its_makers(samples)
     n_frames = len(expected)
     assert np.abs(found[:1875] - expected[:1875]).max() < 1e-3
     assert ((found[:n_frames] >= 0.5) != (expected >= 0.5)).mean() < 0.01
 
 
-def test_no_pause_disappears_in_the_padding() -> None:
+def test_padding_closes_no_pause() -> None:
     bursts = np.array([[1000, 3000], [3200, 5000], [7000, 9000], [60_000, 61_000]])
-    found = speech_module._padded(bursts, 62_000)
+    found = vad._padded(bursts, 62_000)
     assert found == (Span(0, 3050), Span(3150, 5500), Span(6500, 12_200), Span(56_800, 62_000))
 
 
-def test_bursts_are_joined_dropped_and_kept_as_described() -> None:
+def test_bursts_are_joined_dropped_or_kept() -> None:
     levels = np.zeros(300, np.float32)
     levels[10:30] = 0.9  # long
-    levels[33:36] = 0.6  # behind a dip of 3 frames: the same burst
+    levels[33:36] = 0.6  # after a dip of 3 frames: the same burst
     levels[45:48] = 0.6  # short and unsure, but near
     levels[150:153] = 0.6  # short, unsure and alone
     levels[200:203] = 0.95  # short and alone, but sure
     levels[250:270] = 0.45  # long, but never speech
-    found = speech_module._find_bursts(levels, speech_module._PROBABILITY)
+    found = vad._find_bursts(levels, vad._PROBABILITY)
     assert found.tolist() == [[10, 36], [45, 48], [200, 203]]
 
 
-def test_a_stop_is_noticed_while_looking_for_speech(tmp_path: Path) -> None:
+def test_stop_interrupts_speech_detection(tmp_path: Path) -> None:
     def stop() -> None:
         raise errors.StoppedError("enough")
 
@@ -325,6 +324,7 @@ def test_a_stop_is_noticed_while_looking_for_speech(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silero.load_weights.cache_clear()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "silero_vad", raising=False)
     with pytest.raises(errors.EngineUnavailableError, match="vad to energy") as caught:
@@ -333,7 +333,8 @@ def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("content", [b"", b"\x3a\x7f", b"no such thing" * 99])
-def test_weights_that_are_none_name_the_remedy(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_weights_name_the_remedy(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    silero.load_weights.cache_clear()
     package = tmp_path / "silero_vad"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()

@@ -1,4 +1,4 @@
-"""The units as files: what systemd thinks of them. tests/system has them at work."""
+"""The unit files as systemd sees them; tests/system runs them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def analyze(*words: str | Path, folder: Path) -> subprocess.CompletedProcess[str
 
 
 def place(unit: Path, folder: Path, name: str, drop_in: Path | None = None) -> Path:
-    """Put a unit into a folder of its own, with a program that exists here."""
+    """Copy a unit into a folder, with a program that exists here."""
     target = folder / name
     target.write_text(re.sub(r"^ExecStart=\S+", "ExecStart=/bin/true", unit.read_text(), flags=re.MULTILINE))
     if drop_in is not None:
@@ -37,8 +37,8 @@ def place(unit: Path, folder: Path, name: str, drop_in: Path | None = None) -> P
     return target
 
 
-def test_an_instance_differs_from_the_service_in_its_places_only() -> None:
-    """Two files, because an instance must not reach into the folders of another."""
+def test_instance_unit_differs_only_in_its_folders() -> None:
+    """There are two files because an instance must not reach the folders of another."""
     single = SERVICE.read_text().splitlines()
     template = TEMPLATE.read_text().splitlines()
     assert len(single) == len(template)
@@ -54,7 +54,7 @@ def test_an_instance_differs_from_the_service_in_its_places_only() -> None:
 @needs_systemd
 @pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "none")
 @pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
-def test_systemd_finds_nothing_to_complain_of(unit: Path, drop_in: Path | None, tmp_path: Path) -> None:
+def test_systemd_verifies_the_units(unit: Path, drop_in: Path | None, tmp_path: Path) -> None:
     placed = place(unit, tmp_path, unit.name.replace("@", "@court"), drop_in)
     done = analyze("verify", "--man=no", "--recursive-errors=no", placed, folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -62,7 +62,7 @@ def test_systemd_finds_nothing_to_complain_of(unit: Path, drop_in: Path | None, 
 
 @needs_systemd
 @pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
-def test_the_exposure_is_bounded(unit: Path, tmp_path: Path) -> None:
+def test_exposure_is_at_most_0_5(unit: Path, tmp_path: Path) -> None:
     placed = place(unit, tmp_path, unit.name.replace("@", "@court"))
     limit = f"--threshold={round(10 * MAX_EXPOSURE)}"
     done = analyze("security", "--offline=true", "--no-pager", limit, placed, folder=tmp_path)
@@ -73,7 +73,7 @@ def test_the_exposure_is_bounded(unit: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
-def test_prometheus_finds_nothing_to_complain_of() -> None:
+def test_prometheus_accepts_alerts_and_metrics() -> None:
     rules = subprocess.run(
         ["promtool", "check", "rules", UNITS / "examples" / "alerts.yaml"], capture_output=True, text=True, check=False
     )
@@ -83,7 +83,7 @@ def test_prometheus_finds_nothing_to_complain_of() -> None:
     assert (lint.returncode, lint.stdout, lint.stderr) == (0, "", "")
 
 
-def test_alerts_ask_for_figures_that_there_are() -> None:
+def test_alerts_use_existing_metrics() -> None:
     rules = yaml.safe_load((UNITS / "examples" / "alerts.yaml").read_text())["groups"][0]["rules"]
     figures = render(Gauges("ready", {"waiting": 1}, 0, 0.0, 0.0, 0.0), Counters())
     known = {line.split()[2] for line in figures.splitlines() if line.startswith("# TYPE")}

@@ -42,7 +42,7 @@ def check_transcription(installation: Installation) -> Iterator[Finding]:
 
     logs.configure_command(installation.config.logging)
     with ExitStack() as stack:
-        front_end = FrontEnd(installation.config.folders.cache, n_decoders=1)
+        front_end = FrontEnd(installation.config.folders.cache, n_processes=1)
         stack.callback(front_end.close)
         try:
             sample = _choose_sample(installation, stack)
