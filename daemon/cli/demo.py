@@ -19,7 +19,6 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
-from daemon import configfile
 from daemon.cli import config_option, outputs
 from daemon.display import escape
 from daemon.errors import CannotWriteError, ExitCode, ScribedError
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
 _FOLDERS = configfile.SHARED_FOLDERS + configfile.OWN_FOLDERS
 _CONFIG, _LOG = "config.yaml", "scribed.log"
+# The first line of that configuration: the permission to delete the folders beside it.
+_MARK = "# Written by `scribed demo`; the next `scribed demo --force` deletes this folder's contents.\n"
 _TIMEOUT_S = 300.0
 _POLL_S = 0.2
 _STOP_S = 15.0
@@ -90,7 +91,7 @@ def _prepare(root: Path, option: Path | None, *, is_forced: bool) -> Path:
     with files.explained(f"{escape(str(root))} cannot be used", root.parent):
         for name in _FOLDERS:
             (root / name).mkdir(parents=True)
-        path.write_text(yaml.safe_dump(values, sort_keys=False))
+        path.write_text(_MARK + yaml.safe_dump(values, sort_keys=False))
     return path
 
 
@@ -119,12 +120,12 @@ def _make_room(root: Path, source: Path | None, *, is_forced: bool) -> None:
 
 
 def _is_of_a_demo(root: Path) -> bool:
-    """Return whether a folder's configuration is one that this command writes for that very folder."""
+    """Return whether a folder's configuration is one that this command wrote."""
     try:
-        values = configfile.read_document(root / _CONFIG).values
-    except configfile.BrokenFileError:
+        with (root / _CONFIG).open() as file:
+            return file.readline() == _MARK
+    except (OSError, UnicodeDecodeError):
         return False
-    return values.get("folders") == {name: str(root / name) for name in _FOLDERS}
 
 
 def _drop(sample: Path, inbox: Path) -> None:

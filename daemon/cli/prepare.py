@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from daemon import audio_export, logs
 from daemon.cli import command, config_option, inputs, outputs
-from daemon.errors import ExitCode
+from daemon.display import escape
+from daemon.errors import ExitCode, JobError, NoPermissionError
 from daemon.frontend import FrontEnd
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ def prepare(word: str, output: Path, option: Path | None, *, is_json: bool, is_f
         front_end = FrontEnd(config.folders.cache, n_processes=1)
         try:
             prepared = front_end.prepare(recording.source, config.preprocess, "off", command.stop_on_signals())
+        except (JobError, NoPermissionError) as error:
+            logs.write_error(f"scribed: {recording.shown}: {escape(str(error))}")
+            return error.exit_code
         finally:
             front_end.close()
         with prepared.waveform as waveform:

@@ -214,20 +214,6 @@ def test_status_tells_of_the_daemon_while_it_runs_and_after(make_instance: MakeI
     assert b"memo.wav" not in raw
 
 
-def test_check_is_a_doctor(make_instance: MakeInstance) -> None:
-    instance = make_instance()
-    ended = instance.run("check", "--deep")
-    assert ended.returncode == 0, ended.stdout
-    assert "fault" not in ended.stdout
-    assert 'heard "' in ended.stdout
-    shutil.rmtree(instance.folder("processed"))
-    ended = instance.run("check")
-    assert ended.returncode == 73
-    assert "processed" in ended.stdout
-    schema = json.loads(instance.run("check", "--schema").stdout)
-    assert "folders" in schema["properties"]
-
-
 def test_bench_gives_figures_of_this_machine(make_instance: MakeInstance) -> None:
     ended = make_instance(model={"path": "demo", "device": "cpu", "slots": 1}).run("bench", "--json")
     assert ended.returncode == 0, ended.stderr
