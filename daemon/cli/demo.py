@@ -19,6 +19,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from daemon import configfile
 from daemon.cli import config_option, outputs
 from daemon.display import escape
 from daemon.errors import CannotWriteError, ExitCode, ScribedError

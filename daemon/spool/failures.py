@@ -87,12 +87,21 @@ class Failures:
         if known is None or known.state is not JobState.DELIVERED:
             self.set_aside(job, Reason(CANCELLED, _CANCELLED_REMEDY))
 
-    def retry(self, name: str | None) -> Retried:
-        """Move failed recordings of this name, or path within failed, back into the inbox; None is all of them."""
+    def paths(self) -> tuple[str, ...]:
+        """Return the paths within failed of the recordings that can be retried."""
+        return tuple(path for _, path in self._audio())
+
+    def retry(self, name: str | None, *, is_path: bool = False) -> Retried:
+        """Move failed recordings back into the inbox.
+
+        Args:
+            name: of the recording, or its path within failed; None for all of them.
+            is_path: whether `name` is a path only, so that "talk.wav" is not "court/talk.wav".
+        """
         moved: list[Path] = []
         problems: list[ScribedError] = []
         for root, path in self._audio():
-            if name is not None and name not in {path.rpartition("/")[2], path}:
+            if name is not None and name != path and (is_path or name != path.rpartition("/")[2]):
                 continue
             try:
                 moved.append(self._give_back(root, path))

@@ -117,9 +117,13 @@ class Spool:
         """Move a claimed recording to failed because its user asked for it, unless it is delivered already."""
         self._failures.cancel(job)
 
-    def retry(self, name: str | None) -> Retried:
+    def failed(self) -> tuple[str, ...]:
+        """Return the paths within failed of the recordings that can be retried."""
+        return self._failures.paths()
+
+    def retry(self, name: str | None, *, is_path: bool = False) -> Retried:
         """Move failed recordings of this name, or path within failed, back into the inbox; None is all of them."""
-        return self._failures.retry(name)
+        return self._failures.retry(name, is_path=is_path)
 
     # Upkeep
 
