@@ -20,6 +20,7 @@ from daemon.spool.delivery import free_hotwords_names, move_to_free_name, stamps
 from daemon.spool.error_notes import error_note, read_error_note, remove_error_note
 from daemon.spool.limits import find_too_long, place_in_failed
 from daemon.spool.names import error_note_name, failure_names, hotwords_name
+from daemon.spool.notes import Note, write_note
 from daemon.spool.private import PRIVATE_FOLDER
 
 if TYPE_CHECKING:
@@ -155,6 +156,8 @@ class Failures:
         stamp = stamps.hotwords or self._context.journal.stamps(job.job_id).hotwords  # moved before a crash
         hotwords = ArchivedFile(hotwords_name(place.name), stamp) if stamp is not None else None
         self._context.journal.plan_failure(job.job_id, reason, place, stamps.audio, hotwords)
+        roots = self._context.roots_of(job.job_id)
+        write_note(claim, Note(job, roots, failure=reason, failed_place=place))
 
     def _archive(self, job: Job, claim: Folder, failed: Folder, name: str, note: bytes) -> None:
         """Write the note, move the hotwords, then the audio, whose absence says that all has been moved."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from daemon.errors import ScribedError
 from daemon.host.clock import now
 from daemon.job import Job
-from daemon.journal.records import FileStamp, Reservation, Result, Roots, Stamps
+from daemon.journal.records import FailedPlace, FileStamp, Reason, Reservation, Result, Roots, Stamps
 from daemon.spool.names import hotwords_name
 
 if TYPE_CHECKING:
@@ -36,11 +36,21 @@ class PlannedDelivery:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """What is known of a claim without the journal; `roots` is None in a note of an earlier version."""
+    """What is known of a claim without the journal.
+
+    Attributes:
+        job: the job, as it was claimed.
+        roots: the shared folders it uses; None in a note of an earlier version.
+        delivery: what is about to be delivered, if anything is.
+        failure: why it is about to move to failed, if it is.
+        failed_place: where it goes then.
+    """
 
     job: Job
     roots: Roots | None = None
     delivery: PlannedDelivery | None = None
+    failure: Reason | None = None
+    failed_place: FailedPlace | None = None
 
 
 def write_note(claim: Folder, note: Note) -> None:
@@ -50,6 +60,8 @@ def write_note(claim: Folder, note: Note) -> None:
         content["roots"] = {name: str(path) for name, path in asdict(note.roots).items()}
     if note.delivery is not None:
         content["outcome"] = asdict(note.delivery)
+    if note.failure is not None and note.failed_place is not None:
+        content["failure"] = asdict(note.failure) | {"place": asdict(note.failed_place)}
     # Bytes of names that are not UTF-8 are kept: json writes them as escapes.
     claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id)
 
@@ -63,7 +75,8 @@ def read_note(claim: Folder, job_id: str) -> Note | None:
     try:
         content = json.loads(claim.read(NOTE_NAME, _MAX_BYTES))
         job = Job(job_id, str(content["path"]), str(content["claimed_at"]))
-        return Note(job, _roots(content.get("roots")), _planned(content.get("outcome")))
+        failure, place = _failure(content.get("failure"))
+        return Note(job, _roots(content.get("roots")), _planned(content.get("outcome")), failure, place)
     except (OSError, ScribedError, ValueError, KeyError, TypeError):
         names = [name for name in claim.names() if not name.startswith(".")]
         names = [name for name in names if name not in {hotwords_name(other) for other in names}]
@@ -72,6 +85,12 @@ def read_note(claim: Folder, job_id: str) -> Note | None:
 
 def _roots(content: dict[str, str] | None) -> Roots | None:
     return None if content is None else Roots(**{name: Path(path) for name, path in content.items()})
+
+
+def _failure(content: dict[str, Any] | None) -> tuple[Reason | None, FailedPlace | None]:
+    if content is None:
+        return None, None
+    return Reason(content["what"], content["remedy"]), FailedPlace(**content["place"])
 
 
 def _planned(content: dict[str, Any] | None) -> PlannedDelivery | None:

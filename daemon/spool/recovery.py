@@ -10,6 +10,7 @@ from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.host.folders import Folder
 from daemon.job import JobState
+from daemon.journal.records import FailedPlace
 from daemon.spool.claims import remove_claim
 from daemon.spool.notes import read_note
 from daemon.spool.private import PRIVATE_FOLDER, open_private
@@ -94,7 +95,9 @@ class Recovery:
         job = note.job
         journal.forget_claim(job_id)  # a past outcome says nothing about audio that is here again
         journal.add(job, note.roots or self._context.shared.roots)
-        if (planned := note.delivery) is not None:
+        if note.failure is not None:
+            journal.plan_failure(job_id, note.failure, note.failed_place or FailedPlace("", job.name))
+        elif (planned := note.delivery) is not None:
             journal.reserve(job_id, planned.reservation, planned.documents, planned.result, planned.stamps)
         elif found := self._delivery.find_delivered(job):
             journal.reserve(job_id, found.reservation, {}, found.result)
@@ -111,7 +114,7 @@ class Recovery:
         roots, current = self._context.roots_of(job.job_id), self._context.shared.roots
         if roots.inbox != current.inbox:
             _check_usable(roots.inbox, f"It is in {roots.inbox / PRIVATE_FOLDER / job.job_id}", "inbox")
-        if job.state in {JobState.DELIVERING, JobState.DELIVERED} and roots.outbox != current.outbox:
+        if job.state is JobState.DELIVERING and roots.outbox != current.outbox:
             _check_usable(roots.outbox, f"Documents of it were put into {roots.outbox}", "outbox")
         if job.state is JobState.DELIVERED and roots.processed != current.processed:
             _check_usable(roots.processed, f"It was being moved to {roots.processed}", "processed folder")

@@ -172,7 +172,8 @@ def _check_documents(
 def _check_strays(verdict: Verdict, drops: list[Drop], places: dict[str, Path]) -> None:
     """Look for documents that are too many or too few, and for what should have been cleared away."""
     wanted = {Path(d.path).with_suffix(f".{e}") for d in drops if d.end == "processed" for e in FORMATS}
-    standing = {path.relative_to(places["outbox"]) for path in files_in(places["outbox"])} - {Path("STATUS.txt")}
+    ours = {Path("STATUS.txt"), Path(".scribed/lock")}
+    standing = {path.relative_to(places["outbox"]) for path in files_in(places["outbox"])} - ours
     for path in sorted(standing - wanted):
         verdict.add("doubled", f"{path} is in the outbox too")
     for path in sorted(wanted - standing):

@@ -43,12 +43,12 @@ class World:
         *,
         is_mirrored: bool = True,
         mode: str = "0640",
-        **changed: Path,
+        changed: dict[str, Path] | None = None,
     ) -> None:
         far = elsewhere or root
         paths = {name: root / name for name in ("inbox", "outbox", "state", "cache")}
         paths |= {name: far / name for name in ("processed", "failed")}
-        self.folders = Folders(**(paths | changed))
+        self.folders = Folders(**(paths | (changed or {})))
         self.shared = SharedFolders(self.folders)
         self.shared.prepare()
         self.journal = Journal(self.folders.state)

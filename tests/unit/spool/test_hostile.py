@@ -1,0 +1,375 @@
+"""What a member of the group with bad intent may try in the shared folders: links, locks, names, renames."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.errors import AlreadyRunningError, TransientError
+from daemon.host.folders import LinkInTheWayError
+from tests.unit.spool.world import AUDIO, REASON, WORDS, World, tree
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from daemon.job import Job
+    from daemon.spool import SharedFolders
+
+MEMBER, GROUP = 12345, 54321
+_AS_MEMBER = f"""
+import fcntl, json, os, pathlib, shutil, sys
+os.setgroups([]), os.setgid({GROUP}), os.setuid({MEMBER})
+"""
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+
+
+@pytest.fixture
+def shared_world(open_folder: Path) -> Iterator[World]:
+    """A world whose four shared folders a group may write to."""
+    for name in ("inbox", "outbox", "processed", "failed"):
+        (open_folder / name).mkdir()
+        os.chown(open_folder / name, -1, GROUP)
+        (open_folder / name).chmod(0o2770)
+    (open_folder / "state").mkdir()
+    os.chown(open_folder / "state", -1, GROUP)
+    (open_folder / "state").chmod(0o750)
+    made = World(open_folder)
+    yield made
+    made.close()
+
+
+def as_member(code: str, *arguments: object) -> str:
+    """Run code as a member of the group and return what it printed."""
+    command = [sys.executable, "-c", _AS_MEMBER + code, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+# Links
+
+
+@pytest.mark.parametrize("folder", ["outbox", "processed", "failed"])
+@pytest.mark.parametrize("path", ["sub/talk.wav", "a/sub/talk.wav"])
+def test_link_in_place_of_an_outcome_folder_is_a_fault_and_the_recording_waits(
+    world: World, tmp_path: Path, folder: str, path: str
+) -> None:
+    job = world.claim(path, hotwords=WORDS)
+    link = tmp_path / folder / Path(path).parent
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(world.folders.state)
+    before = tree(world.folders.state)
+    finish: Callable[[Job], object] = world.set_aside if folder == "failed" else world.deliver
+    with pytest.raises(LinkInTheWayError, match="is a symbolic link") as told:
+        finish(job)
+    assert str(link) in str(told.value)
+    assert "Remove the link" in told.value.remedy
+    assert tree(world.folders.state) == before
+    assert world.audio(job).read_bytes() == AUDIO
+    other = world.claim("other.wav")  # nothing else stops
+    assert world.deliver(other) == "other"
+    link.unlink()
+    if folder == "failed":
+        world.set_aside(job)
+        assert (world.folders.failed / path).read_bytes() == AUDIO
+    else:
+        (left,) = world.spool.recover()
+        if not world.spool.conclude(left):
+            world.deliver(left)
+        assert (world.folders.processed / path).read_bytes() == AUDIO
+        assert len(list(world.folders.outbox.rglob("talk.*"))) == 2
+
+
+def test_retry_follows_no_link_and_gives_the_others_back(world: World) -> None:
+    world.set_aside(world.claim("sub/journal.sqlite3"))
+    world.set_aside(world.claim("memo.wav"))
+    shutil.rmtree(world.folders.failed / "sub")
+    (world.folders.failed / "sub").symlink_to(world.folders.state)
+    done = world.spool.retry(None)
+    assert done.moved == (world.folders.inbox / "memo.wav",)
+    assert "sub is a symbolic link" in str(done.problems[0])
+    assert (world.folders.state / "journal.sqlite3").exists()
+    assert not list(world.folders.inbox.rglob("journal.sqlite3"))
+
+
+@pytest.mark.parametrize("victim", ["talk.wav.error.txt", "talk.hotwords.txt"])
+def test_retry_and_sweep_take_no_link_for_a_companion(world: World, tmp_path: Path, victim: str) -> None:
+    (tmp_path / "secret").write_bytes(b'scribed could not transcribe "secret"')
+    world.set_aside(world.claim())
+    (world.folders.failed / victim).unlink(missing_ok=True)
+    (world.folders.failed / victim).symlink_to(tmp_path / "secret")
+    world.retry()
+    world.sweep()
+    assert (tmp_path / "secret").read_bytes() == b'scribed could not transcribe "secret"'
+
+
+def test_retry_into_a_link_in_the_inbox_is_refused(world: World, tmp_path: Path) -> None:
+    world.set_aside(world.claim("sub/talk.wav"))
+    shutil.rmtree(world.folders.inbox / "sub")
+    (tmp_path / "elsewhere").mkdir()
+    (world.folders.inbox / "sub").symlink_to(tmp_path / "elsewhere")
+    done = world.spool.retry(None)
+    assert (done.moved, tree(tmp_path / "elsewhere")) == ((), set())
+    assert "symbolic link" in str(done.problems[0])
+    assert (world.folders.failed / "sub" / "talk.wav").exists()
+
+
+def test_configured_folders_may_be_links(tmp_path: Path) -> None:
+    for name in ("inbox", "outbox", "processed", "failed"):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+        (tmp_path / name).symlink_to(tmp_path / "disk" / name)
+    world = World(tmp_path)
+    assert world.deliver(world.claim("sub/talk.wav")) == "talk"
+    assert (tmp_path / "disk" / "processed" / "sub" / "talk.wav").exists()
+    world.close()
+
+
+def test_claimed_audio_is_reached_though_the_folder_of_claims_is_swapped(world: World, tmp_path: Path) -> None:
+    job = world.claim()
+    with world.spool.audio(job) as path:
+        claims = world.folders.inbox / ".scribed"
+        claims.rename(world.folders.inbox / "moved")
+        (tmp_path / "fake" / job.job_id).mkdir(parents=True)
+        (tmp_path / "fake" / job.job_id / "talk.wav").write_bytes(b"another's speech")
+        claims.symlink_to(tmp_path / "fake")
+        assert path.read_bytes() == AUDIO
+        with pytest.raises(TransientError, match="is not a folder"):
+            world.spool.fingerprint(job)
+
+
+# Modes
+
+
+@pytest.mark.parametrize("mode", [0o2664, 0o4755, 0o6755, 0o444])
+@pytest.mark.parametrize("end", ["processed", "failed"])
+def test_recordings_of_any_mode_arrive_on_another_disk_without_special_bits(
+    fast: Path, tmp_path: Path, mode: int, end: str
+) -> None:
+    if fast.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second file system at /dev/shm")
+    world = World(tmp_path, fast)
+    arrival = world.drop()
+    (world.folders.inbox / "talk.wav").chmod(mode)
+    arrival = world.arrival()
+    claim = world.spool.claim(arrival)
+    assert claim is not None
+    if end == "processed":
+        world.deliver(claim.job)
+    else:
+        world.set_aside(claim.job)
+    assert stat.S_IMODE((fast / end / "talk.wav").stat().st_mode) == mode & 0o666
+    world.close()
+
+
+# Temporary names
+
+
+@pytest.mark.parametrize("folder", ["outbox", "failed"])
+def test_folders_with_hidden_names_block_nothing(world: World, folder: str) -> None:
+    job = world.claim()
+    root: Path = getattr(world.folders, folder)
+    for name in (f".scribed-{job.job_id}-00", ".scribed-0.tmp", f".scribed-{job.job_id}"):
+        (root / name).mkdir()
+    if folder == "outbox":
+        assert world.deliver(job) == "talk"
+    else:
+        world.set_aside(job)
+        assert (root / "talk.wav").exists()
+    assert sum(path.is_dir() for path in root.iterdir()) == 3
+
+
+# Locks
+
+
+def test_instances_that_share_any_folder_are_refused(tmp_path: Path) -> None:
+    one = World(tmp_path / "one")
+    one.close()
+    with one.shared.locked():
+        for name in ("inbox", "outbox", "processed", "failed", "state"):
+            other = World(tmp_path / f"other-{name}", changed={name: getattr(one.folders, name)})
+            other.close()
+            with pytest.raises(AlreadyRunningError, match=f"the {name} folder {getattr(one.folders, name)}"):
+                other.shared.locked().__enter__()
+        alone = World(tmp_path / "alone")
+        alone.close()
+        with alone.shared.locked():
+            pass
+    with one.shared.locked():
+        pass
+
+
+_HOLD_ALL = """
+held = []
+for root in sys.argv[1:]:
+    for path in (pathlib.Path(root), *pathlib.Path(root).rglob("*")):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError:
+            continue
+        held.append(fd)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print(len(held), flush=True)
+sys.stdin.readline()
+"""
+
+
+@needs_root
+def test_member_who_locks_everything_readable_does_not_stop_the_service(shared_world: World) -> None:
+    folders = shared_world.folders
+    with shared_world.shared.locked():
+        pass  # the lock files exist
+    roots = [str(getattr(folders, name)) for name in ("inbox", "outbox", "processed", "failed", "state")]
+    command = [sys.executable, "-c", _AS_MEMBER + _HOLD_ALL, *roots]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as member:
+        assert member.stdout is not None
+        assert int(member.stdout.readline()) >= 5
+        with shared_world.shared.locked():
+            assert shared_world.deliver(shared_world.claim()) == "talk"
+        member.kill()
+
+
+# The private folder
+
+
+@needs_root
+def test_member_can_neither_enter_nor_remove_the_private_folder(shared_world: World) -> None:
+    job = shared_world.claim()
+    code = """
+root = sys.argv[1]
+said = []
+for attempt in (os.listdir, os.rmdir, shutil.rmtree, lambda path: os.open(path, 0)):
+    try:
+        attempt(root)
+    except OSError as error:
+        said.append(error.strerror)
+print(json.dumps(said))
+"""
+    said = json.loads(as_member(code, shared_world.folders.inbox / ".scribed"))
+    assert len(said) == 4
+    assert shared_world.audio(job).exists()
+
+
+@needs_root
+@pytest.mark.parametrize("when", ["running", "stopped"])
+def test_private_folder_that_a_member_renamed_gets_its_name_back(shared_world: World, when: str) -> None:
+    job = shared_world.claim("sub/talk.wav", hotwords=WORDS)
+    inbox = shared_world.folders.inbox
+    as_member("os.rename(sys.argv[1], sys.argv[2])", inbox / ".scribed", inbox / "moved")
+    world = shared_world
+    if when == "stopped":
+        world = World(inbox.parent)
+    (left,) = world.spool.recover()
+    assert (left.job_id, left.path) == (job.job_id, "sub/talk.wav")
+    assert not world.spool.conclude(left)
+    assert world.deliver(left) == "talk"
+    assert tree(inbox) == {".scribed", "sub"}
+    if when == "stopped":
+        world.close()
+
+
+@needs_root
+def test_folder_that_a_member_puts_in_place_of_the_private_one_is_refused(shared_world: World) -> None:
+    job = shared_world.claim()
+    inbox = shared_world.folders.inbox
+    as_member("os.rename(sys.argv[1], sys.argv[2]), os.mkdir(sys.argv[1])", inbox / ".scribed", inbox / "moved")
+    arrival = shared_world.drop("next.wav")
+    with pytest.raises(Exception, match="belongs to another user"):
+        shared_world.spool.claim(arrival)
+    assert (inbox / "next.wav").exists()
+    (inbox / ".scribed").rmdir()  # the remedy
+    assert shared_world.deliver(job) == "talk"
+
+
+# Claims that cannot be made
+
+
+def test_claims_that_cannot_be_undone_leave_one_folder_however_often_they_are_tried(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrival = world.drop()
+    rename, rmdir = os.rename, os.rmdir
+
+    def refuse(*_: object, **__: object) -> None:  # a share where files can be made but neither renamed nor removed
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", refuse)
+        patch.setattr(os, "rmdir", refuse)
+        for _ in range(5):
+            with pytest.raises(Exception, match="not writable"):
+                world.spool.claim(arrival)
+        assert len([path for path in (world.folders.inbox / ".scribed").iterdir() if path.is_dir()]) == 1
+    assert (os.rename, os.rmdir) == (rename, rmdir)
+    claim = world.spool.claim(arrival)
+    assert claim is not None
+    assert world.deliver(claim.job) == "talk"
+
+
+# Paths that are too long
+
+
+def test_path_that_does_not_fit_the_outbox_goes_to_failed_with_the_reason(tmp_path: Path) -> None:
+    deep = "/".join(["d" * 200] * 17)
+    far = tmp_path / "/".join(["o" * 200] * 2)
+    world = World(tmp_path, changed={"outbox": far})
+    folder = f"{deep}/{'e' * 200}"
+    with pytest.raises(OSError, match="too long"):
+        (world.folders.outbox / folder / ("x" * 200)).lstat()
+    job = world.claim(f"{folder}/talk.wav")
+    assert world.spool.conclude(job)
+    (note,) = world.folders.failed.rglob("*.error.txt")
+    assert "Its path is too long for the folder" in note.read_text()
+    assert "Shorten the name" in note.read_text()
+    assert note.with_name(note.name.removesuffix(".error.txt")).read_bytes() == AUDIO
+    assert tree(world.folders.outbox) == set()
+    world.close()
+
+
+def test_recording_with_too_long_a_path_can_be_cancelled(tmp_path: Path) -> None:
+    far = tmp_path / "/".join(["o" * 200] * 2)
+    world = World(tmp_path, changed={"outbox": far / "outbox", "failed": far / "failed"})
+    job = world.claim(f"{'/'.join(['d' * 200] * 18)}/talk.wav")
+    world.spool.cancel(job)
+    (note,) = world.folders.failed.glob("*.error.txt")
+    assert "cancelled" in note.read_text()
+    world.close()
+
+
+def test_name_that_does_not_fit_a_disk_with_shorter_names_goes_to_failed_shortened(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("daemon.spool.limits.name_bytes", lambda _: 143)  # eCryptfs, which the test cannot mount
+    job = world.claim("x" * 150 + ".wav")
+    assert world.spool.conclude(job)
+    names = {path.name for path in world.folders.failed.iterdir()}
+    assert len(names) == 2
+    assert max(map(len, names)) <= 143
+    (note,) = world.folders.failed.glob("*.error.txt")
+    assert "too long" in note.read_text()
+    assert world.deliver(world.claim("short.wav")) == "short"
+
+
+def test_reasons_are_kept(world: World) -> None:
+    world.set_aside(world.claim())
+    assert REASON.what in (world.folders.failed / "talk.wav.error.txt").read_text()
+
+
+def test_shared_folders_are_resolved_once(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "inbox").symlink_to(tmp_path / "a")
+    world = World(tmp_path)
+    shared: SharedFolders = world.shared
+    (tmp_path / "inbox").unlink()
+    (tmp_path / "inbox").symlink_to(tmp_path / "b")
+    assert shared.roots.inbox == tmp_path / "a"
+    world.close()
