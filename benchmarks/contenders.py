@@ -18,7 +18,7 @@ from daemon import checkpoint
 from daemon.configfile import DEMO_MODEL
 from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.model import ResidentModel
-from daemon.engine.slots import Slots
+from daemon.engine.slots import Slots, Snapshot
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
@@ -108,11 +108,23 @@ class TimedSlots(Slots):
 
     waited_s = 0.0
 
+    def snapshot(self, *, is_deferred: bool = False) -> Snapshot:
+        """Return a snapshot that measures."""
+        return TimedSnapshot(self, is_deferred=is_deferred)
+
+
+class TimedSnapshot(Snapshot):
+    """A snapshot that adds to the time of its slots."""
+
+    def __init__(self, slots: TimedSlots, *, is_deferred: bool) -> None:
+        super().__init__(slots, is_deferred=is_deferred)
+        self._slots = slots
+
     def read_states(self) -> list[RowState]:
         """Return the state of every row."""
         started_s = time.perf_counter()
         states = super().read_states()
-        self.waited_s += time.perf_counter() - started_s
+        self._slots.waited_s += time.perf_counter() - started_s
         return states
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from threading import Lock
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.engine.device_loop import DeviceLoop
     from daemon.engine.protocol import ChunkRequest, ChunkResponse
     from daemon.engine.slot_model import SlotModel
-    from daemon.engine.slots import Generated, RowState, Slots
+    from daemon.engine.slots import Generated, RowState, Slots, Snapshot
     from daemon.transcript import ModelIdentity
 
 log = structlog.get_logger()
@@ -36,6 +37,14 @@ class _Running:
 
     request: Request
     kv_len: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Look:
+    """Rows that are on their way to the host, and which request was in each: rows may have been moved since."""
+
+    snapshot: Snapshot
+    running: dict[int, _Running]
 
 
 class ContinuousEngine:
@@ -57,6 +66,7 @@ class ContinuousEngine:
         # Written by the device thread alone.
         self._slots: Slots | None = None
         self._running: dict[int, _Running] = {}
+        self._looks: deque[_Look] = deque()
         self._n_slots = n_slots
         self._n_slots_changed_s = loop.monotonic()
         self._lock = Lock()  # guards the attributes below
@@ -121,7 +131,7 @@ class ContinuousEngine:
         self._schedule(slots)
         if self._running:
             self._decode(slots)
-            self._collect_finished(slots)
+            self._look_at_rows(slots)
 
     def recover(self, failure: Exception) -> None:
         """Retry each running chunk or end it with what it caused; no chunk is lost."""
@@ -199,16 +209,25 @@ class ContinuousEngine:
             for running in self._running.values():
                 running.kv_len += 1
 
-    def _collect_finished(self, slots: Slots) -> None:
-        """Return the responses of the requests whose rows are finished."""
-        states = slots.read_states()
-        finished = [row for row in self._running if not states[row].is_live]
-        if finished:
-            outputs = slots.read_generated(finished, [states[row].n_generated for row in finished])
-            for row, generated in zip(finished, outputs, strict=True):
-                self._respond(self._running.pop(row).request, generated, states[row])
-                if states[row].has_failed:
-                    slots.clear(row)
+    def _look_at_rows(self, slots: Slots) -> None:
+        """Collect what is finished: at once, or with many rows only after the next steps have been launched."""
+        min_rows = self._model.min_rows_ahead
+        is_ahead = min_rows is not None and len(self._running) >= min_rows
+        self._looks.append(_Look(slots.snapshot(is_deferred=is_ahead), dict(self._running)))
+        while len(self._looks) > is_ahead:
+            self._collect_finished(slots, self._looks.popleft())
+
+    def _collect_finished(self, slots: Slots, look: _Look) -> None:
+        """Return the responses of the requests that were finished at a look."""
+        states = look.snapshot.read_states()
+        row_now = {id(running): row for row, running in self._running.items()}
+        finished = [row for row, one in look.running.items() if not states[row].is_live and id(one) in row_now]
+        outputs = look.snapshot.read_generated(finished, [states[row].n_generated for row in finished])
+        for row, generated in zip(finished, outputs, strict=True):
+            current = row_now[id(look.running[row])]
+            self._respond(self._running.pop(current).request, generated, states[row])
+            if states[row].has_failed:
+                slots.clear(current)
         self._compact_rows(slots)
 
     def _respond(self, request: Request, generated: Generated, state: RowState) -> None:
@@ -283,6 +302,7 @@ class ContinuousEngine:
 
     def _drop_slots(self) -> None:
         """Free the slots; after a failure their contents cannot be trusted."""
+        self._looks.clear()
         if self._slots is not None:
             self._slots = None
             self._model.release_memory()

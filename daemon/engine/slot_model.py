@@ -76,6 +76,11 @@ class SlotModel(Protocol):
         """Decode steps to run before the host reads what the device has decided."""
         ...
 
+    @property
+    def min_rows_ahead(self) -> int | None:
+        """From this many running rows on, steps are launched before the last ones are read; None for never."""
+        ...
+
     def count_free_bytes(self) -> int | None:
         """Return the memory that could still be allocated on the device; None if unknown (on a CPU)."""
         ...

@@ -68,6 +68,47 @@ class Generated:
     logprobs: list[float]
 
 
+class Snapshot:
+    """The rows of some slots at one point of the device's work, readable later.
+
+    Args:
+        slots: whose rows to copy.
+        is_deferred: steps and moves will follow before it is read, so generated tokens are copied as well. On a GPU
+            the copies go to pinned memory, and reading them waits for the work before the snapshot only.
+    """
+
+    def __init__(self, slots: Slots, *, is_deferred: bool) -> None:
+        states = torch.stack((slots.is_live, slots.n_generated, slots.has_failed))
+        tensors = (states, slots.generated, slots.logprobs)
+        self._copied: torch.cuda.Event | None = None
+        if is_deferred and states.device.type == "cuda":
+            pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
+            for host, tensor in zip(pinned, tensors, strict=True):
+                host.copy_(tensor, non_blocking=True)
+            self._copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch types only parts of itself
+            self._copied.record()
+            tensors = (pinned[0], pinned[1], pinned[2])
+        elif is_deferred:
+            tensors = (states, slots.generated.clone(), slots.logprobs.clone())
+        self._states, self._generated, self._logprobs = tensors
+
+    def read_states(self) -> list[RowState]:
+        """Return the state of every row. This is where the host waits for the device."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        live, n_generated, failed = self._states.tolist()
+        return [RowState(bool(a), n, bool(f)) for a, n, f in zip(live, n_generated, failed, strict=True)]
+
+    def read_generated(self, rows: Sequence[int], n_generated: Sequence[int]) -> list[Generated]:
+        """Return what some rows have generated, given how many tokens each has."""
+        if not rows:
+            return []
+        tokens, logprobs = (
+            tensor[list(rows), : max(n_generated)].tolist() for tensor in (self._generated, self._logprobs)
+        )
+        return [Generated(t[:n], p[:n]) for t, p, n in zip(tokens, logprobs, n_generated, strict=True)]
+
+
 @dataclass(slots=True, eq=False)
 class Slots:
     """The KV cache and the state of its rows, all on the device.
@@ -117,17 +158,9 @@ class Slots:
         counters = (self.n_generated, self.max_new_tokens, self.is_live, self.has_failed)
         return (*self.keys, *self.values, self.token, self.position, *counters, self.generated, self.logprobs)
 
-    def read_states(self) -> list[RowState]:
-        """Return the state of every row. This is where the host waits for the device."""
-        live, n_generated, failed = torch.stack((self.is_live, self.n_generated, self.has_failed)).tolist()
-        return [RowState(bool(a), n, bool(f)) for a, n, f in zip(live, n_generated, failed, strict=True)]
-
-    def read_generated(self, rows: Sequence[int], n_generated: Sequence[int]) -> list[Generated]:
-        """Return what some rows have generated, given how many tokens each has."""
-        tokens, logprobs = (
-            tensor[list(rows), : max(n_generated)].tolist() for tensor in (self.generated, self.logprobs)
-        )
-        return [Generated(t[:n], p[:n]) for t, p, n in zip(tokens, logprobs, n_generated, strict=True)]
+    def snapshot(self, *, is_deferred: bool = False) -> Snapshot:
+        """Return the rows as they are after the work launched so far; see `Snapshot`."""
+        return Snapshot(self, is_deferred=is_deferred)
 
     def stop(self, row: int) -> None:
         """Mark a row as finished."""

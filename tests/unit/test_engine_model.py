@@ -99,16 +99,16 @@ def _inference() -> Iterator[None]:
 
 def decode_until_one_finishes(pair: Pair, slots: Slots, n_steps: int = 1) -> None:
     """Decode until a live row is finished, for at least n_steps."""
-    n_live = sum(state.is_live for state in slots.read_states())
+    n_live = sum(state.is_live for state in slots.snapshot().read_states())
     n_done = 0
-    while sum(state.is_live for state in slots.read_states()) == n_live or n_done < n_steps:
+    while sum(state.is_live for state in slots.snapshot().read_states()) == n_live or n_done < n_steps:
         kv_len = int((slots.position * slots.is_live).max()) + 1
         pair.ours.decode_step(slots, slots.shape.n_slots, kv_len)
         n_done += 1
 
 
 def generated_of(slots: Slots, row: int) -> Generated:
-    return slots.read_generated([row], [slots.read_states()[row].n_generated])[0]
+    return slots.snapshot().read_generated([row], [slots.snapshot().read_states()[row].n_generated])[0]
 
 
 def tokens_of(slots: Slots, row: int) -> list[int]:
@@ -127,9 +127,9 @@ def write(pair: Pair, chunks: Sequence[ChunkRequest], n_slots: int) -> list[list
         if fresh:
             pair.ours.prefill(slots, [prepared[index] for index in fresh.values()], list(fresh), lambda: None)
             running |= fresh
-        if all(slots.read_states()[row].is_live for row in running):
+        if all(slots.snapshot().read_states()[row].is_live for row in running):
             decode_until_one_finishes(pair, slots)
-        for row in [row for row in running if not slots.read_states()[row].is_live]:
+        for row in [row for row in running if not slots.snapshot().read_states()[row].is_live]:
             written[running.pop(row)] = tokens_of(slots, row)
     return [written[index] for index in range(len(chunks))]
 
@@ -174,9 +174,9 @@ def test_moved_row_goes_on(tiny: Pair) -> None:
     slots = tiny.ours.make_slots(SlotShape(3, prepared[1].n_slot_tokens))
     tiny.ours.prefill(slots, prepared, [0, 2], lambda: None)
     decode_until_one_finishes(tiny, slots)
-    assert [state.is_live for state in slots.read_states()] == [False, False, True]
+    assert [state.is_live for state in slots.snapshot().read_states()] == [False, False, True]
     slots.move(2, 0)
-    while slots.read_states()[0].is_live:
+    while slots.snapshot().read_states()[0].is_live:
         tiny.ours.decode_step(slots, 1, int(slots.position[0]) + 1)
     assert tokens_of(slots, 0) == expected
 
@@ -186,7 +186,7 @@ def test_nan_in_a_row_does_not_spoil_the_next_chunk(tiny: Pair) -> None:
     prepared = [tiny.ours.prepare(chunk) for chunk in (broken, MIXED[0])]
     slots = tiny.ours.make_slots(SlotShape(1, 512))
     tiny.ours.prefill(slots, prepared[:1], [0], lambda: None)
-    state = slots.read_states()[0]
+    state = slots.snapshot().read_states()[0]
     assert (state.is_live, state.has_failed) == (False, True)
     with pytest.raises(JobError, match="NaN or infinite"):
         tiny.ours.make_response(generated_of(slots, 0), prepared[0], has_failed=state.has_failed)
@@ -201,7 +201,7 @@ def test_log_probabilities_equal_those_of_generate(tiny: Pair) -> None:
     prepared = [tiny.ours.prepare(chunk) for chunk in chunks]
     slots = tiny.ours.make_slots(SlotShape(len(chunks), 512))
     tiny.ours.prefill(slots, prepared, range(len(chunks)), lambda: None)
-    while any(state.is_live for state in slots.read_states()):
+    while any(state.is_live for state in slots.snapshot().read_states()):
         tiny.ours.decode_step(slots, len(chunks), int((slots.position * slots.is_live).max()) + 1)
     for row, chunk in enumerate(chunks):
         inputs = tiny.inputs_of(chunk)
@@ -304,7 +304,7 @@ def test_float16_does_not_overflow_with_a_large_residual_stream(tmp_path: Path) 
         ours = ResidentModel(model, processor)
         slots = ours.make_slots(SlotShape(1, 512))
         ours.prefill(slots, [ours.prepare(chunk)], [0], lambda: None)
-        assert not slots.read_states()[0].has_failed
+        assert not slots.snapshot().read_states()[0].has_failed
         outputs.append(tokens_of(slots, 0))
     assert outputs[0] == outputs[1]
     with torch.inference_mode():

@@ -19,6 +19,7 @@ from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.model import ResidentModel, count_new_tokens, count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
+from daemon.engine.slots import Snapshot
 from daemon.errors import EngineLostError, JobError, StoppedError, TransientError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_chunk, save_tiny_model
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.engine.slot_model import PreparedChunk
-    from daemon.engine.slots import Slots, SlotShape
+    from daemon.engine.slots import RowState, Slots, SlotShape
 
 TIMEOUT_S = 60.0
+AHEAD = pytest.mark.parametrize("min_rows_ahead", [None, 1, 3])
 IDENTITY = ModelIdentity("tiny", "0" * 64, "float32", "cpu")
 OUT_OF_MEMORY = "CUDA out of memory. Tried to allocate 2.00 GiB."
 
@@ -48,6 +50,7 @@ class WatchedModel(ResidentModel):
         self.on_step: Callable[[int], None] = lambda _: None
         self.on_make: Callable[[SlotShape], None] = lambda _: None
         self.free_bytes: int | None = None
+        self.min_rows_ahead = None
 
     def make_slots(self, shape: SlotShape) -> Slots:
         self.on_make(shape)
@@ -142,16 +145,24 @@ MIXED = [
 # --- the same text whatever runs beside it
 
 
-def test_chunks_of_many_jobs_give_the_same_text_as_alone(model: WatchedModel, engine: ContinuousEngine) -> None:
+@AHEAD
+def test_chunks_of_many_jobs_give_the_same_text_as_alone(
+    model: WatchedModel, engine: ContinuousEngine, min_rows_ahead: int | None
+) -> None:
     expected = transcribe_alone(model, MIXED)
+    model.min_rows_ahead = min_rows_ahead
     assert texts([engine.submit(chunk) for chunk in MIXED]) == expected
     assert engine.is_alive()
     assert {text.is_finished for text in expected} == {True, False}
 
 
-def test_recording_among_fifty_others_gives_the_same_text_as_alone(model: WatchedModel) -> None:
+@AHEAD
+def test_recording_among_fifty_others_gives_the_same_text_as_alone(
+    model: WatchedModel, min_rows_ahead: int | None
+) -> None:
     mine = [make_chunk(1 + seed % 5, job_id="mine", seed=seed) for seed in range(6)]
     expected = transcribe_alone(model, mine)
+    model.min_rows_ahead = min_rows_ahead
     engine = make_engine(model, 7)
     others = [make_chunk(0.6 + 0.1 * (n % 17), job_id=f"other{n}", seed=100 + n) for n in range(50)]
     try:
@@ -164,9 +175,11 @@ def test_recording_among_fifty_others_gives_the_same_text_as_alone(model: Watche
         engine.close()
 
 
+@AHEAD
 @pytest.mark.parametrize("per_sync", [2, 7])
-def test_several_steps_per_sync_change_no_text(model: WatchedModel, per_sync: int) -> None:
+def test_several_steps_per_sync_change_no_text(model: WatchedModel, per_sync: int, min_rows_ahead: int | None) -> None:
     expected = transcribe_alone(model, MIXED)
+    model.min_rows_ahead = min_rows_ahead
     steps, model._steps = model._steps, EagerSteps(model._decoder, per_sync)
     engine = make_engine(model, 3)
     try:
@@ -278,7 +291,11 @@ def test_cancelled_chunk_is_not_computed(engine: ContinuousEngine, model: Watche
 # --- failures
 
 
-def test_chunk_error_affects_no_other_chunk(engine: ContinuousEngine) -> None:
+@AHEAD
+def test_chunk_error_affects_no_other_chunk(
+    model: WatchedModel, engine: ContinuousEngine, min_rows_ahead: int | None
+) -> None:
+    model.min_rows_ahead = min_rows_ahead
     broken = ChunkRequest(np.full(16_000, np.nan, np.float32), None, (), "a")
     chunks = [make_chunk(seed=seed, language="Klingon" if seed == 2 else None) for seed in range(5)]
     expected = texts([engine.submit(chunk) for chunk in chunks[3:]])
@@ -292,7 +309,12 @@ def test_chunk_error_affects_no_other_chunk(engine: ContinuousEngine) -> None:
     assert engine.is_alive()
 
 
-def test_chunk_that_fails_among_others_is_identified(model: WatchedModel, engine: ContinuousEngine) -> None:
+@AHEAD
+def test_chunk_that_fails_among_others_is_identified(
+    model: WatchedModel, engine: ContinuousEngine, min_rows_ahead: int | None
+) -> None:
+    model.min_rows_ahead = min_rows_ahead
+
     def fail(chunks: Sequence[PreparedChunk]) -> None:
         if any(len(chunk.samples) == 16_000 for chunk in chunks):
             raise RuntimeError("this length is not for me")
@@ -309,8 +331,9 @@ def test_chunk_that_fails_among_others_is_identified(model: WatchedModel, engine
     assert engine.submit(make_chunk(4)).result(TIMEOUT_S)
 
 
+@AHEAD
 def test_running_out_of_memory_halves_the_slots_and_loses_no_chunk(
-    model: WatchedModel, engine: ContinuousEngine
+    model: WatchedModel, engine: ContinuousEngine, min_rows_ahead: int | None
 ) -> None:
     def run_out_of_memory(n_rows: int) -> None:
         if n_rows > 2:
@@ -318,6 +341,7 @@ def test_running_out_of_memory_halves_the_slots_and_loses_no_chunk(
 
     chunks = [make_chunk(seed=seed) for seed in range(9)]
     expected = transcribe_alone(model, chunks)
+    model.min_rows_ahead = min_rows_ahead
     model.on_step = run_out_of_memory
     with capture_logs() as logs:
         gate = Gate(model)
@@ -399,6 +423,25 @@ def test_lost_device_ends_every_chunk(model: WatchedModel) -> None:
             engine.submit(make_chunk()).result(0)
         engine.close()
     assert [log["event"] for log in logs] == ["engine.lost"]
+
+
+def test_rows_are_read_only_after_the_next_steps_were_launched(model: WatchedModel) -> None:
+    def note_wait(snapshot: Snapshot) -> list[RowState]:
+        events.append("read")
+        return read_states(snapshot)
+
+    events: list[str] = []
+    model.on_step = lambda _: events.append("step")
+    read_states = Snapshot.read_states
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Snapshot, "read_states", note_wait)
+        for min_rows_ahead, beginning in ((None, ["step", "read", "step"]), (1, ["step", "step", "read", "step"])):
+            events.clear()
+            model.min_rows_ahead = min_rows_ahead
+            engine = make_engine(model, 2)
+            assert engine.submit(make_chunk()).result(TIMEOUT_S)
+            engine.close()
+            assert events[: len(beginning)] == beginning
 
 
 def test_closing_ends_running_and_waiting_chunks(model: WatchedModel) -> None:

@@ -46,6 +46,9 @@ _AUDIO_TOKENS_PER_S: Final = 13
 _MAX_PREFILL_TOKENS: Final = 4096
 # A CPU gains nothing from more, and larger prefills do not fit its caches (a fifth slower, measured).
 _MAX_PREFILL_TOKENS_CPU: Final = 2048
+# With this many rows on a GPU, the host's work between two reads is worth hiding behind the next steps. With fewer,
+# the steps computed in vain for finished rows would cost more.
+_MIN_ROWS_AHEAD: Final = 32
 
 
 def count_new_tokens(duration_s: float) -> int:
@@ -92,6 +95,7 @@ class ResidentModel:
         self._steps: DecodeSteps = EagerSteps(self._decoder)
         if is_captured:
             self._steps = CapturedSteps(self._decoder, GraphCapture)
+        self.min_rows_ahead: int | None = _MIN_ROWS_AHEAD if self.device.type == "cuda" else None
         self._max_prefill_tokens = _MAX_PREFILL_TOKENS_CPU if self.device.type == "cpu" else _MAX_PREFILL_TOKENS
         self._count_max_new_tokens = count_max_new_tokens
 
