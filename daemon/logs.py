@@ -1,9 +1,9 @@
-"""What is logged, and in which shape: structlog on top of logging, so that libraries go the same way.
+"""What is logged, and in which form: structlog on top of logging, so that libraries are logged the same way.
 
 A module logs through `structlog.get_logger()`, with constant names `noun.past_tense` and keys, never
-with a word of a transcript. Names of recordings come from strangers: nothing in a value can begin
-a line of its own or colour a terminal, and with `names: hashed` no name is shown at all. For that,
-a name belongs under one of NAME_KEYS.
+with a word of a transcript. Names of recordings come from strangers: nothing in a value can start
+a new line or colour a terminal, and with `names: hashed` no name is shown at all. For that,
+a name belongs under one of NAME_KEYS; paths below the shared folders are found in any text.
 """
 
 from __future__ import annotations
@@ -16,21 +16,23 @@ import os
 import re
 import sys
 import traceback
+import weakref
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
-from daemon.display import escape, shown_name
+from daemon.display import conceal_paths, escape, shown_name
 from daemon.errors import ConfigError
+from daemon.host.shared import open_folder, root_of
 from daemon.host.systemd import JOURNAL_SOCKET, JournalSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import TextIOWrapper
-    from pathlib import Path
 
     from structlog.typing import EventDict, Processor
 
@@ -49,9 +51,9 @@ _DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 _N_FILES = 10
 _FILE_BYTES = 10_000_000
-# journald cuts a line at 48 KiB, and what follows would pass for a line of its own.
+# journald cuts a line at 48 KiB, and the rest would look like another line.
 _MAX_VALUE_CHARS = 4000
-# A shorter name stands by chance in too many words to be looked for in them.
+# A shorter name is part of too many words by chance.
 _MIN_HIDDEN_CHARS = 4
 
 # https://www.freedesktop.org/software/systemd/man/latest/sd_journal_print.html
@@ -60,11 +62,19 @@ _FIELD_NAME = re.compile("[A-Z0-9_]{1,64}")
 _NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
 
 
-def configure(settings: Logging, *, stream: TextIO | None = None, journal: str = JOURNAL_SOCKET) -> None:
+def configure(
+    settings: Logging,
+    *,
+    shared: tuple[Path, ...] = (),
+    stream: TextIO | None = None,
+    journal: str = JOURNAL_SOCKET,
+) -> None:
     """Set up logging for the whole process; called again, the new settings replace the old ones.
 
     Args:
         settings: the section `logging`.
+        shared: the folders into which others may write: a log file below one is reached without following links,
+            and names below them are hidden with `names: hashed`.
         stream: where lines go besides the log file, sys.stderr if None.
         journal: journald's socket, where events go if the stream leads to journald.
 
@@ -72,24 +82,25 @@ def configure(settings: Logging, *, stream: TextIO | None = None, journal: str =
         ConfigError: the log file cannot be opened; the old settings hold.
     """
     stream = sys.stderr if stream is None else stream
-    cleaner = _Cleaner(settings.names, has_traceback=settings.level == "debug")
-    shared: list[Processor] = [
+    roots = tuple(map(str, shared)) if settings.names == "hashed" else ()
+    cleaner = _Cleaner(settings.names, roots, has_traceback=settings.level == "debug")
+    chain: list[Processor] = [
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         cleaner,
     ]
     chosen = _JournalHandler(stream, journal) if _is_journal(stream) else logging.StreamHandler(stream)
-    handlers = [_make_handler(chosen, "stream", _choose_renderer(settings.format, stream), shared)]
+    handlers = [_make_handler(chosen, "stream", _choose_renderer(settings.format, stream), chain)]
     if settings.file is not None:
-        handlers.append(_make_handler(_open_log_file(settings.file), "file", _render_json, shared))
+        handlers.append(_make_handler(_open_log_file(settings.file, shared), "file", _render_json, chain))
     threshold = max(_LEVELS[settings.level], logging.WARNING)
     for handler in handlers:
         handler.addFilter(lambda record: record.name == _OWN or record.levelno >= threshold)
     _replace_handlers(handlers)
-    logging.getLogger(_OWN).setLevel(logging.DEBUG)  # ours are sifted before they get there
+    logging.getLogger(_OWN).setLevel(logging.DEBUG)  # ours are filtered before they get there
     logging.captureWarnings(capture=True)
     structlog.configure(
-        processors=[structlog.contextvars.merge_contextvars, *shared, ProcessorFormatter.wrap_for_formatter],
+        processors=[structlog.contextvars.merge_contextvars, *chain, ProcessorFormatter.wrap_for_formatter],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
         logger_factory=lambda *_: logging.getLogger(_OWN),
         cache_logger_on_first_use=False,  # a reload may change the level
@@ -97,7 +108,7 @@ def configure(settings: Logging, *, stream: TextIO | None = None, journal: str =
 
 
 def configure_command(settings: Logging) -> None:
-    """Set up logging for a command that somebody waits for: warnings alone, to stderr, not into the service's file."""
+    """Set up logging for an interactive command: warnings only, to stderr, not into the service's log file."""
     configure(settings.model_copy(update={"level": "warning", "file": None}))
 
 
@@ -109,10 +120,10 @@ def close() -> None:
 
 
 def _replace_handlers(handlers: list[logging.Handler]) -> None:
-    """Put these in the place of those that `configure` made before."""
+    """Replace the handlers that `configure` made before with these."""
     root = logging.getLogger()
     old = [handler for handler in root.handlers if handler.name in _HANDLER_NAMES]
-    # In one step, for other threads are logging: none of their lines is lost between the two.
+    # In one step, because other threads are logging: none of their lines is lost in between.
     root.handlers = [handler for handler in root.handlers if handler not in old] + handlers
     for handler in old:
         with contextlib.suppress(OSError):  # a full disk refuses what is still in the buffer
@@ -120,16 +131,16 @@ def _replace_handlers(handlers: list[logging.Handler]) -> None:
 
 
 def adopt_library(name: str) -> None:
-    """Make a library log through us that brings handlers of its own, as transformers does at its import."""
+    """Make a library log through us although it brings handlers of its own, as transformers does when imported."""
     logger = logging.getLogger(name)
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
     logger.propagate = True
 
 
-def _make_handler(handler: logging.Handler, name: str, renderer: Processor, shared: list[Processor]) -> logging.Handler:
+def _make_handler(handler: logging.Handler, name: str, renderer: Processor, chain: list[Processor]) -> logging.Handler:
     handler.set_name(f"{_OWN}.{name}")
-    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=[_name_library, *shared], processors=[renderer]))
+    handler.setFormatter(ProcessorFormatter(foreign_pre_chain=[_name_library, *chain], processors=[renderer]))
     return handler
 
 
@@ -144,11 +155,13 @@ class _Cleaner:
 
     Args:
         names: "full" or "hashed".
+        roots: folders below which every name is hidden.
         has_traceback: whether an exception is shown with its traceback.
     """
 
-    def __init__(self, names: str, *, has_traceback: bool) -> None:
+    def __init__(self, names: str, roots: tuple[str, ...], *, has_traceback: bool) -> None:
         self._names = names
+        self._roots = roots
         self._has_traceback = has_traceback
 
     def __call__(self, _logger: object, _method: str, event: EventDict) -> EventDict:
@@ -157,7 +170,8 @@ class _Cleaner:
         if exception is not None:
             event["exception"] = f"{type(exception).__name__}: {exception}"
             if self._has_traceback:
-                event["traceback"] = _hide("".join(traceback.format_exception(exception)), hidden).splitlines()
+                text = self._hide("".join(traceback.format_exception(exception)), hidden)
+                event["traceback"] = text.splitlines()
         return {key: self._clean(value, hidden, is_name=key in NAME_KEYS) for key, value in event.items()}
 
     def _find_hidden(self, event: EventDict, exception: BaseException | None) -> dict[str, str]:
@@ -183,14 +197,13 @@ class _Cleaner:
         text = str(value)
         if is_name:
             return shown_name(text, self._names)
-        shown = escape(_hide(text, hidden))
+        shown = escape(self._hide(text, hidden))
         return shown if len(shown) <= _MAX_VALUE_CHARS else f"{shown[:_MAX_VALUE_CHARS]}..."
 
-
-def _hide(text: str, hidden: dict[str, str]) -> str:
-    for name, shown in hidden.items():
-        text = text.replace(name, shown)
-    return text
+    def _hide(self, text: str, hidden: dict[str, str]) -> str:
+        for name, shown in hidden.items():
+            text = text.replace(name, shown)
+        return conceal_paths(text, self._roots)
 
 
 def _find_exception(exc_info: object) -> BaseException | None:
@@ -217,7 +230,7 @@ def _names_in_event(event: EventDict) -> Iterator[str]:
 
 
 def _names_in_exception(exception: BaseException | None) -> Iterator[str]:
-    """Yield the paths that the exception and those behind it tell."""
+    """Yield the paths named by the exception and by those that caused it."""
     seen: set[int] = set()
     while exception is not None and id(exception) not in seen:
         seen.add(id(exception))
@@ -229,7 +242,7 @@ def _names_in_exception(exception: BaseException | None) -> Iterator[str]:
 
 
 def _choose_renderer(kind: str, stream: TextIO) -> Processor:
-    """Return what makes a line of an event, as `logging.format` and the stream want it."""
+    """Return the renderer of lines that `logging.format` and the stream call for."""
     if kind == "json":
         return _render_json
     if _is_journal(stream):
@@ -255,12 +268,12 @@ def _render_json(_logger: object, _method: str, event: EventDict) -> str:
 
 
 def _get_values(event: EventDict) -> dict[str, Any]:
-    """Return what the caller gave, without what logging and the chain have put in."""
+    """Return what the caller passed, without what logging and the processors added."""
     return {key: value for key, value in event.items() if key not in {"timestamp", "level", "event"} and key[0] != "_"}
 
 
 class _LineRenderer:
-    """Writes `time level event key=value ...`, a traceback indented below it."""
+    """Renders `time level event key=value ...`, with a traceback indented below it."""
 
     def __init__(self, *, has_time: bool, has_colour: bool) -> None:
         self._has_time = has_time
@@ -304,11 +317,11 @@ class _JournalHandler(logging.StreamHandler[TextIO]):
             if not self._journal.send(head | _journal_fields(event)):
                 self.stream.write(f"{prefix_lines(message, priority)}\n")
                 self.flush()
-        except Exception:  # noqa: BLE001 - logging's own way: what goes wrong in here ends no work
+        except Exception:  # noqa: BLE001 - as logging itself does: an error in here must not end any work
             self.handleError(record)
 
     def close(self) -> None:
-        """Give journald's socket up; the stream is not ours."""
+        """Close the socket to journald; the stream is not ours."""
         self._journal.close()
         super().close()
 
@@ -324,7 +337,7 @@ def _journal_fields(event: EventDict) -> dict[str, str]:
 
 
 def prefix_lines(text: str, priority: int) -> str:
-    """Put the priority before each line, which journald takes off again."""
+    """Put the priority in front of each line; journald removes it again."""
     return "\n".join(f"<{priority}>{line}" for line in text.split("\n"))
 
 
@@ -334,13 +347,26 @@ def write_error(text: str) -> None:
 
 
 class _LogFile(RotatingFileHandler):
-    """A log file of JSON lines, for its group to read; full, it becomes the first of several old ones."""
+    """A log file of JSON lines that its group may read; when it is full, it becomes the first of several old ones.
+
+    Args:
+        path: of the file.
+        folder: a descriptor of its folder, which then stays open as long as this exists; None to go by the path.
+    """
 
     has_failed = False
     is_given_up = False
 
+    def __init__(self, path: Path, folder: int | None) -> None:
+        self._link_flag = 0
+        if folder is not None:
+            self._link_flag = os.O_NOFOLLOW
+            weakref.finalize(self, os.close, folder)
+            path = Path(f"/proc/self/fd/{folder}") / path.name
+        super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_N_FILES - 1)
+
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one event; another thread's last ones come when a reload has given the file up, and open it anew."""
+        """Write one event; another thread's last one may come after a reload has closed the file, and opens it."""
         super().emit(record)
         if self.is_given_up:
             super().close()
@@ -351,25 +377,27 @@ class _LogFile(RotatingFileHandler):
         super().close()
 
     def _open(self) -> TextIOWrapper:
+        own_flags = os.O_CLOEXEC | self._link_flag
         return open(
             self.baseFilename,
             "a",
             encoding="utf-8",
-            opener=lambda path, flags: os.open(path, flags | os.O_CLOEXEC, mode=0o640),
+            opener=lambda path, flags: os.open(path, flags | own_flags, mode=0o640),
         )
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Say once that lines are missing here; logging's own way is a traceback for each of them."""
+        """Say once that lines are missing here; logging itself would print a traceback for each of them."""
         del record
         if not self.has_failed:
             self.has_failed = True  # before the line below, which comes here too
             structlog.get_logger().error("log_file.write_failed", exc_info=True)
 
 
-def _open_log_file(path: Path) -> _LogFile:
+def _open_log_file(path: Path, shared: tuple[Path, ...]) -> _LogFile:
     try:
-        return _LogFile(path, maxBytes=_FILE_BYTES, backupCount=_N_FILES - 1)
+        folder = open_folder(path, shared) if root_of(path, shared) else None
+        return _LogFile(path, folder)
     except OSError as error:
         fault = f"logging.file: {escape(str(path))} cannot be opened ({error.strerror})"
-        remedy = "give a file in a folder that the user scribed may write to, such as /var/log/scribed"
+        remedy = "choose a file in a folder that the user scribed may write to, such as /var/log/scribed"
         raise ConfigError("The log file cannot be used:", (f"{fault}; {remedy}",)) from None

@@ -52,13 +52,14 @@ def _run(option: Path | None, flags: Flags, *, once: bool) -> ExitCode:
     from daemon.host.privileges import become_owner, hide_memory, leave_no_core
     from daemon.host.systemd import Notifier
     from daemon.service.service import Service
+    from daemon.status.targets import shared_folders
 
     config, path = config_option.read(option)
     become_owner(config.folders.state)
     leave_no_core()
     hide_memory()
     faulthandler.enable()  # prints where it hung or crashed; the watchdog ends it with SIGABRT
-    logs.configure(config.logging)
+    logs.configure(config.logging, shared=shared_folders(config.folders))
     notifier = Notifier.from_environment(os.environ)
     service = Service(
         config, path, lambda report: engine.load(config.model, config.folders.cache, report), notifier, flags

@@ -87,6 +87,7 @@ class Loop:
         parts = self._parts
         if (loss := parts.health.find_loss()) is not None:
             parts.starts.fail(loss)
+            self._faults.note("engine", loss.what, loss.remedy)  # in STATUS.txt, for those who see no journal
             raise loss
         if parts.holder.engine is not None and not self._has_reported_ready:
             log.info("engine.ready")
@@ -120,6 +121,7 @@ class Loop:
             if self._monotonic() >= next_scan_s:
                 break
             health.heartbeat()
+            self._try_show()
         # A burst of events is worth one scan, not one each.
         if wake.is_set() and not self._flags.is_stopping.is_set():
             gap_s = max(_MIN_SCAN_GAP_S, took_s)

@@ -9,6 +9,7 @@ import structlog
 from daemon import config as configuration
 from daemon import configfile, logs
 from daemon.errors import ConfigError
+from daemon.status.targets import shared_folders
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,7 +39,7 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
         return False
     faults.clear("config")
     settings.swap(merged, sha256_of(config_path))
-    logs.configure(merged.logging)
+    logs.configure(merged.logging, shared=shared_folders(merged.folders))
     log.info("config.reloaded", needs_restart=list(refused))
     if refused:
         what = f"Changed settings that need a restart: {', '.join(refused)}."

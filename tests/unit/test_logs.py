@@ -71,7 +71,7 @@ def test_names_in_any_language_stay_readable(name: str) -> None:
     assert display.escape(name) == name
 
 
-def test_what_is_escaped_can_be_told_apart() -> None:
+def test_escaped_names_stay_distinct() -> None:
     assert display.escape(HOSTILE) == r"a\nERROR job.failed\r\x1b[31m\u202e\u2028\x9b\x00 \xff.wav"
 
 
@@ -81,7 +81,7 @@ def test_every_name_has_a_hash(name: str) -> None:
     assert display.shown_name(name, "full") == display.escape(name)
 
 
-def test_a_plain_line_has_time_level_event_and_values() -> None:
+def test_plain_line_has_time_level_event_and_values() -> None:
     stream = make_log()
     log.info("job.delivered", job_id="j1", rtfx=12.5, n_chunks=3, name="my talk.wav", formats=("txt", "json"), gap=None)
     (line,) = stream.getvalue().splitlines()
@@ -94,7 +94,7 @@ def test_a_plain_line_has_time_level_event_and_values() -> None:
 
 @pytest.mark.parametrize("format_", ["auto", "console", "json"])
 @pytest.mark.parametrize("key", ["name", "reason", "event"])
-def test_a_hostile_value_cannot_forge_a_line_or_colour_the_terminal(format_: str, key: str) -> None:
+def test_hostile_value_cannot_forge_a_line_or_colour_the_terminal(format_: str, key: str) -> None:
     stream = make_log(format=format_)
     if key == "event":
         log.warning(HOSTILE, nested={HOSTILE: [HOSTILE]})
@@ -104,7 +104,7 @@ def test_a_hostile_value_cannot_forge_a_line_or_colour_the_terminal(format_: str
     assert line.isprintable()
 
 
-def test_a_value_cannot_pass_for_another_key() -> None:
+def test_value_cannot_look_like_another_key() -> None:
     stream = make_log()
     log.info("job.claimed", name='x" level=error job_id=forged', folder="a=b", empty="")
     assert stream.getvalue().rstrip().endswith(r'name="x\" level=error job_id=forged" folder="a=b" empty=""')
@@ -127,14 +127,14 @@ def test_json_keeps_numbers_and_stays_json_for_any_value() -> None:
     }
 
 
-def test_a_value_without_end_is_cut_before_journald_cuts_the_line() -> None:
+def test_endless_value_is_cut_before_journald_cuts_the_line() -> None:
     stream = make_log()
     log.info("decoder.complained", reason="x" * 100_000)
     assert len(stream.getvalue()) < 5000
 
 
 @pytest.mark.parametrize(("level", "n_lines"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
-def test_the_level_sifts_and_a_reload_changes_it_for_loggers_in_use(level: str, n_lines: int) -> None:
+def test_level_filters_and_a_reload_changes_it_for_loggers_in_use(level: str, n_lines: int) -> None:
     make_log(level="error")
     log.info("job.claimed")  # in use before
     stream = make_log(level=level)
@@ -143,7 +143,7 @@ def test_the_level_sifts_and_a_reload_changes_it_for_loggers_in_use(level: str, 
     assert len(stream.getvalue().splitlines()) == n_lines
 
 
-def test_an_exception_is_told_in_one_line_and_fully_only_at_debug() -> None:
+def test_exception_is_one_line_and_has_a_traceback_only_at_debug() -> None:
     for level, has_traceback in (("info", False), ("debug", True)):
         for format_ in ("auto", "json"):
             stream = make_log(level=level, format=format_)
@@ -156,7 +156,7 @@ def test_an_exception_is_told_in_one_line_and_fully_only_at_debug() -> None:
             assert all(line.startswith("    ") for line in below)
 
 
-def test_an_exception_may_be_given_itself() -> None:
+def test_exc_info_accepts_an_exception() -> None:
     stream = make_log(format="json")
     log.error("job.failed", exc_info=ValueError("bad\nvalue"))
     assert read_json(stream)[0]["exception"] == r"ValueError: bad\nvalue"
@@ -185,13 +185,25 @@ def test_hashed_names_are_shown_nowhere(format_: str, level: str, tmp_path: Path
     assert stream.getvalue().count(display.shown_name(missing.name, "hashed")) >= 4
 
 
+@pytest.mark.parametrize("format_", ["auto", "json"])
+def test_hashed_names_hold_for_sub_folders_in_any_text(format_: str, tmp_path: Path) -> None:
+    stream = io.StringIO()
+    settings = Logging(names="hashed", format=format_)
+    logs.configure(settings, shared=(tmp_path / "inbox", tmp_path / "outbox"), stream=stream)
+    log.warning("service.fault_found", what=f"{tmp_path}/outbox/Ward 7/Doe may not be written.", remedy="Look.")
+    log.warning("inbox.scanned", folders=[f"{tmp_path}/inbox/Ward 7"], error=f"[Errno 5] {tmp_path}/inbox/Doe: bad")
+    assert "Ward" not in stream.getvalue()
+    assert "Doe" not in stream.getvalue()
+    assert f"{tmp_path}/outbox/name:" in stream.getvalue()
+
+
 def test_full_names_are_shown() -> None:
     stream = make_log(names="full")
     log.info("job.claimed", name="Erika.wav")
     assert "name=Erika.wav" in stream.getvalue()
 
 
-def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
+def test_libraries_and_warnings_are_logged_from_warning_on() -> None:
     stream = make_log(format="json", level="debug")
     library = logging.getLogger("some.package")
     library.setLevel(logging.DEBUG)  # as some do by themselves
@@ -210,14 +222,14 @@ def test_libraries_and_warnings_come_through_us_from_warning_on() -> None:
     assert "UserWarning: it is old" in second["message"]
 
 
-def test_a_library_below_our_level_is_silent() -> None:
+def test_library_below_our_level_is_silent() -> None:
     stream = make_log(level="error")
     logging.getLogger("some.package").warning("look")
     logging.getLogger("some.package").error("look harder")
     assert [line.split()[1] for line in stream.getvalue().splitlines()] == ["error"]
 
 
-def test_a_library_with_a_handler_of_its_own_is_adopted() -> None:
+def test_library_with_its_own_handler_is_adopted() -> None:
     stream, its_own = make_log(), io.StringIO()
     library = logging.getLogger("other.package")  # set up as transformers does it
     library.addHandler(logging.StreamHandler(its_own))
@@ -235,7 +247,7 @@ def test_bound_context_is_in_each_line() -> None:
     assert read_json(stream)[0]["job_id"] == "j1"
 
 
-def test_in_the_journal_each_event_has_fields_to_select_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_entries_have_fields_to_select_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     address = str(tmp_path / "socket")
     with (tmp_path / "journal").open("w+") as stream, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journald:
         journald.bind(address)
@@ -262,7 +274,7 @@ def test_in_the_journal_each_event_has_fields_to_select_by(tmp_path: Path, monke
     assert library[:2] == ["MESSAGE=error library.warned library=some.package message=look", "PRIORITY=3"]
 
 
-def test_where_journald_does_not_answer_each_line_has_its_priority(
+def test_lines_carry_their_priority_where_journald_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nobody = str(tmp_path / "nobody")
@@ -283,7 +295,7 @@ def test_where_journald_does_not_answer_each_line_has_its_priority(
     assert grown.startswith('<4>{"timestamp"')
 
 
-def test_an_error_that_ends_a_command_can_be_selected_by_priority(
+def test_error_that_ends_a_command_has_its_priority_in_the_journal(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.write_error("scribed: one\n  two")
@@ -297,7 +309,7 @@ def test_an_error_that_ends_a_command_can_be_selected_by_priority(
         assert journal.read() == "<3>scribed: one\n<3>  two\n"
 
 
-def test_a_stream_that_was_led_away_from_the_journal_has_no_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_redirected_away_from_the_journal_has_no_priorities(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOURNAL_STREAM", "9:12345")
     stream = make_log()
     log.info("job.claimed")
@@ -305,7 +317,7 @@ def test_a_stream_that_was_led_away_from_the_journal_has_no_priorities(monkeypat
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
-def test_a_terminal_has_colour_unless_it_wants_none(is_plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter of pytest
+def test_terminal_has_colour_unless_no_color_is_set(is_plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter of pytest
     monkeypatch.delenv("NO_COLOR", raising=False)
     if is_plain:
         monkeypatch.setenv("NO_COLOR", "1")
@@ -316,7 +328,7 @@ def test_a_terminal_has_colour_unless_it_wants_none(is_plain: bool, monkeypatch:
         assert (b"\x1b[" in screen.read(1000)) != is_plain
 
 
-def test_the_log_file_has_json_lines_for_its_group_only(tmp_path: Path) -> None:
+def test_log_file_has_json_lines_readable_by_its_group_only(tmp_path: Path) -> None:
     path = tmp_path / "scribed.log"
     path.write_text('{"event": "job.old"}\n')
     path.chmod(0o640)
@@ -330,7 +342,7 @@ def test_the_log_file_has_json_lines_for_its_group_only(tmp_path: Path) -> None:
     assert lines[2]["name"] == display.escape(HOSTILE)
 
 
-def test_a_new_log_file_is_not_for_everybody(tmp_path: Path) -> None:
+def test_new_log_file_is_not_world_readable(tmp_path: Path) -> None:
     old_mask = os.umask(0)
     try:
         make_log(file=tmp_path / "scribed.log")
@@ -339,7 +351,7 @@ def test_a_new_log_file_is_not_for_everybody(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "scribed.log").stat().st_mode) == 0o640
 
 
-def test_a_full_log_file_is_put_aside(tmp_path: Path) -> None:
+def test_full_log_file_is_rotated(tmp_path: Path) -> None:
     path = tmp_path / "scribed.log"
     path.write_bytes(b"x" * 9_999_990 + b"\n")
     make_log(file=path)
@@ -349,7 +361,7 @@ def test_a_full_log_file_is_put_aside(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["event"] == "job.claimed"
 
 
-def test_a_log_file_that_cannot_be_opened_is_a_fault_and_the_old_settings_hold(tmp_path: Path) -> None:
+def test_log_file_that_cannot_be_opened_is_a_config_fault_and_old_settings_hold(tmp_path: Path) -> None:
     stream = make_log()
     with pytest.raises(ConfigError) as caught:
         logs.configure(Logging(file=tmp_path / "missing" / "scribed.log"), stream=io.StringIO())
@@ -360,8 +372,42 @@ def test_a_log_file_that_cannot_be_opened_is_a_fault_and_the_old_settings_hold(t
     assert "job.claimed" in stream.getvalue()
 
 
+def test_log_file_below_a_shared_folder_is_reached_without_following_links(tmp_path: Path) -> None:
+    inbox, private = tmp_path / "inbox", tmp_path / "private"
+    (inbox / "logs").mkdir(parents=True)
+    private.mkdir()
+    shared = (inbox,)
+    logs.configure(Logging(file=inbox / "logs" / "scribed.log"), shared=shared, stream=io.StringIO())
+    log.info("job.claimed")
+    (inbox / "logs").rename(inbox / "old")  # as a member of the group may at any moment
+    (inbox / "logs").symlink_to(private)
+    log.info("job.delivered")
+    assert (inbox / "old" / "scribed.log").read_text().count("job.") == 2
+    for path in (inbox / "logs" / "scribed.log", inbox / "old" / "link.log"):
+        (inbox / "old" / "link.log").unlink(missing_ok=True)
+        (inbox / "old" / "link.log").symlink_to(private / "scribed.log")
+        with pytest.raises(ConfigError, match="The log file cannot be used"):
+            logs.configure(Logging(file=path), shared=shared, stream=io.StringIO())
+    assert list(private.iterdir()) == []
+    logs.configure(Logging(file=inbox / "logs" / "scribed.log"), stream=io.StringIO())  # elsewhere links are followed
+    assert list(private.iterdir()) == [private / "scribed.log"]
+
+
+def test_rotation_below_a_shared_folder_stays_in_the_folder_that_was_opened(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "scribed.log").write_bytes(b"x" * 9_999_990 + b"\n")
+    logs.configure(Logging(file=tmp_path / "logs" / "scribed.log"), shared=(tmp_path,), stream=io.StringIO())
+    (tmp_path / "logs").rename(tmp_path / "old")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "scribed.log").write_text("of somebody else")
+    log.info("job.claimed")
+    logs.close()
+    assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["scribed.log", "scribed.log.1"]
+    assert [path.name for path in (tmp_path / "logs").iterdir()] == ["scribed.log"]
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_under_the_log_file_is_told_once() -> None:
+def test_full_disk_under_the_log_file_is_reported_once() -> None:
     stream = make_log(file=Path("/dev/full"), format="json")
     for _ in range(3):
         log.info("job.claimed")
@@ -370,7 +416,7 @@ def test_a_full_disk_under_the_log_file_is_told_once() -> None:
     assert events.count("log_file.write_failed") == 1
 
 
-def test_a_reload_loses_no_line_of_another_thread(tmp_path: Path) -> None:
+def test_reload_loses_no_line_of_another_thread(tmp_path: Path) -> None:
     stream = io.StringIO()
     logs.configure(Logging(), stream=stream)
     is_logging = threading.Event()
@@ -390,7 +436,7 @@ def test_a_reload_loses_no_line_of_another_thread(tmp_path: Path) -> None:
     assert numbers == list(range(300))
 
 
-def test_a_line_that_comes_after_a_reload_leaves_no_file_open(tmp_path: Path) -> None:
+def test_line_logged_after_a_reload_leaves_no_file_open(tmp_path: Path) -> None:
     path = tmp_path / "scribed.log"
     logs.configure(Logging(file=path), stream=io.StringIO())
     (handler,) = (handler for handler in logging.getLogger().handlers if handler.name == "scribed.file")
@@ -405,7 +451,7 @@ def test_a_line_that_comes_after_a_reload_leaves_no_file_open(tmp_path: Path) ->
     assert handler.stream is None
 
 
-def test_standard_error_is_looked_up_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stderr_is_looked_up_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stream)
     logs.configure(Logging())

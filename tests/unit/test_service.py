@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import socket
+import sqlite3
 import threading
+from contextlib import closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from daemon.config import Config, Folders, Watch
 from daemon.host.systemd import Notifier
+from daemon.journal import JOURNAL_NAME
 from daemon.service.service import Service
 from tests.conftest import SAMPLES
 from tests.integration.instance import FOLDERS, wait_until
@@ -130,3 +134,49 @@ def test_reload_while_the_model_loads_does_not_end_the_start(make_harness: Calla
     assert not {"READY=1", "RELOADING=1", "WATCHDOG=1"} & set(harness.heard)
     harness.may_load.set()
     wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+
+
+def status_of(root: Path) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads((root / "state" / "status.json").read_text())
+    return status
+
+
+def test_each_recording_is_in_exactly_one_list(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+    harness = make_harness(0.2)
+    harness.engine.is_held = True
+    names = {f"memo{number}.wav" for number in range(12)}
+    for name in names:
+        shutil.copyfile(SAMPLES / "memo.wav", tmp_path / "inbox" / name)
+    assert harness.engine.asked.wait(60)
+    for _ in range(20):  # while they are claimed and begun
+        queue = status_of(tmp_path)["queue"]
+        running = [running["name"] for running in queue["running"]]
+        listed = [*queue["arriving"], *queue["waiting"], *running]
+        assert len(listed) == len(set(listed))
+        text = (tmp_path / "outbox" / "STATUS.txt").read_text()
+        assert all(text.count(f"  {name}") <= 1 for name in names)
+        threading.Event().wait(0.1)
+    assert running
+    assert set(listed) == names
+
+
+def test_fault_of_every_turn_is_shown(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+    """Nothing can be taken in any more; that must not keep the reason out of the status."""
+    harness = make_harness(0.2)
+    wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+    with closing(sqlite3.connect(tmp_path / "state" / JOURNAL_NAME)) as db:
+        db.execute("ALTER TABLE jobs RENAME TO gone")
+    wait_until(lambda: "The journal cannot be read" in (tmp_path / "outbox/STATUS.txt").read_text(), "it is shown")
+    wait_until(lambda: status_of(tmp_path)["faults"], "it is shown in status.json too")
+    wait_until(lambda: any("needs attention: " in line for line in harness.heard), "systemd is told")
+    with closing(sqlite3.connect(tmp_path / "state" / JOURNAL_NAME)) as db:
+        db.execute("ALTER TABLE gone RENAME TO jobs")
+    wait_until(lambda: not status_of(tmp_path)["faults"], "it is gone again")
+
+
+def test_sign_of_life_is_renewed_while_idle(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+    harness = make_harness(3600)
+    wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+    wait_until(lambda: status_of(tmp_path)["state"] == "ready", "it is shown")
+    first = status_of(tmp_path)["alive_at"]
+    wait_until(lambda: status_of(tmp_path)["alive_at"] > first, "it is renewed")
