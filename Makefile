@@ -93,7 +93,7 @@ voices: $(TRAINING_STAMP)
 	$(BIN)/python tools/demo_voices.py --into build/voices
 
 model: voices
-	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model
+	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model --minutes 60
 
 samples: $(TRAINING_STAMP)
 	$(BIN)/python tools/make_sample_recordings.py --out daemon/demo/recordings

@@ -17,7 +17,7 @@ from transformers.models.qwen3_asr.processing_qwen3_asr import Qwen3ASRProcessor
 
 LENGTHS_S: Final = ((0.5, 2.0), (2.0, 8.0), (8.0, 16.0), (16.0, 30.0))
 _CLIPS: Final = (80, 60, 40, 30)  # of each length in the table
-_VOICE_CLIPS: Final = (40, 30, 20, 15)  # the same, of each natural voice
+_VOICE_CLIPS: Final = (24, 16, 8, 5)  # the same, of each natural voice
 _SNR_DB: Final = 15.0
 _EVALUATION_SEED: Final = 20_000  # apart from the seeds of training, which count up from --seed
 

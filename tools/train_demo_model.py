@@ -94,13 +94,13 @@ class Trainer:
         self._shared_rng = random.Random(options.seed)  # noqa: S311  # lengths must agree between processes
         self._rng = random.Random(options.seed + 1 + rank)  # noqa: S311
         self._tokenizer = build_tokenizer([ENGLISH])
-        self._trainee = Trainee(build_model(self._tokenizer)).train()
+        self._trainee = Trainee(build_model(self._tokenizer), is_trained=options.start is not None).train()
         if options.start is not None:
             trained = Qwen3ASRForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
             self._trainee.model.load_state_dict(trained.state_dict())
         # Steps are taken in float32. Sound may go through a copy in bf16: as the model will be used on a GPU, and
         # faster where a CPU has instructions for it (AMX); without them it is nine times slower.
-        self._weights = {k: torch.nn.Parameter(v.detach().clone()) for k, v in self._trainee.named_parameters()}
+        self._weights = {k: torch.nn.Parameter(v.detach().clone()) for k, v in self._learned().items()}
         # Muon for the matrices, AdamW for the rest: with AdamW alone the same loss took more than twice as many steps.
         is_helper = {k: "spoken" in k for k in self._weights}
         is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}  # noqa: PLR2004
@@ -119,12 +119,16 @@ class Trainer:
         self._step, self._earlier_s = 0, 0.0
         if options.resume:
             self._load()
-        self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S, held_out=False)
+        self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S / 4 if options.start else _POOL_S, held_out=False)
         self._natural = RecordedPool(options.voices / "training", self._rng) if options.voices else None
         speech = MixedPool(self._pool, self._natural, _NATURAL_SHARE, self._rng) if self._natural else self._pool
-        self._maker = ClipMaker(self._rng, speech, NoiseBank(self._rng.getrandbits(30)), varied=True)
+        noises = NoiseBank(self._rng.getrandbits(30), 24 if options.start else 48)
+        self._maker = ClipMaker(self._rng, speech, noises, varied=True)
         self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
         self._features = LogMel()
+
+    def _learned(self) -> dict[str, torch.nn.Parameter]:
+        return {k: v for k, v in self._trainee.named_parameters() if v.requires_grad}
 
     def run(self) -> None:
         """Train until the time is up; process 0 checks and exports the model at intervals."""
@@ -150,26 +154,29 @@ class Trainer:
 
     def _one_step(self, progress: float) -> torch.Tensor:
         share = _TRAINED_RATE if self._options.start else 1.0
-        is_alone = self._options.start is not None and self._step < _STEPS_ALONE
         for optimizer, peak in zip(self._optimizers, PEAK_LEARNING_RATES, strict=True):
-            is_frozen = is_alone and optimizer is not self._optimizers[-1]
             for group in optimizer.param_groups:
-                group["lr"] = 0.0 if is_frozen else share * peak * learning_rate(progress, self._step)
+                group["lr"] = share * peak * learning_rate(progress, self._step)
         clips = self._clips(progress)
         features, n_frames = self._features(clips)
         conversations = [self._converse(clip.words, clip.times) for clip in clips]
-        losses = self._trainee(features.to(self._options.dtype), n_frames, conversations)
+        features = features.to(self._options.dtype)
+        is_alone = self._options.start is not None and self._step < _STEPS_ALONE
+        if is_alone:
+            losses = (torch.zeros(()), self._trainee.helper_loss(features, n_frames, conversations), *torch.zeros(3))
+        else:
+            losses = self._trainee(features, n_frames, conversations)
         sum(w * loss for w, loss in zip(loss_weights(progress), losses, strict=True)).backward()
         self._share_gradients()
         torch.nn.utils.clip_grad_norm_(self._weights.values(), 1.0)
-        for optimizer in self._optimizers:
+        for optimizer in self._optimizers[-1:] if is_alone else self._optimizers:
             optimizer.step()
         self._step += 1
         most = _TRAINED_AVERAGE_KEEP if self._options.start else _AVERAGE_KEEP
         keep = min(most, self._step / (self._step + 10))
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - keep)
-            torch._foreach_copy_(list(self._trainee.parameters()), list(self._weights.values()))
+            torch._foreach_copy_(list(self._learned().values()), list(self._weights.values()))
         if self._step % _STEPS_PER_FRESH_VOICE == 0:
             self._pool.renew()
         if self._natural is not None and self._step % 500 == 0:
@@ -189,7 +196,7 @@ class Trainer:
         return clips
 
     def _share_gradients(self) -> None:
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._trainee.parameters()]
+        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in self._learned().values()]
         sizes = [gradient.numel() for gradient in gradients]
         flat = torch.cat([gradient.flatten() for gradient in gradients]).float()
         dist.all_reduce(flat)
@@ -215,30 +222,29 @@ class Trainer:
         torch.save(state, self._options.work / "checkpoint.pt.part")
         (self._options.work / "checkpoint.pt.part").rename(self._options.work / "checkpoint.pt")
         model = build_model(self._tokenizer).eval()
-        model.load_state_dict(
-            {k.removeprefix("model."): v for k, v in self._average.items() if k.startswith("model.")}, strict=False
-        )
+        averaged = {k.removeprefix("model."): v for k, v in self._average.items() if k.startswith("model.")}
+        model.load_state_dict({k: v.float() for k, v in self._trainee.model.state_dict().items()} | averaged)
         model.tie_weights()
         processor = build_processor(self._tokenizer)
         held_out, listener = HeldOut(ENGLISH, speech_s=400), Listener(model, processor)
         if self._options.voices is not None:
             for name, held_out_voice in held_out_voices(self._options.voices, ENGLISH).items():
-                clips = held_out_voice.speech(5, (4.0, 12.0))
+                clips = held_out_voice.speech(6, (2.0, 8.0))
                 _log.info("  check %s: word error %.1f %%", name, 100 * word_error_rate(clips, listener.texts(clips)))
-        for seconds, n_clips in zip(LENGTHS_S, (16, 8, 4, 3), strict=True):
+        for seconds, n_clips in zip(LENGTHS_S, (8, 6, 3, 2), strict=True):
             clips = held_out.speech(n_clips, seconds)
             texts = listener.texts(clips)
             _log.info(
                 "  check %s s: word error %.1f %%  %r", seconds, 100 * word_error_rate(clips, texts), texts[0][:100]
             )
-        quiet = listener.texts(held_out.not_speech(10))
+        quiet = listener.texts(held_out.not_speech(6))
         _log.info("  check not speech: %d of %d without words", sum(not text for text in quiet), len(quiet))
         export(model, processor, self._options.out)
 
     def _load(self) -> None:
         state = torch.load(self._options.work / "checkpoint.pt")
         with torch.no_grad():
-            for name, parameter in self._trainee.named_parameters():
+            for name, parameter in self._learned().items():
                 self._weights[name].copy_(state["weights"][name])
                 parameter.copy_(state["weights"][name])
         for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
