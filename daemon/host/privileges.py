@@ -1,4 +1,4 @@
-"""Started as root, become whom the state folder belongs to, so that no file ends up as root's."""
+"""Giving up rights: root for the owner of the state folder, core files, and other processes' view of our memory."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ _PR_SET_DUMPABLE = 4  # linux/prctl.h
 
 
 def become_owner(state: Path) -> None:
-    """Give up root for the owner of the state folder; does nothing for anybody else.
+    """Started as root, switch to the owner of the state folder, so that no file ends up owned by root.
+
+    Does nothing for other users, or where root owns the folder.
 
     Raises:
-        NoPermissionError: the owner cannot be become.
+        NoPermissionError: the switch is not possible.
     """
     if os.geteuid() != 0 or not state.is_dir():
         return
@@ -35,21 +37,21 @@ def become_owner(state: Path) -> None:
         os.setgroups([])
     except OSError as error:
         raise NoPermissionError(
-            f"Cannot become the owner of {state}: {error.strerror}.", f"Who owns {state}?"
+            f"Cannot switch to the owner of {state}: {error.strerror}.", f"Check the ownership of {state}."
         ) from error
     os.setgid(facts.st_gid)
     os.setuid(facts.st_uid)
 
 
 def leave_no_core() -> None:
-    """See to it that a crash leaves no memory image behind: it would hold speech and text."""
-    # Too little for any image, and the one limit at which the kernel hands none to a program such as
-    # systemd-coredump either: "RLIMIT_CORE set to 1" in fs/coredump.c.
+    """Disable core files: they would hold speech and text."""
+    # One byte is too little for a core file, and the only limit at which the kernel passes none to a program such as
+    # systemd-coredump either: see "RLIMIT_CORE set to 1" in fs/coredump.c.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 0 if hard == 0 else 1
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def hide_memory() -> None:
-    """Keep other processes of this user from reading our memory; /proc then belongs to root in this regard."""
+    """Keep other processes of this user from reading our memory, through /proc or as debuggers."""
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -1,4 +1,4 @@
-"""The commands: what they print, what they leave, and what they end with."""
+"""The commands: their output, their files and their exit codes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_help_names_every_command(make_instance: MakeInstance) -> None:
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["check"]])
-def test_what_must_answer_at_once_never_imports_torch(make_instance: MakeInstance, words: list[str]) -> None:
+def test_help_status_and_check_never_import_torch(make_instance: MakeInstance, words: list[str]) -> None:
     instance = make_instance()
     config = [] if words == ["--help"] else ["--config", str(instance.config)]
     code = (
@@ -71,7 +71,7 @@ def test_what_must_answer_at_once_never_imports_torch(make_instance: MakeInstanc
     assert shown.returncode == 0, shown.stderr
 
 
-def test_status_loads_no_schema_for_a_configuration_that_the_daemon_has_read(make_instance: MakeInstance) -> None:
+def test_status_skips_the_schema_for_a_configuration_the_daemon_has_validated(make_instance: MakeInstance) -> None:
     instance = make_instance()
     assert instance.run("once").returncode == 0
     command = [sys.executable, "-X", "importtime", *instance.command("status")[1:]]
@@ -83,12 +83,12 @@ def test_status_loads_no_schema_for_a_configuration_that_the_daemon_has_read(mak
     assert instance.run("status").returncode == 78
 
 
-def test_wrong_usage_ends_with_2(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_wrong_usage_exits_with_2(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     for words in (
         [],
         ["dance"],
-        ["status", "--js"],  # no option is guessed: a longer one may come some day
+        ["status", "--js"],  # abbreviations are not accepted: a longer option may be added
         ["transcribe"],
         ["transcribe", str(tmp_path / "missing.wav")],
         ["transcribe", str(SAMPLES / "memo.wav"), "-f", "parchment"],
@@ -100,7 +100,7 @@ def test_wrong_usage_ends_with_2(make_instance: MakeInstance, tmp_path: Path) ->
         assert "Traceback" not in ended.stderr
 
 
-def test_a_wrong_configuration_ends_with_78_and_names_every_fault(make_instance: MakeInstance) -> None:
+def test_wrong_configuration_exits_with_78_and_lists_every_fault(make_instance: MakeInstance) -> None:
     instance = make_instance()
     instance.config.write_text("watch:\n  settle_s: soon\noutput:\n  formats: [parchment]\nwhatever: 1\n")
     for words in (["once"], ["status"], ["check"]):
@@ -115,8 +115,8 @@ def test_a_wrong_configuration_ends_with_78_and_names_every_fault(make_instance:
 
 
 @pytest.mark.parametrize("model", [{"path": "/nowhere/model"}, {"path": "demo", "device": "cuda"}])
-def test_without_model_or_gpu_it_ends_with_69(make_instance: MakeInstance, model: dict[str, object]) -> None:
-    if model.get("device") == "cuda" and os.path.exists("/dev/nvidia0"):  # noqa: PTH110, a device
+def test_missing_model_or_gpu_exits_with_69(make_instance: MakeInstance, model: dict[str, object]) -> None:
+    if model.get("device") == "cuda" and os.path.exists("/dev/nvidia0"):  # noqa: PTH110  # a device
         pytest.skip("this machine has the GPU whose absence is tested")
     instance = make_instance(model=model)
     shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
@@ -130,12 +130,12 @@ def test_without_model_or_gpu_it_ends_with_69(make_instance: MakeInstance, model
     assert left == ["memo.wav"]
 
 
-def test_once_works_off_the_inbox_and_leaves_what_grows(make_instance: MakeInstance) -> None:
+def test_once_transcribes_the_inbox_and_leaves_growing_files(make_instance: MakeInstance) -> None:
     instance = make_instance()
     shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
     growing = instance.folder("inbox") / "growing.wav"
     content = (SAMPLES / "memo.wav").read_bytes()
-    # A writer that has not finished: a byte every tenth of a second until it is told to end.
+    # A writer that has not finished: one byte every tenth of a second until its standard input closes.
     writer = subprocess.Popen([sys.executable, "-c", _SLOW_WRITER, str(growing)], stdin=subprocess.PIPE)
     ended = instance.run("once")
     assert writer.stdin is not None
@@ -152,11 +152,11 @@ def test_once_works_off_the_inbox_and_leaves_what_grows(make_instance: MakeInsta
     assert "broken.txt.wav" in instance.names("failed")
 
 
-def test_an_empty_inbox_is_done_at_once(make_instance: MakeInstance) -> None:
+def test_once_with_an_empty_inbox_exits_with_0(make_instance: MakeInstance) -> None:
     assert make_instance().run("once").returncode == 0
 
 
-def test_transcribe_leaves_the_file_where_it_is(
+def test_transcribe_writes_documents_and_leaves_the_recording_in_place(
     make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
 ) -> None:
     instance = make_instance()
@@ -179,7 +179,7 @@ def test_transcribe_leaves_the_file_where_it_is(
     assert has_right_words(references["memo.wav"], ended.stdout.replace("== memo.wav ==", ""))
 
 
-def test_prepare_writes_what_sox_writes(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_prepare_writes_the_same_samples_as_sox(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     source, ours, theirs = SAMPLES / "meeting.flac", tmp_path / "ours.wav", tmp_path / "theirs.wav"
     ended = instance.run("prepare", str(source), "-o", str(ours), "--json")
@@ -194,7 +194,7 @@ def test_prepare_writes_what_sox_writes(make_instance: MakeInstance, tmp_path: P
     assert np.abs(got[:n_samples] - wanted[:n_samples]).max() < 1e-3
 
 
-def test_status_tells_of_the_daemon_while_it_runs_and_after(make_instance: MakeInstance) -> None:
+def test_status_shows_results_after_the_daemon_has_stopped(make_instance: MakeInstance) -> None:
     instance = make_instance()
     before = json.loads(instance.run("status", "--json").stdout)
     assert before["state"] == "stopped"
@@ -214,7 +214,7 @@ def test_status_tells_of_the_daemon_while_it_runs_and_after(make_instance: MakeI
     assert b"memo.wav" not in raw
 
 
-def test_bench_gives_figures_of_this_machine(make_instance: MakeInstance) -> None:
+def test_bench_prints_figures_of_this_machine(make_instance: MakeInstance) -> None:
     ended = make_instance(model={"path": "demo", "device": "cpu", "slots": 1}).run("bench", "--json")
     assert ended.returncode == 0, ended.stderr
     report = json.loads(ended.stdout)
@@ -224,7 +224,7 @@ def test_bench_gives_figures_of_this_machine(make_instance: MakeInstance) -> Non
     assert all(figure["rtfx_low"] > 0 for figure in report["figures"])
 
 
-def test_a_model_is_fetched_from_a_folder(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_fetch_model_copies_a_model_from_a_folder(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(model={"path": str(tmp_path / "models" / "tiny")})
     source = SAMPLES.parent / "model"
     ended = instance.run("fetch-model", "tiny", "--from", str(source))
@@ -234,7 +234,7 @@ def test_a_model_is_fetched_from_a_folder(make_instance: MakeInstance, tmp_path:
     assert instance.run("fetch-model", "tiny2", "--from", str(tmp_path)).returncode == 69
 
 
-def test_the_demo_shows_real_words(tmp_path: Path) -> None:
+def test_demo_prints_transcripts_with_their_word_error_rates(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "daemon", "demo", "--into", str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -242,7 +242,7 @@ def test_the_demo_shows_real_words(tmp_path: Path) -> None:
     assert str(tmp_path / "outbox") in ended.stdout
 
 
-def test_what_is_no_recording_may_be_left_where_it_is(make_instance: MakeInstance) -> None:
+def test_unsupported_file_stays_in_the_inbox_if_configured(make_instance: MakeInstance) -> None:
     instance = make_instance(watch={"unsupported": "ignore"})
     (instance.folder("inbox") / "agenda.docx").write_bytes(b"PK\x03\x04" + bytes(1000))
     shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")

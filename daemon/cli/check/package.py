@@ -32,8 +32,10 @@ def check_package(installation: Installation) -> Iterator[Finding]:
 def _find_distributions() -> Iterator[Finding]:
     """Yield a fault for each installed distribution that writes its files into our package."""
     for distribution in metadata.distributions():
+        if _NAME not in (distribution.read_text("top_level.txt") or "").split():
+            continue
         name = distribution.metadata["Name"]
-        if name != _OURS and _NAME in (distribution.read_text("top_level.txt") or "").split():
+        if name != _OURS:
             what = f"package: {name} is installed, which overwrites scribed's Python package `{_NAME}`"
             remedy = f"{sys.executable} -m pip uninstall {name}, then install scribed again."
             yield Finding("fault", what, remedy, ExitCode.MODEL_UNAVAILABLE)
