@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 _MIN_RATE_HZ = 4_000
 _MAX_RATE_HZ = 768_000
 _MAX_CHANNELS = 64
+# Float PCM, by the names of libsndfile and of FFmpeg: it may exceed full scale without being clipped.
+_FLOAT_CODECS = frozenset({"float", "double", *(f"pcm_f{kind}" for kind in ("32le", "32be", "64le", "64be"))})
 
 
 def is_recording(source: RecordingFile) -> bool:
@@ -110,7 +112,7 @@ def _decode_once(
     """
     with contextlib.closing(reader):
         _refuse_impossible(reader, settings)
-        levels = Levels(reader.rate_hz, reader.channels)
+        levels = Levels(reader.rate_hz, reader.channels, has_headroom=reader.codec in _FLOAT_CODECS)
         meter = LoudnessMeter() if settings.normalize == "loudness" else None
         dynamics = Dynamics()
         for audio in _cleaned(reader, levels, settings, raise_if_stopped, channel):
@@ -196,7 +198,9 @@ def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: f
     click = dynamics.find_click()
     if click is not None:
         at_s, above_db = click
-        notes.append(f"A click at {_spoken(at_s)} is {above_db:.0f} dB louder than the rest and limits normalization.")
+        notes.append(
+            f"A click or DC step at {_spoken(at_s)} is {above_db:.0f} dB louder than the rest and limits normalization."
+        )
     return Receipt(
         duration_s=levels.duration_s,
         sample_rate_hz=reader.rate_hz,

@@ -1,4 +1,4 @@
-"""Decoded frames to blocks of audio: where some is missing, and how samples of any type become float32."""
+"""Packets and frames to blocks of audio: what is missing, and how samples of any type become float32."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import av
 import numpy as np
 import soxr
+
+from daemon.decode import headers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +20,12 @@ BLOCK_VALUES = 1 << 17
 
 _MIN_GAP_S = 0.1  # a shorter jump of the time stamps is rounding
 _MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, so no silence is put there
+
+
+# Streams of frames, which other programs append tags and padding to.
+_TAGGED = frozenset({"mp3", "aac", "ac3", "eac3"})
+# Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
+_AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 
 
 class Clock:
@@ -52,6 +60,37 @@ class Clock:
             self._expected_s = start_s + frame.samples / frame.sample_rate
         gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
         return gap_s if _MIN_GAP_S <= gap_s <= _MAX_GAP_S else 0.0
+
+
+class BrokenPackets:
+    """Tells lost audio from tags, padding and pauses among the packets that cannot be decoded.
+
+    Attributes:
+        n_lost: packets so far that held audio.
+    """
+
+    def __init__(self, format_name: str, codec: str) -> None:
+        self.n_lost = 0
+        self._is_tagged = format_name in _TAGGED
+        self._pauses = _AMR_PAUSES.get(codec, ())
+        self._n_padding = 0  # in the current run: a hole in the audio if audio follows, else the end of the file
+
+    def add(self, content: bytes) -> bool:
+        """Count a packet; return whether it takes up time, so that silence has to replace it."""
+        if self._is_tagged and headers.is_tag(content):
+            self._n_padding = 0  # padding before a tag lies between two files
+            return False
+        if self._is_tagged and headers.is_padding(content):
+            self._n_padding += 1
+            return False
+        is_pause = bool(content) and content[0] >> 3 & 0xF in self._pauses  # FFmpeg decodes no comfort noise of AMR
+        self.n_lost += not is_pause
+        return True
+
+    def end_run(self, n_frames: int) -> None:
+        """Note that this many decoded frames follow."""
+        if n_frames:
+            self.n_lost, self._n_padding = self.n_lost + self._n_padding, 0
 
 
 class Collector:

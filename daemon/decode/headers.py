@@ -282,13 +282,36 @@ def _end_of_ogg(source: FileContent) -> int:
     return start + at + 27 + tail[at + 26] + sum(lacing)
 
 
-def has_mp3_length(source: FileContent) -> bool:
-    """Return whether an MP3 file states its length in a Xing, Info or VBRI header.
+def mp3_length_s(source: FileContent) -> float | None:
+    """Return the length that an MP3 file states in a Xing, Info or VBRI header, None if it has none.
 
-    Without one, the duration that a demuxer reports is a guess from the bit rate.
+    What a demuxer reports instead is a guess from the bit rate, also where tags or padding follow the audio.
     """
     offset = 0
     if source.head.startswith(b"ID3") and len(source.head) >= _ID3_HEADER_BYTES:
         sizes = source.head[6:_ID3_HEADER_BYTES]
         offset = _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
-    return re.search(rb"Xing|Info|VBRI", source.read_at(offset, 2048)) is not None
+    content = source.read_at(offset, 2048)
+    found = re.search(
+        rb"(\xff[\xe2-\xff].).{,60}?(?:(?:Xing|Info)...([\x00-\x0f])(.{4})|VBRI.{10}(.{4}))", content, re.DOTALL
+    )
+    if found is None:
+        return None
+    _, version, frequency = found[1][0], found[1][1] >> 3 & 3, found[1][2] >> 2 & 3
+    has_frames = found[4] is not None or found[2][0] & 1
+    if frequency == 3 or not has_frames:  # noqa: PLR2004 (a reserved number)
+        return None
+    is_mpeg_1 = version == 3  # noqa: PLR2004 (2 is MPEG 2, 0 is MPEG 2.5)
+    rate_hz = (44_100, 48_000, 32_000)[frequency] / {3: 1, 2: 2}.get(version, 4)
+    n_frames = int.from_bytes(found[4] or found[3], "big")
+    return n_frames * (1152 if is_mpeg_1 else 576) / rate_hz
+
+
+def is_tag(content: bytes) -> bool:
+    """Return whether bytes between or after MP3 files are a tag, maybe after padding, and no audio."""
+    return content.lstrip(b"\0\xff").startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI"))
+
+
+def is_padding(content: bytes) -> bool:
+    """Return whether bytes are padding: only zeros, or only ones."""
+    return not content.strip(b"\0") or not content.strip(b"\xff")

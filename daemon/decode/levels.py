@@ -29,12 +29,14 @@ class Levels:
     Args:
         rate_hz: of the recording.
         channels: of the recording.
+        has_headroom: whether its samples may exceed full scale without being clipped, as in float PCM.
     """
 
-    def __init__(self, rate_hz: int, channels: int) -> None:
+    def __init__(self, rate_hz: int, channels: int, *, has_headroom: bool = False) -> None:
         self.n_invalid = 0
         self._rate_hz = rate_hz
         self._channels = channels
+        self._highest_clipped = 1.0 if has_headroom else np.inf
         self._n_frames = 0
         self._n_clipped = 0
         self._was_full = np.zeros(_MIN_CLIPPED_RUN, np.bool_)
@@ -63,7 +65,9 @@ class Levels:
         if peak < _FULL_SCALE and not self._was_full.any():
             return
         # One frame more than a run needs is kept from the previous block: it shows whether a run began there.
-        is_full = np.concatenate((self._was_full, (np.abs(channels) >= _FULL_SCALE).any(axis=0)))
+        magnitudes = np.abs(channels)
+        is_at_limit = (magnitudes >= _FULL_SCALE) & (magnitudes <= self._highest_clipped)
+        is_full = np.concatenate((self._was_full, is_at_limit.any(axis=0)))
         ends_run = is_full[2:] & is_full[1:-1] & is_full[:-2]
         n_begun = int((ends_run[1:] & ~ends_run[:-1]).sum())
         self._n_clipped += int(ends_run[1:].sum()) + (_MIN_CLIPPED_RUN - 1) * n_begun

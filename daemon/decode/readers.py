@@ -19,7 +19,7 @@ import soundfile
 
 from daemon import errors
 from daemon.decode import headers
-from daemon.decode.frames import BLOCK_VALUES, Clock, Collector, as_planes
+from daemon.decode.frames import BLOCK_VALUES, BrokenPackets, Clock, Collector, as_planes
 from daemon.decode.source import FileView, NotARecordingError, RecordingFile
 
 if TYPE_CHECKING:
@@ -40,8 +40,6 @@ _GUESSED_DURATIONS = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpeg
 # Formats in which a jump of the time stamps means damage; in the others recorders may skip pauses.
 _GAPLESS = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
 _DRM_TAGS = frozenset({"drms", "drmi", "enca", "aavd"})
-# Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
-_AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 _BLOCKS_READ = 8  # 4 MB of 16 bits
 _FILE_SLACK_S = 0.01
 _CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
@@ -253,8 +251,10 @@ class _ContainerReader:
         """Return the length that the container declares for the stream, None where it is a guess."""
         container, stream = self._container, self._stream
         name = container.format.name
-        if name in _GUESSED_DURATIONS or (name == "mp3" and not headers.has_mp3_length(self._source)):
+        if name in _GUESSED_DURATIONS:
             return None
+        if name == "mp3":
+            return headers.mp3_length_s(self._source)
         if stream.duration is not None:
             return float(stream.duration * stream.time_base)
         tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
@@ -266,21 +266,16 @@ class _ContainerReader:
     def blocks(self, raise_if_stopped: Callable[[], None]) -> Iterator[NDArray[np.float32]]:
         clock = Clock(self._container.start_time, float(self._stream.time_base))
         collector = Collector(self.rate_hz, self.channels)
-        n_good = n_broken = 0
-        for index, packet in enumerate(self._packets()):
-            if index % _CHECK_EVERY_PACKETS == 0:
-                raise_if_stopped()
-                if packet.has_sidedata("encryption_info"):
-                    raise _drm_error()
-            try:
-                frames = packet.decode()
-            except MemoryError:
-                raise
-            except (av.error.FFmpegError, ValueError):
-                n_broken += not self._is_pause(packet)
-                yield from collector.drain()
-                yield from self._silence(clock.skip(packet))
+        broken = BrokenPackets(self._container.format.name, self.codec)
+        n_good = 0
+        for packet in self._checked_packets(raise_if_stopped):
+            frames = _decode(packet)
+            if frames is None:
+                if broken.add(bytes(packet)):
+                    yield from collector.drain()
+                    yield from self._silence(clock.skip(packet))
                 continue
+            broken.end_run(len(frames))
             n_good += len(frames)
             for frame in frames:
                 gap_s = clock.advance(frame)
@@ -292,22 +287,27 @@ class _ContainerReader:
         yield from collector.drain()
         if self._view.error is not None:
             raise self._view.error
-        if n_broken > _MAX_BROKEN_PER_GOOD * n_good:
+        if broken.n_lost > _MAX_BROKEN_PER_GOOD * n_good:
             raise _unreadable_error(self._source)
-        self._write_notes(n_broken)
+        self._write_notes(is_damaged=self.is_damaged or broken.n_lost > 0)
 
-    def _write_notes(self, n_broken: int) -> None:
+    def _write_notes(self, *, is_damaged: bool) -> None:
         """Add notes about what is missing, at the end of the pass."""
-        if self.is_damaged or n_broken:
+        if is_damaged:
             self.is_damaged = True
             self.notes.append("The file is damaged: what could not be read was replaced by silence.")
         if headers.is_cut_off(self._source):
             self.is_damaged = True
             self.notes.append("The end of the file is missing: it was cut off while recording or copying.")
 
-    def _is_pause(self, packet: Any) -> bool:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
-        """Return whether a packet is a pause: FFmpeg does not decode the comfort noise of AMR."""
-        return packet.size > 0 and bytes(packet)[0] >> 3 & 0xF in _AMR_PAUSES.get(self.codec, ())
+    def _checked_packets(self, raise_if_stopped: Callable[[], None]) -> Iterator[Any]:
+        """Yield the packets of the stream; every now and then, look for a stop request and for encryption."""
+        for index, packet in enumerate(self._packets()):
+            if index % _CHECK_EVERY_PACKETS == 0:
+                raise_if_stopped()
+                if packet.has_sidedata("encryption_info"):
+                    raise _drm_error()
+            yield packet
 
     def _packets(self) -> Iterator[Any]:
         """Yield the packets of the stream up to its end, or up to where the demuxer gives up."""
@@ -332,6 +332,17 @@ class _ContainerReader:
 
     def close(self) -> None:
         self._container.close()
+
+
+def _decode(packet: Any) -> list[Any] | None:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+    """Return the frames of a packet, None if it cannot be decoded."""
+    try:
+        frames: list[Any] = packet.decode()
+    except MemoryError:  # PyAV's own is an FFmpegError too
+        raise
+    except (av.error.FFmpegError, ValueError):
+        return None
+    return frames
 
 
 def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)

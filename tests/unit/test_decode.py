@@ -245,6 +245,15 @@ def test_clipping_time_is_measured(tmp_path: Path) -> None:
     assert receipt.notes == (f"The recording is clipped for {receipt.clipped_s:.1f} s.",)
 
 
+def test_float_above_full_scale_is_not_clipped(tmp_path: Path) -> None:
+    loud = media.tone(2, level=1.8)
+    _, receipt = clean_samples(tmp_path, loud, subtype="FLOAT")
+    assert receipt.clipped_s == 0
+    assert receipt.notes == ()
+    _, receipt = clean_samples(tmp_path, np.clip(loud, -1, 1), subtype="FLOAT")
+    assert receipt.clipped_s > 0.5
+
+
 @pytest.mark.parametrize("n_block", [1, 2, 3, 7, 1000])
 def test_clipped_runs_are_counted_across_blocks(n_block: int) -> None:
     chance = np.random.default_rng(3)
@@ -285,7 +294,7 @@ def test_click_that_limits_normalization_is_noted(spoken: Path, tmp_path: Path) 
     words[3 * rate_hz : 3 * rate_hz + 3] = 0.95
     receipt = clean(media.write_audio(tmp_path / "click.wav", words, rate_hz), tmp_path)[1]
     assert len(receipt.notes) == 1
-    assert receipt.notes[0].startswith("A click at 3.0 s is 2")
+    assert receipt.notes[0].startswith("A click or DC step at 3.0 s is 2")
     assert receipt.notes[0].endswith(" dB louder than the rest and limits normalization.")
     assert receipt.crest_db is not None
     assert receipt.crest_db > 30

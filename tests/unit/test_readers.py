@@ -406,6 +406,51 @@ def test_truncated_file_gives_its_remaining_audio_with_a_note(
     assert_half_is_read(content, folder / f"half-{ending}", clean)
 
 
+ID3 = b"ID3\x04\0\x10\0\0\x08\0" + bytes(1024)
+ID3V1 = b"TAG" + b"a title".ljust(125)
+LYRICS = b"LYRICSBEGIN" + b"LYR01000" + b"words " * 160 + b"001024LYRICS200"
+APE = b"APETAGEX" + struct.pack("<IIIIQ", 2000, 500, 3, 0xA0000000, 0) + b"x" * 468
+
+
+@pytest.mark.parametrize("after", [bytes(20_000), b"\xff" * 20_000, ID3, LYRICS + ID3V1, APE + ID3V1], ids=len)
+@pytest.mark.parametrize("name", ["mp3", "mp3 without a length", "aac"])
+def test_padding_and_tags_after_the_audio_are_not_damage(
+    name: str, after: bytes, speech: Path, clean: NDArray[np.float32], folder: Path
+) -> None:
+    ending, encoding = FORMATS[name]
+    path = folder / f"padded-{ending}"
+    path.write_bytes(encoded(speech, ending, *encoding).read_bytes() + after)
+    audio, receipt = clean_audio(path, folder)
+    assert abs(len(audio) - len(clean)) < 0.05 * 16_000
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+@pytest.mark.parametrize("between", [b"", bytes(5000), ID3, LYRICS + ID3V1, APE], ids=len)
+@pytest.mark.parametrize("name", ["mp3", "mp3 without a length"])
+def test_joined_mp3_files_are_read_whole(
+    name: str, between: bytes, speech: Path, clean: NDArray[np.float32], folder: Path
+) -> None:
+    ending, encoding = FORMATS[name]
+    content = encoded(speech, ending, *encoding).read_bytes()
+    tagged = content if content.startswith(b"ID3") else ID3 + content
+    (folder / f"joined-{ending}").write_bytes(content + between + tagged)
+    audio, receipt = clean_audio(folder / f"joined-{ending}", folder)
+    assert abs(len(audio) - 2 * len(clean)) < 0.1 * 16_000
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+def test_hole_of_zeros_within_an_mp3_is_damage(speech: Path, folder: Path) -> None:
+    ending, encoding = FORMATS["mp3 without a length"]
+    content = bytearray(encoded(speech, ending, *encoding).read_bytes())
+    content[30_000:40_000] = bytes(10_000)
+    (folder / "hole.mp3").write_bytes(content)
+    _, receipt = clean_audio(folder / "hole.mp3", folder)
+    assert not receipt.is_complete
+    assert any("damaged" in note for note in receipt.notes)
+
+
 def test_truncated_mp4_with_its_index_first_gives_its_remaining_audio(
     speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
