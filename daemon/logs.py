@@ -19,24 +19,25 @@ import traceback
 import weakref
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
 
 from daemon.display import conceal_paths, escape, shown_name
-from daemon.errors import ConfigError
-from daemon.host.shared import open_folder, root_of
+from daemon.errors import ConfigError, TransientError
+from daemon.host.own_files import open_folder, root_of
 from daemon.host.systemd import JOURNAL_SOCKET, JournalSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from io import TextIOWrapper
+    from pathlib import Path
 
     from structlog.typing import EventDict, Processor
 
     from daemon.config import Logging
+    from daemon.host.folders import Folder
 
 # The keys whose values are names of recordings or made from them.
 NAME_KEYS = frozenset({"name", "path", "source", "stem", "file"})
@@ -351,18 +352,18 @@ class _LogFile(RotatingFileHandler):
 
     Args:
         path: of the file.
-        folder: a descriptor of its folder, which then stays open as long as this exists; None to go by the path.
+        folder: its folder, which then stays open as long as this exists; None to go by the path.
     """
 
     has_failed = False
     is_given_up = False
 
-    def __init__(self, path: Path, folder: int | None) -> None:
+    def __init__(self, path: Path, folder: Folder | None) -> None:
         self._link_flag = 0
         if folder is not None:
             self._link_flag = os.O_NOFOLLOW
-            weakref.finalize(self, os.close, folder)
-            path = Path(f"/proc/self/fd/{folder}") / path.name
+            weakref.finalize(self, folder.close)
+            path = folder.proc_path / path.name
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_N_FILES - 1)
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -397,7 +398,8 @@ def _open_log_file(path: Path, shared: tuple[Path, ...]) -> _LogFile:
     try:
         folder = open_folder(path, shared) if root_of(path, shared) else None
         return _LogFile(path, folder)
-    except OSError as error:
-        fault = f"logging.file: {escape(str(path))} cannot be opened ({error.strerror})"
+    except (OSError, TransientError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error.what
+        fault = f"logging.file: {escape(str(path))} cannot be opened ({reason})"
         remedy = "choose a file in a folder that the user scribed may write to, such as /var/log/scribed"
         raise ConfigError("The log file cannot be used:", (f"{fault}; {remedy}",)) from None

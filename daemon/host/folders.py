@@ -246,8 +246,8 @@ class Folder:
         """Make the names in here durable."""
         files.sync_descriptor(self.fd)
 
-    def write_temporary(self, content: bytes, mode: int, tag: str) -> str:
-        """Write `content` durably under a temporary name that holds `tag`, and return that name."""
+    def write_temporary(self, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> str:
+        """Write `content` under a temporary name that holds `tag`, synced if it has to be durable; return that name."""
         name = files.temporary_name(tag)
         fd = self._create(name)
         try:
@@ -255,7 +255,8 @@ class Folder:
                 stream.write(content)
                 stream.flush()
                 os.fchmod(stream.fileno(), files.file_mode(mode))  # not subject to the umask
-                os.fsync(stream.fileno())
+                if is_durable:
+                    os.fsync(stream.fileno())
         except BaseException:
             self._discard(name)
             raise
@@ -270,15 +271,16 @@ class Folder:
         files.rename_noreplace(temporary, name, self.fd, self.fd)
         self.sync()
 
-    def replace(self, name: str, content: bytes, mode: int, tag: str) -> None:
+    def replace(self, name: str, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> None:
         """Write a file of our own whole, over an earlier version of itself."""
-        temporary = self.write_temporary(content, mode, tag)
+        temporary = self.write_temporary(content, mode, tag, is_durable=is_durable)
         try:
             os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
             self._discard(temporary)
             raise
-        self.sync()
+        if is_durable:
+            self.sync()
 
     def unlink(self, name: str) -> None:
         """Remove a file durably."""

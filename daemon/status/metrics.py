@@ -13,7 +13,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from daemon import __version__
-from daemon.host import shared as shared_files
+from daemon.host import own_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -123,9 +123,9 @@ def write(path: Path, gauges: Gauges, counters: Counters, shared: Iterable[Path]
     """Write the file in one step; below one of the shared folders no link is followed.
 
     Raises:
-        OSError: it cannot be written.
+        LinkInTheWayError, OSError: it cannot be written.
     """
-    shared_files.overwrite(path, render(gauges, counters).encode(), _MODE, shared)
+    own_files.overwrite(path, render(gauges, counters).encode(), _MODE, shared)
 
 
 def _gauges(gauges: Gauges) -> Iterator[str]:

@@ -8,7 +8,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon.host import shared
+from daemon.errors import TransientError
+from daemon.host import own_files
 from daemon.host.clock import now
 from daemon.status.heartbeat import BEAT_S, sign_of_life
 from daemon.status.reading import is_running
@@ -51,8 +52,9 @@ class Target:
         self._shown = None
         try:
             write()
-        except OSError as error:
-            what = f"{self._what} cannot be written: {error.strerror or error}."
+        except (OSError, TransientError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
+            what = f"{self._what} cannot be written: {reason}."
             remedy = f"Check the disk, the permissions and what is at {path}."
             self._faults.note(f"status: {self._what}", what, remedy)
         else:
@@ -83,7 +85,7 @@ class StatusFiles:
         if not self._has_swept:
             self._has_swept = True
             for path in (config.folders.state / SNAPSHOT_NAME, config.folders.outbox / STATUS_NAME):
-                shared.remove_leftovers(path, shared_folders(config.folders))
+                own_files.remove_leftovers(path, shared_folders(config.folders))
         self._write(config, snapshot)
         faults = self._faults.standing()
         if faults != snapshot.faults:
@@ -110,13 +112,13 @@ class StatusFiles:
         self._content = content
         self._next_beat_s = self._monotonic() + BEAT_S
         text = json.dumps(content | sign_of_life(), ensure_ascii=False, indent=2) + "\n"
-        shared.overwrite(path, text.encode(), _SNAPSHOT_MODE)
+        own_files.overwrite(path, text.encode(), _SNAPSHOT_MODE)
 
 
 def _write_text(config: Config, path: Path, snapshot: Snapshot) -> None:
     is_full = config.output.status_file == "full"
     text = render_status_txt(snapshot, shows_names=is_full, names=config.logging.names)
-    shared.overwrite(path, text.encode(), config.output.mode_bits)
+    own_files.overwrite(path, text.encode(), config.output.mode_bits)
 
 
 def show_waiting(files: StatusFiles, config: Config, faults: Faults) -> None:

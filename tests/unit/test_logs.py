@@ -13,7 +13,7 @@ import threading
 import unicodedata
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import structlog
@@ -186,7 +186,7 @@ def test_hashed_names_are_shown_nowhere(format_: str, level: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("format_", ["auto", "json"])
-def test_hashed_names_hold_for_sub_folders_in_any_text(format_: str, tmp_path: Path) -> None:
+def test_hashed_names_hold_for_sub_folders_in_any_text(format_: Literal["auto", "json"], tmp_path: Path) -> None:
     stream = io.StringIO()
     settings = Logging(names="hashed", format=format_)
     logs.configure(settings, shared=(tmp_path / "inbox", tmp_path / "outbox"), stream=stream)

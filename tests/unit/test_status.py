@@ -629,7 +629,7 @@ def test_metrics_file_follows_links_only_outside_the_shared_folders(
     publisher.show()
     is_shared = place.startswith("inbox")
     assert (tmp_path / "private" / "scribed.prom").exists() is not is_shared
-    assert ("The metrics file cannot be written: Not a directory." in read_text(config)) is is_shared
+    assert ("is a symbolic link. Links inside the shared folders are never followed." in read_text(config)) is is_shared
 
 
 def test_leftovers_of_a_crash_are_removed_at_the_start(config: Config, tmp_path: Path) -> None:
