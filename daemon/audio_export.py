@@ -27,6 +27,7 @@ with warnings.catch_warnings():
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from daemon.decode import Waveform
 
@@ -79,17 +80,19 @@ def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
             f"{escape(target.name)} can hold {_MAX_COMPRESSED_S / 3600:g} hours, and this recording is longer.",
             "Write a .wav file.",
         )
-    temporary = files.temporary_beside(target)
+    temporary = target.with_name(files.temporary_name("audio"))
     with contextlib.ExitStack() as on_exit:
         on_exit.enter_context(files.explained("The audio could not be written", target.absolute().parent))
-        # Created here, so that the file gets the mode that the user's umask asks for.
-        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666))
+        # Written through this descriptor alone: who shares the folder could put a link in place of the name.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = on_exit.enter_context(os.fdopen(os.open(temporary, flags, 0o666), "w+b"))
         on_exit.callback(temporary.unlink, missing_ok=True)
         try:
             if encoding is None:
-                _write_wav(waveform, temporary)
+                _write_wav(waveform, file)
             else:
-                _write_compressed(waveform, temporary, *encoding)
+                _write_compressed(waveform, file, *encoding)
+            file.flush()
         except (soundfile.LibsndfileError, pydub.exceptions.CouldntEncodeError) as error:
             raise errors.TransientError(f"The audio could not be written: {error}", "Free some space.") from error
         if is_forced:
@@ -103,20 +106,21 @@ def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
             ) from None
 
 
-def _write_wav(waveform: Waveform, path: Path) -> None:
+def _write_wav(waveform: Waveform, file: BinaryIO) -> None:
     """Write 32-bit float samples block by block."""
     is_long = 4 * waveform.n_samples > _MAX_WAV_BYTES
+    form = "RF64" if is_long else "WAV"
     with soundfile.SoundFile(
-        path, "w", SAMPLE_RATE_HZ, channels=1, subtype="FLOAT", format="RF64" if is_long else "WAV"
-    ) as file:
+        file.fileno(), "w", SAMPLE_RATE_HZ, channels=1, subtype="FLOAT", format=form, closefd=False
+    ) as writer:
         for block in waveform.blocks(_BLOCK_SAMPLES):
-            file.write(block)
+            writer.write(block)
 
 
-def _write_compressed(waveform: Waveform, path: Path, muxer: str, encoder: str, bit_rate: str) -> None:
+def _write_compressed(waveform: Waveform, file: BinaryIO, muxer: str, encoder: str, bit_rate: str) -> None:
     """Encode through pydub, which keeps a copy in the system's temporary folder while ffmpeg runs."""
     pcm = bytearray()
     for block in waveform.blocks(_BLOCK_SAMPLES):
         pcm += np.rint(np.clip(block, -1, 1) * 32767).astype("<i2").tobytes()
     audio = pydub.AudioSegment(data=bytes(pcm), sample_width=2, frame_rate=SAMPLE_RATE_HZ, channels=1)
-    audio.export(str(path), format=muxer, codec=encoder, bitrate=bit_rate).close()
+    audio.export(file, format=muxer, codec=encoder, bitrate=bit_rate)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def with_usable_cache(config: Config) -> Config:
     """Return a configuration whose cache belongs to the caller.
 
-    Files that somebody else leaves in the service's cache could not be overwritten by the service.
+    The service could not overwrite files that another user leaves in its cache.
     """
     with contextlib.suppress(OSError):
         if config.folders.cache.stat().st_uid == os.geteuid():

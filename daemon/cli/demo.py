@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _FOLDERS = configfile.SHARED_FOLDERS + configfile.OWN_FOLDERS
 _CONFIG, _LOG = "config.yaml", "scribed.log"
-# The first line of that configuration: the permission to delete the folders beside it.
+# The first line of that configuration. Without it, --force deletes nothing in the folder.
 _MARK = "# Written by `scribed demo`; the next `scribed demo --force` deletes this folder's contents.\n"
 _TIMEOUT_S = 300.0
 _POLL_S = 0.2

@@ -59,12 +59,12 @@ def write_file(target: Path, content: bytes, *, is_forced: bool) -> None:
     """
     mode = 0o666 & ~_umask()
     with files.explained(f"{escape(str(target))} cannot be written", target.absolute().parent):
-        if is_forced:
-            files.replace(target, content, mode)
-            return
         temporary = files.write_temporary(target, content, mode)
         try:
-            files.publish(temporary, target)
+            if is_forced:
+                temporary.replace(target)
+            else:
+                files.publish(temporary, target)
         except FileExistsError:
             raise CannotWriteError(f"{escape(str(target))} already exists.", _FORCE) from None
         finally:
@@ -74,7 +74,7 @@ def write_file(target: Path, content: bytes, *, is_forced: bool) -> None:
 def print_json(value: Any) -> None:  # noqa: ANN401  # any value that JSON has
     """Print JSON in which no name can move the cursor or reorder the text of a terminal."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    # Outside strings JSON has only ASCII, so that an escape is right wherever one of these stands.
+    # Outside strings JSON has only ASCII, so that escaping one of these is right anywhere.
     sys.stdout.write(_RISKY_IN_JSON.sub(lambda match: f"\\u{ord(match.group()):04x}", text) + "\n")
 
 

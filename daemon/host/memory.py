@@ -35,7 +35,7 @@ class Room:
         n_bytes: how much.
         where: what bounds it, such as "free on this machine".
         remedy: how to get more.
-        is_limit: True for a limit somebody has set, which swapping and other programs do not change.
+        is_limit: True for a configured limit, which swapping and stopping other programs do not change.
     """
 
     n_bytes: int

@@ -14,6 +14,7 @@ import pytest
 from daemon import audio_export, errors
 from daemon.config import Preprocess
 from daemon.decode import Waveform, WaveformWriter
+from daemon.host import files
 from tests import media
 from tests.media import decode
 
@@ -77,6 +78,13 @@ def test_existing_file_is_overwritten_only_if_forced(waveform: Waveform, tmp_pat
     audio_export.write(waveform, tmp_path / "out.wav", is_forced=True)
     assert set(tmp_path.iterdir()) == before
     assert (tmp_path / "out.wav").stat().st_size > 100_000
+
+
+def test_link_planted_at_a_guessable_temporary_name_is_not_written_through(waveform: Waveform, tmp_path: Path) -> None:
+    (tmp_path / "victim").write_text("precious")
+    files.temporary_beside(tmp_path / "out.wav").hardlink_to(tmp_path / "victim")
+    audio_export.write(waveform, tmp_path / "out.wav")
+    assert (tmp_path / "victim").read_text() == "precious"
 
 
 def test_file_gets_the_mode_of_the_umask(waveform: Waveform, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from daemon.cli.check.finding import Installation
 
 _PROC_SYS: Final = Path("/proc/sys")
-# The kernel's own smallest defaults; who has less has lowered it, or is in a container that did.
+# The kernel's own smallest defaults; a lower value was set by an administrator or a container.
 _MIN_WATCHES: Final = 8192
 _MIN_INSTANCES: Final = 128
 _LIMITS: Final = (
