@@ -14,7 +14,7 @@ help:
 	@echo "make demo      run the daemon on sample recordings"
 	@echo "make test      run the tests (needs espeak-ng, flite, sox, ffmpeg)"
 	@echo "make test-gpu  run the tests that need an NVIDIA GPU"
-	@echo "make faults    break it off at every step, cut the power, see that nothing is lost (an hour; partly root)"
+	@echo "make faults    kill, fail, attack and misconfigure it at every step, cut the power; nothing may be lost (over an hour; partly root)"
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
 	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
 	@echo "make test-systemd  as root: run the tests under a real systemd"
@@ -55,6 +55,7 @@ test-systemd: $(STAMP)
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep
+	$(BIN)/python -m tests.faults.adversary
 	$(BIN)/python -m tests.faults.powercut
 	$(BIN)/python -m tests.faults.poison
 

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 LINK, INSTANCE, KEY = "link", "instance", "key"
 SHARED: Final = ("inbox", "outbox", "processed", "failed")
-_SECRET: Final = b"what the service's user may read, and group members may not\n"
 # A run that meets a link waits with a fault, and `once` then ends as where a folder cannot be written.
 _MET_A_LINK: Final = FINE | {ExitCode.CANNOT_WRITE, ExitCode.NO_PERMISSION}
 
@@ -101,7 +100,7 @@ def _cases(world: World, steps: list[Step]) -> Iterator[Case]:
     for at in range(1, n_durable + 1):
         yield Case(INSTANCE, at)
         yield Case(KEY, at)
-    counting = _Planter(Case(LINK, 0), world.base / "counted")
+    counting = Planter(Case(LINK, 0), world.base / "counted")
     config = lay_out(counting.root, world.drops)
     run_steered(functools.partial(run_once, config, counting.root / "log"), counting.decide, LIMIT_S, sees_looks=True)
     for at in range(1, counting.n_steps + 1):
@@ -143,7 +142,7 @@ def run_case(world: World, case: Case) -> Outcome:
 
 
 @dataclass(slots=True)
-class _Planter:
+class Planter:
     """Puts a link in the place of what the step at `case.at` names, or of a folder above it."""
 
     case: Case
@@ -152,11 +151,21 @@ class _Planter:
     hit: str | None = None
     planted: Path | None = None
     moved: Path | None = None
+    secret: bytes = b"what the service's user may read, and group members may not\n"
 
     @property
     def outside(self) -> Path:
         """Where the links lead: a folder that group members cannot enter, and the service can."""
         return self.root / "outside"
+
+    def picture(self) -> dict[str, str]:
+        """Return every path outside with its mode and the digest of its content."""
+        picture = {}
+        for path in sorted(self.outside.rglob("*")):
+            facts = path.lstat()
+            content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(facts.st_mode) else ""
+            picture[str(path.relative_to(self.outside))] = f"{facts.st_mode:o} {content}"
+        return picture
 
     def decide(self, step: Step, _: int) -> Answer:
         """Count the step, and plant the link at the one chosen."""
@@ -178,7 +187,7 @@ class _Planter:
         victim = self.outside.joinpath("victim", *parts[depth:])
         victim.parent.mkdir(parents=True, exist_ok=True)
         if depth < len(parts) or self.case.at % 3:  # else the link dangles
-            victim.write_bytes(_SECRET)
+            victim.write_bytes(self.secret)
         if os.path.lexists(target):
             self.moved = self.root / "moved"
             target.rename(self.moved)
@@ -214,49 +223,40 @@ def _merge(source: Path, target: Path) -> None:
 
 def _run_link(world: World, case: Case, root: Path, outcome: Outcome) -> None:
     config = lay_out(root, world.drops)
-    planter = _Planter(case, root)
+    planter = Planter(case, root)
     run = functools.partial(run_once, config, root / "log")
-    before: dict[str, str] = {}
+    before: dict[str, str] | None = None
 
     def decide(step: Step, process: int) -> Answer:
+        nonlocal before
         answer = planter.decide(step, process)
-        if planter.hit is not None and not before:
-            before.update(_picture(planter.outside), planted="")
+        if planter.hit is not None and before is None:
+            before = planter.picture()
         return answer
 
     end = run_steered(run, decide, LIMIT_S, sees_looks=True)
     outcome.step = planter.hit
-    if planter.hit is None:
+    if before is None:
         return
     if end.is_hung or end.code not in _MET_A_LINK:
         outcome.verdict.add("partial", f"with the link in place, it ends with {end.code}")
-    _check_outside(outcome.verdict, planter, root, before)
+    check_outside(outcome.verdict, planter, root, before)
     planter.undo()
     again = run_steered(run, _go_on, LIMIT_S)
     if again.code not in FINE:
         outcome.verdict.add("lost", f"the run after the link was removed ends with {again.code}")
-    _check_outside(outcome.verdict, planter, root, before)
+    check_outside(outcome.verdict, planter, root, before)
     _check_each_once(outcome.verdict, world, [places_of(root)], has_documents=not planter.took_a_document)
 
 
-def _check_outside(verdict: Verdict, planter: _Planter, root: Path, before: Mapping[str, str]) -> None:
+def check_outside(verdict: Verdict, planter: Planter, root: Path, before: Mapping[str, str]) -> None:
     """Check that nothing outside was changed, and that nothing of it is now in a shared folder."""
-    if (after := _picture(planter.outside) | {"planted": ""}) != dict(before):
+    if (after := planter.picture()) != before:
         verdict.add("outside", f"outside the shared folders, {before} became {after}")
     for name in SHARED:
         for path in files_in(root / name):
-            if _SECRET in path.read_bytes():
+            if planter.secret in path.read_bytes():
                 verdict.add("outside", f"{path} holds what was outside")
-
-
-def _picture(folder: Path) -> dict[str, str]:
-    """Return every path below a folder with its mode and the digest of its content."""
-    picture = {}
-    for path in sorted(folder.rglob("*")) if folder.is_dir() else []:
-        facts = path.lstat()
-        content = hashlib.sha256(path.read_bytes()).hexdigest() if stat.S_ISREG(facts.st_mode) else ""
-        picture[str(path.relative_to(folder))] = f"{facts.st_mode:o} {content}"
-    return picture
 
 
 # A second instance
