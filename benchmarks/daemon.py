@@ -116,7 +116,7 @@ def measure_scan(root: Path, n_files: int) -> list[tuple[str, str, str]]:
     folder.mkdir()
     for number in range(n_files):
         (folder / f"{number:05}.wav").write_bytes(b"x")
-    inbox = Inbox(folder, Watch(mode="poll", settle_s=_SETTLE_S))
+    inbox = Inbox(folder, lambda: Watch(mode="poll", settle_s=_SETTLE_S))
     inbox.scan()
     threading.Event().wait(_SETTLE_S)
     if len(inbox.scan().settled) != n_files:
@@ -141,7 +141,7 @@ def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:
     root.mkdir()
     shared.prepare()
     journal = Journal(folders.state)
-    spool = Spool(shared, journal, Output)
+    spool = Spool(shared, journal, lambda _: Output())
     content = bytes(10 * 16_000 * 2)
     documents = {"txt": b"words\n" * 40, "json": b'{"text": "words"}' * 40}
     times_s, copies_s = [], []

@@ -129,7 +129,7 @@ def _find_job(spool: Spool, config: Config, name: str) -> Job:
     by_id = [job for job in jobs if job.job_id == name]
     if by_id:
         return by_id[0]
-    found = Inbox(config.folders.inbox, config.watch.model_copy(update={"mode": "poll"})).scan()
+    found = Inbox(config.folders.inbox, lambda: config.watch.model_copy(update={"mode": "poll"})).scan()
     in_inbox = [*(arrival.path for arrival in found.settled), *(arriving.path for arriving in found.arriving)]
     path = choose(name, [*(job.path for job in jobs), *in_inbox], _roots(config))
     if path is None:
@@ -180,7 +180,7 @@ def _opened(option: Path | None) -> Iterator[tuple[Spool, Config]]:
     with _explained(state):
         journal = Journal(state)
     try:
-        yield Spool(SharedFolders(config.folders), journal, lambda: config.output), config
+        yield Spool(SharedFolders(config.folders), journal, lambda _: config.output), config
     finally:
         journal.close()
 

@@ -84,7 +84,7 @@ class Inbox:
 
     Args:
         root: the inbox.
-        settings: the section `watch` of the configuration.
+        get_settings: returns the section `watch` of the configuration in force.
         wake: called from any thread when it is worth scanning before the time is up.
         monotonic: clock, injectable for tests.
         wall_clock: seconds since 1970, injectable for tests.
@@ -96,13 +96,13 @@ class Inbox:
     def __init__(
         self,
         root: Path,
-        settings: Watch,
+        get_settings: Callable[[], Watch],
         wake: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self.root = root
-        self.settings = settings
+        self._get_settings = get_settings
         self.is_once = False
         self._monotonic = monotonic
         self._wall_clock = wall_clock
@@ -123,8 +123,9 @@ class Inbox:
 
     def _wants_events(self) -> bool:
         """Whether to listen: on a share with `auto` no events come."""
-        if self.settings.mode != "auto":
-            return self.settings.mode == "events"
+        mode = self._get_settings().mode
+        if mode != "auto":
+            return mode == "events"
         try:
             is_silent = mounts.is_silent(self.root)
         except OSError as error:  # no /proc: then events are worth a try
@@ -156,8 +157,8 @@ class Inbox:
         self._events.begin_scan()
         # Taken before the walk: what is closed while it goes on counts at the next.
         closed = self._writers.take_closed()
-        turn = _Turn(now_s, self._wall_clock(), self.settings.settle_s, self._writers.written(), closed)
-        walk = Walk(self.root, self.settings, self._sightings, self._events.watch)
+        turn = _Turn(now_s, self._wall_clock(), self._get_settings().settle_s, self._writers.written(), closed)
+        walk = Walk(self.root, self._get_settings(), self._sightings, self._events.watch)
         known, seen, settled, written = self._sightings, turn.seen, turn.settled, turn.written
         try:
             for path, facts, folder, name in walk.files():

@@ -157,6 +157,7 @@ class Loop:
             self._next_sweep_s = self._monotonic() + _SWEEP_S
             parts.worker.flush_pending_marks()
             self._check_journal()
+            self._check_displaced()
             parts.resources.spool.sweep(self._config.retention)
         parts.intake.take_in(None if self._once is None else self._once.admit)
 
@@ -185,19 +186,24 @@ class Loop:
         else:
             self._faults.clear("damaged journal")
 
+    def _check_displaced(self) -> None:
+        """Name the old inbox while recordings claimed there are unfinished: the configuration no longer shows it."""
+        displaced = self._parts.resources.spool.displaced()
+        if not displaced:
+            self._faults.clear("displaced")
+            return
+        folders = ", ".join(sorted({str(folder) for _, folder in displaced}))
+        what = f"The inbox was changed while {len(displaced)} recording(s) were claimed; they are in {folders}."
+        self._faults.note("displaced", what, "They are processed from there; the service needs access until then.")
+
     def _reload(self) -> None:
         self._flags.is_reload_wanted.clear()
         notifier = self._around.notifier
         if self._has_reported_ready:  # before it, READY=1 below would end the start
             notifier.reloading()
-        if reload_settings(self._around.settings, self._around.config_path, self._faults):
-            self._apply(self._config)
+        reload_settings(self._around.settings, self._around.config_path, self._faults)
         if self._has_reported_ready:
             notifier.ready()
-
-    def _apply(self, config: Config) -> None:
-        self._parts.publisher.config_sha256 = self._around.settings.sha256
-        self._parts.inbox.settings = config.watch
 
     def _try_show(self) -> None:
         """Show the status at most once a second, whatever became of the turn."""
@@ -211,7 +217,7 @@ class Loop:
         except TransientError:  # the journal cannot be read, which the publisher finds out and shows
             waiting = ()
         self._parts.publisher.show(
-            self._config, state, arriving=intake.arriving(), waiting=waiting, running=worker.running()
+            self._around.settings, state, arriving=intake.arriving(), waiting=waiting, running=worker.running()
         )
 
     def _shut_down(self) -> None:

@@ -71,14 +71,13 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     config = settings.current
     counters = Counters()
     publisher = StatusPublisher(journal, faults, around.notifier, counters, monotonic)
-    publisher.config_sha256 = settings.sha256
 
     def announce(engine: Engine) -> None:
         publisher.show_model(engine.identity.name, engine.identity.device)
 
     holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
     resources = Resources(
-        Spool(shared, journal, lambda: settings.current.output),
+        Spool(shared, journal, lambda job_id: settings.of(job_id).output),
         journal,
         faults,
         FrontEnd(config.folders.cache),
@@ -86,7 +85,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         counters,
     )
     worker = Worker(resources, settings, wake, monotonic)
-    inbox = Inbox(config.folders.inbox, config.watch, wake, monotonic)
+    inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, wake, monotonic)
     inbox.is_once = once
     is_supervised = around.notifier.is_heard and not once
     return Parts(

@@ -26,8 +26,8 @@ def sha256_of(config_path: Path | None) -> str:
     return glanced[1] if glanced else ""
 
 
-def reload_settings(settings: Settings, config_path: Path | None, faults: Faults) -> bool:
-    """Read the configuration file again; return whether anything new is in force.
+def reload_settings(settings: Settings, config_path: Path | None, faults: Faults) -> None:
+    """Read the configuration file again and put what may change into force.
 
     A broken file changes nothing. What needs a restart, and a broken file, are noted as faults.
     """
@@ -36,7 +36,7 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
     except ConfigError as error:
         log.warning("config.refused", faults=list(error.faults), what=error.what)
         faults.note("config", "The changed configuration has errors; the old one stays in force.", error.what)
-        return False
+        return
     faults.clear("config")
     settings.swap(merged, sha256_of(config_path))
     logs.configure(merged.logging, shared=shared_folders(merged.folders))
@@ -44,4 +44,3 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
     if refused:
         what = f"Changed settings that need a restart: {', '.join(refused)}."
         faults.note("config", what, "Restart the service.")
-    return True

@@ -26,19 +26,14 @@ class Context:
     Attributes:
         shared: the folders.
         journal: what is known of the jobs.
-        get_output: returns the section of the configuration that holds now.
+        output_of: returns the section `output` of the configuration that applies to a job.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
     """
 
     shared: SharedFolders
     journal: Journal
-    get_output: Callable[[], Output]
+    output_of: Callable[[str], Output]
     resumed: set[str] = field(default_factory=set)
-
-    @property
-    def output(self) -> Output:
-        """The section `output` of the configuration, as it holds now."""
-        return self.get_output()
 
     def roots_of(self, job_id: str) -> Roots:
         """Return the shared folders that a job uses: those of its claim, however the configuration changed since."""
@@ -46,7 +41,7 @@ class Context:
 
     def outcome_folder(self, job: Job) -> str:
         """Return the folder within outbox, processed and failed where a job's outcome goes."""
-        return job.folder if self.output.mirror_folders else ""
+        return job.folder if self.output_of(job.job_id).mirror_folders else ""
 
     @contextmanager
     def claims_of(self, job_id: str) -> Iterator[Folder]:

@@ -174,7 +174,7 @@ class Delivery:
         return reservation
 
     def _publish(self, job: Job, outbox: Folder, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
-        mode = self._context.output.mode_bits
+        mode = self._context.output_of(job.job_id).mode_bits
         written = [
             (outbox.write_temporary(text, mode, job.job_id), f"{reservation.stem}.{ending}")
             for ending, text in documents.items()

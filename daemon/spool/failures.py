@@ -161,7 +161,8 @@ class Failures:
 
     def _archive(self, job: Job, claim: Folder, failed: Folder, name: str, note: bytes) -> None:
         """Write the note, move the hotwords, then the audio, whose absence says that all has been moved."""
-        failed.replace(error_note_name(name), note, self._context.output.mode_bits, job.job_id)
+        mode = self._context.output_of(job.job_id).mode_bits
+        failed.replace(error_note_name(name), note, mode, job.job_id)
         try:
             move_to_free_name(claim, hotwords_name(job.name), failed, free_hotwords_names(name), job.job_id)
             claim.resume_move(job.name, failed, name, job.job_id)

@@ -38,16 +38,16 @@ class Spool:
     Args:
         shared: the folders.
         journal: what is known of the jobs.
-        get_output: returns the section `output` of the configuration that holds now; a reload may change it.
+        output_of: returns the section `output` of the configuration that applies to a job, by its id.
 
     Methods raise NoPermissionError or TransientError for what can be tried again, unless they say otherwise; then
     nothing is half done that a second call would not complete.
     """
 
-    def __init__(self, shared: SharedFolders, journal: Journal, get_output: Callable[[], Output]) -> None:
+    def __init__(self, shared: SharedFolders, journal: Journal, output_of: Callable[[str], Output]) -> None:
         self.shared = shared
         self.journal = journal
-        self._context = Context(shared, journal, get_output)
+        self._context = Context(shared, journal, output_of)
         self._claims = Claims(self._context)
         self._delivery = Delivery(self._context)
         self._failures = Failures(self._context, self._delivery)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,7 +17,7 @@ from daemon.status.targets import StatusFiles, Target, shared_folders
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from daemon.config import Config
+    from daemon.config import Config, Settings
     from daemon.host.systemd import Notifier
     from daemon.inbox import Arriving
     from daemon.journal import Journal
@@ -38,9 +39,6 @@ class StatusPublisher:
         notifier: systemd.
         counters: figures since the start.
         monotonic: clock, injectable for tests.
-
-    Attributes:
-        config_sha256: of the configuration file in use, "" for the defaults.
     """
 
     def __init__(
@@ -51,7 +49,6 @@ class StatusPublisher:
         counters: Counters,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.config_sha256 = ""
         self._model: Model | None = None
         self._counters = counters
         self._started_epoch_s = time.time()
@@ -88,7 +85,7 @@ class StatusPublisher:
 
     def show(
         self,
-        config: Config,
+        settings: Settings,
         state: str,
         arriving: Iterable[Arriving],
         waiting: Iterable[str],
@@ -96,7 +93,9 @@ class StatusPublisher:
     ) -> None:
         """Write the status wherever anything in it has changed."""
         self._next_s = self._monotonic() + _INTERVAL_S
+        config = settings.current
         snapshot = self._gather(state, tuple(arriving), tuple(waiting), running)
+        snapshot = replace(snapshot, config_sha256=settings.sha256)
         conceal_names(self._faults, config, snapshot)
         self._write_metrics(config, snapshot)
         self._files.show(config, snapshot)
@@ -129,7 +128,6 @@ class StatusPublisher:
             failed=self._past.failed,
             n_failed=self._past.n_failed,
             faults=self._faults.standing(),
-            config_sha256=self.config_sha256,
         )
 
     def _one_line(self, snapshot: Snapshot, names: str) -> str:

@@ -95,7 +95,6 @@ class Worker:
         self._lock = threading.Lock()
         self._is_stopping = threading.Event()
         self._runs: dict[str, _Run] = {}
-        self._configs: dict[str, Config] = {}  # by job: what it was claimed with
         self._changed: list[Job] = []
         self._unrested: set[str] = set()  # the journal still has them in flight
         self._n_delivered = 0
@@ -113,8 +112,7 @@ class Worker:
 
     def accept(self, job: Job) -> None:
         """Fix the configuration of a newly claimed job: a later reload does not change it."""
-        with self._lock:
-            self._configs.setdefault(job.job_id, self._settings.current)
+        self._settings.pin(job.job_id)
 
     def has_room(self) -> bool:
         """Whether a recording that is no suspect could begin now."""
@@ -158,7 +156,7 @@ class Worker:
         with self._lock:
             if not self._has_room(is_suspect=job.is_suspect) or job.job_id in self._runs:
                 return False
-            run = _Run(job, self._configs[job.job_id], self._monotonic(), is_suspect=job.is_suspect)
+            run = _Run(job, self._settings.of(job.job_id), self._monotonic(), is_suspect=job.is_suspect)
             run.thread = threading.Thread(target=self._run, args=(run,), name=f"job-{job.job_id}")
             self._runs[job.job_id] = run
         run.thread.start()
@@ -332,7 +330,10 @@ class Worker:
             if self.attempts.has_used_up(job):
                 is_early = job.n_early_crashes >= MAX_EARLY_CRASHES
                 self._fail(job, _CRASHED_EARLY if is_early else _CRASHED, _CRASHED_REMEDY)
-        self.attempts.hold_back(self._resources.journal.unfinished())
+        unfinished = self._resources.journal.unfinished()
+        for job in unfinished:
+            self.accept(job)
+        self.attempts.hold_back(unfinished)
 
     def _charge(self, job: Job, reason: str, remedy: str) -> None:
         with self._backing_off_on_error(job):
@@ -350,8 +351,7 @@ class Worker:
         """Forget what was kept for a job that has ended."""
         self._resources.faults.clear(job.job_id)
         self.attempts.forget(job.job_id)
-        with self._lock:
-            self._configs.pop(job.job_id, None)
+        self._settings.unpin(job.job_id)
 
 
 def _note_progress(run: _Run, progress: Progress) -> None:

@@ -47,7 +47,7 @@ class Watched:
         self.root = root
         self.now_s = 1000.0
         self.woken = threading.Event()
-        self.inbox = Inbox(root, settings, self.woken.set, lambda: self.now_s, lambda: EPOCH_S + self.now_s)
+        self.inbox = Inbox(root, lambda: settings, self.woken.set, lambda: self.now_s, lambda: EPOCH_S + self.now_s)
         self._n_marks = 0
 
     def scan(self, after_s: float = 0.0) -> Scan:
@@ -404,7 +404,8 @@ from pathlib import Path
 from daemon.config import Watch
 from daemon.inbox import Inbox
 now_s = 1000.0
-inbox = Inbox(Path(sys.argv[1]), Watch(mode="poll"), monotonic=lambda: now_s)
+watch = Watch(mode="poll")
+inbox = Inbox(Path(sys.argv[1]), lambda: watch, monotonic=lambda: now_s)
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid(65534), os.setuid(65534)
 inbox.scan()
@@ -892,7 +893,8 @@ root, limit = Path(sys.argv[1]), Path("/proc/sys/user/max_inotify_watches")
 limit.write_text("30")
 logging.disable()
 now_s = 1000.0
-inbox = Inbox(root, Watch(mode="events", settle_s=5), monotonic=lambda: now_s)
+watch = Watch(mode="events", settle_s=5)
+inbox = Inbox(root, lambda: watch, monotonic=lambda: now_s)
 def scan(after_s):
     global now_s
     now_s += after_s
@@ -956,7 +958,8 @@ for name in ("watches", "instances"):
     old = limit.read_text()
     limit.write_text("0")
     now_s = 1000.0
-    inbox = Inbox(Path(sys.argv[1]), Watch(mode="events"), monotonic=lambda: now_s)
+    watch = Watch(mode="events")
+    inbox = Inbox(Path(sys.argv[1]), lambda: watch, monotonic=lambda: now_s)
     shortage = inbox.scan().shortage
     limit.write_text(old)
     now_s += 100

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from daemon.config import Config
+from daemon.config import Config, Settings
 from daemon.config.schema import Folders, Logging, Metrics, Output
 from daemon.display import conceal_paths, escape, shown_name
 from daemon.errors import ScribedError
@@ -506,7 +506,7 @@ class Publisher:
 
     def show(self, state: str = "ready", **parts: Any) -> None:  # noqa: ANN401 - as the publisher takes them
         self.clock.now_s += 20
-        self.it.show(self.config, state, **({"arriving": (), "waiting": (), "running": ()} | parts))
+        self.it.show(Settings(self.config), state, **({"arriving": (), "waiting": (), "running": ()} | parts))
 
     def lines(self) -> list[str]:
         lines = []

@@ -117,10 +117,10 @@ def bench(tmp_path: Path, front_end: FrontEnd) -> Iterator[Bench]:
     shared.prepare()
     journal = Journal(folders.state)
     engine = ScriptedEngine()
-    spool = Spool(shared, journal, lambda: config.output)
+    settings = Settings(config)
+    spool = Spool(shared, journal, lambda job_id: settings.of(job_id).output)
     resources = Resources(spool, journal, Faults(), front_end, FixedEngine(engine))
     woken, now_s = threading.Event(), [0.0]
-    settings = Settings(config)
     worker = Worker(resources, settings, woken.set, lambda: now_s[0])
     yield Bench(settings, engine, resources, worker, woken, now_s)
     engine.release()
@@ -327,7 +327,7 @@ def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench)
     (inbox / "talk.hotwords.txt").write_text("Bessel\n")
     job = bench.claim()
     bench.audio(job).rename(inbox / "talk.wav")  # as killed between the hotwords and the audio
-    control = Inbox(inbox, Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
+    control = Inbox(inbox, lambda: Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
     intake = Intake(bench.settings, control, bench.resources, bench.worker)
     arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
     assert intake.claimable([arrival]) == []
@@ -404,7 +404,7 @@ def test_waiting_job_is_cancelled_at_once(bench: Bench) -> None:
 
 def test_job_keeps_the_settings_of_its_claim(bench: Bench) -> None:
     job = bench.claim("before.wav")
-    bench.change(output=Output(formats=("srt",)))
+    bench.change(output=Output.model_validate({"formats": ["srt"], "mode": "0600"}))
     bench.engine.error = TransientError("The disk is full.", "Free some space.")
     bench.run(job)
     bench.engine.error = None
@@ -412,6 +412,8 @@ def test_job_keeps_the_settings_of_its_claim(bench: Bench) -> None:
     assert bench.names("outbox") == ["before.json", "before.txt"]
     bench.run(bench.claim("after.wav"))
     assert bench.names("outbox") == ["after.srt", "before.json", "before.txt"]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in bench.config.folders.outbox.iterdir()}
+    assert modes == {"after.srt": 0o600, "before.json": 0o660, "before.txt": 0o660}
 
 
 @pytest.mark.parametrize(("n_slots", "n_runs"), [(1, 4), (32, 4), (39, 4), (40, 5), (256, 32)])

@@ -145,7 +145,7 @@ if os.geteuid() == 0:
     os.setgroups([]), os.setegid(65534), os.seteuid(65534)
 shared = SharedFolders(folders)
 shared.prepare()
-spool = Spool(shared, Journal(folders.state), Output)
+spool = Spool(shared, Journal(folders.state), lambda _: Output())
 closed = folders.inbox / "closed"
 closed.mkdir()
 (closed / "talk.wav").write_bytes(b"sound")
@@ -199,7 +199,7 @@ def test_hotwords_are_read_with_care(world: World) -> None:
 
 
 def test_a_full_disk_is_told_before_a_claim(world: World) -> None:
-    claims = Spool(world.shared, world.journal, Output)
+    claims = Spool(world.shared, world.journal, lambda _: Output())
     assert claims.check_room() is None  # type: ignore[func-returns-value]
     files_free = files.free_bytes
     with pytest.MonkeyPatch.context() as patch:

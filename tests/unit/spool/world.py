@@ -53,7 +53,7 @@ class World:
         self.shared.prepare()
         self.journal = Journal(self.folders.state)
         output = Output(mirror_folders=is_mirrored, mode=mode)
-        self.spool = Spool(self.shared, self.journal, lambda: output)
+        self.spool = Spool(self.shared, self.journal, lambda _: output)
         self.spool._claims.check_room = lambda: None  # type: ignore[method-assign] # a small /dev/shm is room enough here
 
     def drop(self, path: str = "talk.wav", content: bytes = AUDIO, hotwords: bytes | None = None) -> Arrival:

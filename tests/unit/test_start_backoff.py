@@ -1,4 +1,4 @@
-"""How a start waits that follows failed ones: in a folder of its own, with a clock that is turned by hand."""
+"""The back-off between failed starts, with a clock that is set by hand."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class World:
         return StartBackoff(self.root, settings, is_supervised=is_supervised, monotonic=lambda: self.now_s)
 
     def wait(self, starts: StartBackoff) -> float:
-        """Ask as the loop does until it is due; return how long that took."""
+        """Ask until it is due, as the loop does; return how long that took."""
         begun_s = self.now_s
         while not starts.is_due():
             self.now_s += starts.left_s()
         return self.now_s - begun_s
 
     def fail(self) -> float:
-        """Let a start fail; return how long it waited before its load."""
+        """Let a start fail; return how long it waited before loading."""
         starts = self.start()
         waited_s = self.wait(starts)
         starts.begin()
@@ -60,33 +60,33 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
-def test_waits_grow_to_five_minutes_and_no_further(world: World) -> None:
-    # systemd's own five seconds come before each.
+def test_waits_grow_up_to_five_minutes(world: World) -> None:
+    # systemd waits five seconds of its own before each.
     assert [world.fail() for _ in range(10)] == [0, 0, 5, 15, 35, 75, 155, 295, 295, 295]
 
 
-def test_the_reason_is_told_while_a_start_waits(world: World) -> None:
+def test_waiting_start_gives_the_reason_of_the_last_failure(world: World) -> None:
     world.fail()
     world.fail()
     what, remedy = world.start().reason()
     assert what == "There is no model."
-    assert remedy.startswith("Fetch it. The next try is at ")
+    assert remedy.startswith("Fetch it. The next attempt is at ")
 
 
-def test_a_model_that_appears_ends_the_wait_when_its_copy_is_at_rest(world: World) -> None:
+def test_new_model_ends_the_wait_once_it_is_completely_copied(world: World) -> None:
     for _ in range(8):
         world.fail()
     starts = world.start()
     assert not starts.is_due()
     shutil.copytree(checkpoint.find_folder("demo"), world.model)
-    for n_bytes in (1, 2, 3):  # another file of it grows from look to look
+    for n_bytes in (1, 2, 3):  # another file grows between the looks
         (world.model / "more").write_bytes(b"." * n_bytes)
         world.now_s += starts.left_s()
         assert not starts.is_due()
     assert world.wait(starts) <= 2 * 2
 
 
-def test_a_model_that_changed_between_two_starts_is_tried_at_once(world: World) -> None:
+def test_model_changed_between_two_starts_is_loaded_at_once(world: World) -> None:
     for _ in range(8):
         world.fail()
     world.model.mkdir()
@@ -94,7 +94,7 @@ def test_a_model_that_changed_between_two_starts_is_tried_at_once(world: World) 
 
 
 @pytest.mark.parametrize("how", ["ready", "stopped"])
-def test_a_good_start_and_a_stop_by_somebody_forget_the_failed_ones(world: World, how: str) -> None:
+def test_good_start_or_deliberate_stop_forgets_failed_starts(world: World, how: str) -> None:
     for _ in range(8):
         world.fail()
     starts = world.start()
@@ -108,17 +108,17 @@ def test_a_good_start_and_a_stop_by_somebody_forget_the_failed_ones(world: World
     assert not world.record.exists()
 
 
-def test_a_start_that_ends_without_a_word_counts_too(world: World) -> None:
-    for _ in range(3):  # the kernel ends it for its memory while the model loads
+def test_start_that_ends_without_a_reason_counts_too(world: World) -> None:
+    for _ in range(3):  # killed for lack of memory while the model loads
         starts = world.start()
         world.wait(starts)
         starts.begin()
     starts = world.start()
-    assert starts.reason()[0] == "The service came to its end before the model was ready, 3 time(s) in a row."
+    assert starts.reason()[0] == "The service ended before the model was ready, 3 time(s) in a row."
     assert world.wait(starts) == 15
 
 
-def test_a_model_that_is_lost_soon_after_each_start_counts_and_one_lost_much_later_does_not(world: World) -> None:
+def test_model_lost_soon_after_the_start_counts_and_one_lost_much_later_does_not(world: World) -> None:
     for ready_s, waited_s in ((1, 0), (1, 0), (1, 5), (600, 15), (1, 0), (1, 5)):
         starts = world.start()
         assert world.wait(starts) == waited_s
@@ -129,7 +129,7 @@ def test_a_model_that_is_lost_soon_after_each_start_counts_and_one_lost_much_lat
 
 
 @pytest.mark.parametrize("harm", ["", "[]", '{"n": 3}', "boot", "count"])
-def test_a_damaged_record_or_one_from_before_the_machine_came_up_delays_nothing(world: World, harm: str) -> None:
+def test_damaged_record_or_one_from_before_the_boot_delays_nothing(world: World, harm: str) -> None:
     for _ in range(8):
         world.fail()
     record = json.loads(world.record.read_text())
@@ -138,7 +138,7 @@ def test_a_damaged_record_or_one_from_before_the_machine_came_up_delays_nothing(
     assert world.wait(world.start()) == 0
 
 
-def test_without_anybody_who_starts_it_anew_nothing_waits_and_nothing_is_written(world: World) -> None:
+def test_unsupervised_service_waits_for_nothing_and_writes_nothing(world: World) -> None:
     for _ in range(8):
         starts = world.start(is_supervised=False)
         assert starts.is_due()
@@ -147,7 +147,7 @@ def test_without_anybody_who_starts_it_anew_nothing_waits_and_nothing_is_written
     assert not world.record.exists()
 
 
-def test_a_record_that_cannot_be_written_does_not_hide_the_reason(world: World) -> None:
+def test_record_that_cannot_be_written_does_not_hide_the_reason(world: World) -> None:
     world.record.mkdir()  # nothing can be renamed over a folder
     assert world.fail() == 0
     assert world.start().is_due()
