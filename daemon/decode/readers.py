@@ -118,7 +118,7 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False) -> Reader:
     chunk = headers.audio_chunk(source)
     # FFmpeg can read on to the end of the file, whatever the header says.
     is_open_ended = chunk is not None and (chunk.declared_bytes is None or chunk.has_more)
-    if not is_open_ended:
+    if not is_open_ended or headers.audio_format(source.head) == "AIFF":  # FFmpeg refuses AIFF without sizes
         with suppress(soundfile.LibsndfileError):  # an encoding that only FFmpeg knows, maybe
             return _FileReader(source, chunk)
     reader = _ContainerReader(source, is_open_ended=is_open_ended)

@@ -406,6 +406,19 @@ def test_truncated_file_gives_its_remaining_audio_with_a_note(
     assert_half_is_read(content, folder / f"half-{ending}", clean)
 
 
+@pytest.mark.parametrize("n_zeroed", [1, 2, 3])
+def test_unfinished_aiff_is_read_whole(n_zeroed: int, speech: Path, clean: NDArray[np.float32], folder: Path) -> None:
+    content = bytearray(encoded(speech, "t.aiff").read_bytes())
+    sizes = (4, content.index(b"SSND") + 4, content.index(b"COMM") + 10)  # of the form, of the audio, number of frames
+    for offset in sizes[:n_zeroed]:
+        content[offset : offset + 4] = bytes(4)
+    (folder / "unfinished.aiff").write_bytes(content)
+    audio, receipt = clean_audio(folder / "unfinished.aiff", folder)
+    assert np.abs(audio - clean).max() < 1e-6
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
 ID3 = b"ID3\x04\0\x10\0\0\x08\0" + bytes(1024)
 ID3V1 = b"TAG" + b"a title".ljust(125)
 LYRICS = b"LYRICSBEGIN" + b"LYR01000" + b"words " * 160 + b"001024LYRICS200"
