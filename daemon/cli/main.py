@@ -61,9 +61,7 @@ def once(config: ConfigOption = None) -> None:
 
 @app.command()
 def transcribe(
-    recordings: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Recordings to read; `-` is standard input.")
-    ],
+    recordings: Annotated[list[str], typer.Argument(metavar="FILE", hidden=True)],
     outbox: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents to DIR, not to stdout.")
     ] = None,
@@ -75,6 +73,7 @@ def transcribe(
 ) -> None:
     """Transcribe files, which stay where they are.
 
+    FILE is a recording, a link to one, or a pipe; `-` is standard input, and its documents are named stdin.
     Without -o the text goes to standard output.
     """
     from daemon.cli.transcribe import transcribe as transcribe_files
@@ -84,7 +83,7 @@ def transcribe(
 
 @app.command()
 def prepare(
-    recording: Annotated[str, typer.Argument(metavar="FILE", help="Recording to read; `-` is standard input.")],
+    recording: Annotated[str, typer.Argument(metavar="FILE", hidden=True)],
     output: Annotated[
         Path, typer.Option("-o", "--output", metavar="OUT", help="File to write: OUT.wav, .mp3, .m4a or .opus.")
     ],
@@ -94,7 +93,8 @@ def prepare(
 ) -> None:
     """Write the audio as the model hears it.
 
-    Mono, 16 kHz, cleaned and normalized as configured.
+    FILE is a recording, a link to one, or a pipe; `-` is standard input. The result is mono, 16 kHz, cleaned and
+    normalized as configured.
     """
     from daemon.cli.prepare import prepare as prepare_file
 
@@ -118,11 +118,14 @@ def status(
 
 @app.command()
 def retry(
-    names: Annotated[list[str] | None, typer.Argument(metavar="NAME...", help="Names of failed recordings.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retry all failed recordings.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Move failed recordings back to the inbox."""
+    """Move failed recordings back to the inbox.
+
+    NAME is the name of a failed recording, or its path within `failed`.
+    """
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.retry(names or [], config, is_all=everything))
@@ -130,10 +133,13 @@ def retry(
 
 @app.command()
 def cancel(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording that is waiting or in progress.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
     config: ConfigOption = None,
 ) -> None:
-    """Cancel a recording; its audio is moved to `failed`."""
+    """Cancel a recording; its audio is moved to `failed`.
+
+    NAME is the name of a recording that is waiting or in progress, its path within the inbox, or its job id.
+    """
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.cancel(name, config))
@@ -141,10 +147,13 @@ def cancel(
 
 @app.command()
 def forget(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of a recording that is done or failed.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
     config: ConfigOption = None,
 ) -> None:
-    """Erase what is remembered about a recording."""
+    """Erase what is remembered about a recording.
+
+    NAME is the name of a recording that is done or failed, or its path within the inbox. Its audio and documents stay.
+    """
     from daemon.cli import jobs
 
     raise typer.Exit(jobs.forget(name, config))
@@ -168,16 +177,14 @@ def check(
 
 @app.command("fetch-model")
 def fetch_model(
-    model_id: Annotated[
-        str | None, typer.Argument(metavar="ID", help="Model to fetch. Default: Qwen/Qwen3-ASR-1.7B-hf.")
-    ] = None,
+    model_id: Annotated[str | None, typer.Argument(metavar="ID", hidden=True)] = None,
     source: Annotated[str, typer.Option("--from", metavar="hub|modelscope|DIR", help="Where to get it.")] = "hub",
     force: Annotated[bool, typer.Option("--force", help="Replace the model's folder if it exists.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Fetch the model from the network or a folder.
 
-    The only command that uses the network.
+    ID names the model, by default Qwen/Qwen3-ASR-1.7B-hf. This is the only command that uses the network.
     """
     from daemon.cli.fetch_model import fetch_model as fetch
 

@@ -114,9 +114,10 @@ class _Run:
         if not targets:
             if not is_alone:
                 sys.stdout.write(f"== {escape(recording.name)} ==\n")
-            for text in documents.values():
-                sys.stdout.write(text.decode())
             sys.stdout.flush()
+            for document in documents.values():
+                sys.stdout.buffer.write(document)
+            sys.stdout.buffer.flush()
             return
         for name, text in documents.items():
             outputs.refuse_taken([targets[name]], [recording.facts], is_forced=is_forced)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from daemon.documents import FORMATS
 from tests.conftest import SAMPLES
 from tests.integration.test_daemon import has_right_words
 
@@ -52,8 +53,13 @@ def test_help_names_every_command(make_instance: MakeInstance) -> None:
         [sys.executable, "-m", "daemon", "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert all(command in shown for command in COMMANDS)
+    assert "..." not in shown.partition("Commands:")[2]  # no summary is cut off
     for command in COMMANDS:
-        assert instance.run(command, "--help").returncode == 0
+        ended = instance.run(command, "--help")
+        assert ended.returncode == 0
+        assert not re.search(r"<[a-z]", ended.stdout), f"{command} shows a Python type"
+        if command == "transcribe":
+            assert all(name in ended.stdout for name in FORMATS)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["check"]])

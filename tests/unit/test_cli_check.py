@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.cli.check import kernel
+from daemon.cli.check import kernel, transcription
 from daemon.cli.check.finding import Installation
-from daemon.config import Config, Folders, Watch
+from daemon.config import Config, Folders, ModelSettings, Watch
+from daemon.errors import UsageError
 from daemon.host import sandbox
+from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from daemon.frontend import FrontEnd
 
 
 @pytest.fixture
@@ -84,3 +88,39 @@ def test_missing_confinement_of_decoders_is_a_warning(
     monkeypatch.setattr(sandbox, "find_missing", lambda: missing)
     (found,) = kernel.check_confinement(installation)
     assert (found.level, found.what) == ("warning", "decoder: This kernel has no Landlock.")
+
+
+def test_real_model_is_checked_with_a_real_voice(
+    installation: Installation, front_end: FrontEnd, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        sample = transcription._choose_sample(installation, stack)
+        assert sample.path.name == "jfk.flac"
+        assert sample.text.startswith("And so, my fellow Americans, ask not")
+        prepared = front_end.prepare(sample.path, installation.config.preprocess, "silero")
+        with prepared.waveform as waveform:
+            assert waveform.duration_s == pytest.approx(11.0, abs=0.01)
+        assert sum(span.stop - span.start for span in prepared.speech) > 5 * 16_000
+        demo = installation.config.model_copy(update={"model": ModelSettings.model_validate({"path": "demo"})})
+        assert transcription._choose_sample(Installation(demo, None), stack).path.name == "memo.wav"
+    with pytest.raises(UsageError, match="There is no file"), ExitStack() as stack:
+        transcription._choose_sample(Installation(demo, None, tmp_path / "gone.wav", "words"), stack)
+
+
+@pytest.mark.parametrize(
+    ("heard", "level"),
+    [
+        ("And so my fellow Americans ask not what your country can do", "ok"),
+        ("and so, my fellow american, ask not what your country can do.", "ok"),
+        ("and so my fellow american asks not what your country can do", "fault"),
+        ("", "fault"),
+    ],
+)
+def test_at_most_one_word_may_be_wrong(heard: str, level: str) -> None:
+    text = "And so, my fellow Americans, ask not what your country can do"
+    sample = transcription._Sample(Path("sample.wav"), text, is_bundled=True)
+    identity = ModelIdentity("model", "d" * 64, "bfloat16", "cuda:0")
+    found = transcription._compare(sample, identity, heard, " without CUDA graphs")
+    assert found.level == level
+    assert "cuda:0 as bfloat16 without CUDA graphs" in found.what
+    assert (text in found.what) == (level == "fault")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from daemon.cli.check.finding import Installation
     from daemon.frontend import FrontEnd
-    from daemon.transcript import Transcript
+    from daemon.transcript import ModelIdentity, Transcript
 
 _MAX_ERRORS: Final = 1
 _DEMO_SAMPLE: Final = "memo.wav"
@@ -48,10 +48,10 @@ def check_transcription(installation: Installation) -> Iterator[Finding]:
             sample = _choose_sample(installation, stack)
             transcript = _transcribe(installation, sample, front_end, is_captured=None)
             yield Finding("ok", f"model: digest {transcript.model.digest}")
-            yield _compare(sample, transcript, "")
+            yield _compare(sample, transcript.model, transcript.text, "")
             if transcript.model.device.startswith("cuda"):
                 reference = _transcribe(installation, sample, front_end, is_captured=False)
-                yield _compare(sample, reference, " without CUDA graphs")
+                yield _compare(sample, reference.model, reference.text, " without CUDA graphs")
         except ScribedError as error:
             yield Finding("fault", f"test: {error.what}", error.remedy, error.exit_code)
 
@@ -93,15 +93,15 @@ def _transcribe(
         model.close()
 
 
-def _compare(sample: _Sample, transcript: Transcript, engine_path: str) -> Finding:
+def _compare(sample: _Sample, identity: ModelIdentity, heard: str, engine_path: str) -> Finding:
     """Compare what the model heard with what was spoken.
 
     Args:
         sample: the recording.
-        transcript: its transcript.
+        identity: the model that heard it.
+        heard: what it heard.
         engine_path: which of several ways to compute it was used, to be added to the device.
     """
-    identity, heard = transcript.model, transcript.text
     n_errors, n_words = count_word_errors(sample.text, heard)
     test = f"test: {identity.name} on {identity.device} as {identity.dtype}{engine_path}"
     if n_errors <= _MAX_ERRORS:
