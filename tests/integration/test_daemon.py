@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     MakeInstance = Callable[..., Instance]
 
-# What ffmpeg is told to make each format; amr is telephone sound: 8 kHz, 12 kbit/s.
+# The ffmpeg options for each format; amr is telephone audio: 8 kHz, 12 kbit/s.
 _ENCODINGS = {
     "wav": ["-c:a", "pcm_s16le"],
     "flac": ["-c:a", "flac"],
@@ -46,8 +46,8 @@ def encode(source: Path, target: Path) -> None:
     subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
 
 
-def has_right_words(reference: str, said: str) -> bool:
-    n_errors, n_words = count_word_errors(reference, said)
+def has_right_words(reference: str, text: str) -> bool:
+    n_errors, n_words = count_word_errors(reference, text)
     return n_errors <= _MAX_WORD_ERRORS * n_words
 
 
@@ -61,7 +61,7 @@ def is_done(instance: Instance, name: str) -> bool:
     return (instance.folder("processed") / name).exists()
 
 
-def test_every_format_comes_out_with_the_right_words(
+def test_every_format_is_transcribed_with_the_right_words(
     make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
 ) -> None:
     instance = make_instance(output={"formats": ["txt", "json", "srt", "vtt"]})
@@ -93,7 +93,7 @@ def test_every_format_comes_out_with_the_right_words(
     assert instance.stop() == 0
 
 
-def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
+def test_kill_mid_recording_leaves_each_in_one_place_with_one_transcript(
     make_instance: MakeInstance, tmp_path: Path, references: dict[str, str]
 ) -> None:
     instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
@@ -120,7 +120,7 @@ def test_killed_in_mid_recording_each_ends_in_one_place_with_one_transcript(
     assert instance.document("long")["text"] == instance.document("undisturbed")["text"]
 
 
-def test_stopped_within_a_long_recording_goes_on_from_there(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_stop_within_a_long_recording_resumes_at_the_next_chunk(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
     make_long(tmp_path / "long.flac", 2)
     instance.start()
@@ -134,12 +134,12 @@ def test_stopped_within_a_long_recording_goes_on_from_there(make_instance: MakeI
     instance.start()
     wait_until(lambda: is_done(instance, "long.flac"), "the long recording is delivered")
     assert f"n_chunks={n_done}" in next(line for line in instance.log.splitlines() if "job.resumed" in line)
-    assert instance.document("long")["processing"]["attempt"] == 1  # an orderly stop is never charged
-    assert n_chunks_of(instance, "long.flac") == 0  # text is kept until delivery, and no longer
+    assert instance.document("long")["processing"]["attempt"] == 1  # an orderly stop is not an attempt
+    assert n_chunks_of(instance, "long.flac") == 0  # text is kept only until delivery
 
 
 def n_chunks_of(instance: Instance, name: str) -> int:
-    """Look into the journal how many chunks of a recording are remembered."""
+    """Return how many finished chunks of a recording the journal has."""
     path = instance.folder("state") / "journal.sqlite3"
     if not path.exists():
         return 0
@@ -151,7 +151,7 @@ def n_chunks_of(instance: Instance, name: str) -> int:
         db.close()
 
 
-def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes_on(
+def test_files_that_are_not_audio_move_to_failed_with_a_reason_and_the_rest_is_delivered(
     make_instance: MakeInstance, tmp_path: Path
 ) -> None:
     instance = make_instance()
@@ -159,7 +159,7 @@ def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes
     shutil.copyfile(SAMPLES / "memo.wav", secret)
     bad = {
         "byte.wav": b"R",
-        "text.mp3": b"these are words and not sound\n" * 100,
+        "text.mp3": b"these are words, not audio\n" * 100,
         "playlist.mp3": f"#EXTM3U\n#EXTINF:9,\n{secret}\n".encode(),
         "concat.wav": f"ffconcat version 1.0\nfile '{secret}'\n".encode(),
         "archive.m4a": b"PK\x03\x04" + bytes(5000),
@@ -171,7 +171,7 @@ def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes
     instance.start()
     instance.drop(SAMPLES / "memo.wav")
     wait_until(lambda: is_done(instance, "memo.wav"), "the good recording is delivered")
-    wait_until(lambda: len(instance.names("failed")) == 2 * len(bad), "the others are set aside")
+    wait_until(lambda: len(instance.names("failed")) == 2 * len(bad), "the others are in failed")
 
     assert instance.names("failed") == sorted([*bad, *(f"{name}.error.txt" for name in bad)])
     for name in bad:
@@ -187,7 +187,7 @@ def test_what_is_no_recording_is_set_aside_with_a_plain_reason_and_the_rest_goes
 
 
 @pytest.mark.parametrize("sound", ["silence", "hum", "noise"])
-def test_a_recording_without_speech_gives_an_empty_transcript_that_says_so(
+def test_recording_without_speech_gives_an_empty_transcript_that_says_so(
     make_instance: MakeInstance, sound: str
 ) -> None:
     instance = make_instance()
@@ -209,7 +209,7 @@ def test_a_recording_without_speech_gives_an_empty_transcript_that_says_so(
     assert (instance.folder("outbox") / f"{sound}.txt").read_bytes() == b""
 
 
-def test_names_that_meet_each_get_documents_of_their_own(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_recordings_with_equal_names_get_documents_of_their_own(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     encode(SAMPLES / "memo.wav", tmp_path / "talk.mp3")
     instance.start()
@@ -225,7 +225,7 @@ def test_names_that_meet_each_get_documents_of_their_own(make_instance: MakeInst
     assert instance.names("failed") == []
 
 
-def test_hotwords_and_settings_of_the_nearest_folder_hold(make_instance: MakeInstance) -> None:
+def test_hotwords_and_settings_of_the_nearest_folder_apply(make_instance: MakeInstance) -> None:
     instance = make_instance()
     client = instance.folder("inbox") / "client"
     client.mkdir()
@@ -242,7 +242,7 @@ def test_hotwords_and_settings_of_the_nearest_folder_hold(make_instance: MakeIns
     assert instance.names("inbox") == ["broken/scribed.yaml", "client/scribed.yaml"]
 
 
-def test_a_second_instance_is_refused(make_instance: MakeInstance) -> None:
+def test_second_instance_is_refused(make_instance: MakeInstance) -> None:
     instance = make_instance()
     instance.start()
     second = instance.run("once")
@@ -252,34 +252,32 @@ def test_a_second_instance_is_refused(make_instance: MakeInstance) -> None:
     assert instance.stop(signal.SIGINT) == 130
 
 
-def test_a_cancelled_recording_is_given_back_and_a_failed_one_can_be_retried(
-    make_instance: MakeInstance, tmp_path: Path
-) -> None:
+def test_cancelled_recording_moves_to_failed_and_can_be_retried(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(model={"slots": 1})  # chunk after chunk, so that some are done before others
     make_long(tmp_path / "long.flac", 3)
     instance.start()
     instance.drop(tmp_path / "long.flac")
-    wait_until(lambda: n_chunks_of(instance, "long.flac") >= 1, "the recording is in work")
+    wait_until(lambda: n_chunks_of(instance, "long.flac") >= 1, "the recording is in progress")
     assert instance.run("cancel", "long.flac").returncode == 0
-    wait_until(lambda: instance.names("failed") == ["long.flac", "long.flac.error.txt"], "it is given back")
+    wait_until(lambda: instance.names("failed") == ["long.flac", "long.flac.error.txt"], "it is in failed")
     assert "cancelled" in (instance.folder("failed") / "long.flac.error.txt").read_text()
     assert instance.run("cancel", "long.flac").returncode == 1
 
-    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("failed") / "long.flac")  # mended, let us say
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("failed") / "long.flac")  # repaired, let us say
     assert instance.run("retry", "long.flac").returncode == 0
     wait_until(lambda: is_done(instance, "long.flac"), "it is delivered at the second try")
     assert instance.names("failed") == []
     assert instance.run("retry", "long.flac").returncode == 1
 
 
-def test_reload_takes_what_it_may_and_keeps_the_old_settings_when_broken(make_instance: MakeInstance) -> None:
+def test_reload_applies_what_it_can_and_keeps_the_old_settings_when_broken(make_instance: MakeInstance) -> None:
     instance = make_instance()
     instance.start()
     instance.configure({"output": {"formats": ["srt"]}, "segment": {"max_chunk_s": 20}})
     assert instance.process is not None
     instance.process.send_signal(signal.SIGHUP)
     wait_until(lambda: "config.reloaded" in instance.log, "the configuration is read again")
-    wait_until(lambda: instance.status()["faults"], "the change that needs a restart is told")
+    wait_until(lambda: instance.status()["faults"], "the change that needs a restart is shown")
     assert "segment.max_chunk_s" in json.dumps(instance.status()["faults"])
     instance.config.write_text("output: {formats: 5}\n")
     instance.process.send_signal(signal.SIGHUP)
@@ -289,7 +287,7 @@ def test_reload_takes_what_it_may_and_keeps_the_old_settings_when_broken(make_in
     assert instance.names("outbox") == ["memo.srt"]
 
 
-def test_reload_takes_the_mode_of_documents_and_where_they_go(make_instance: MakeInstance) -> None:
+def test_reload_applies_the_mode_and_folders_of_documents(make_instance: MakeInstance) -> None:
     instance = make_instance()
     instance.start()
     instance.configure({"output": {"mode": "0640", "mirror_folders": False}})

@@ -16,7 +16,7 @@ PAGE = " ".join((ROOT.parent / "docs" / "operations.md").read_text().split())
 # What is raised with them reaches people: in `failed`, or as a fault that stands until it is put right.
 RAISED = {"JobError", "TransientError", "EngineLostError"}
 # Calls whose second word is the reason.
-TOLD = {"_set_aside", "_charge", "note"}
+TOLD = {"_fail", "_charge", "note"}
 # Of commands only: they say it to who typed them.
 ELSEWHERE = {"audio_export.py", "checkpoint", "cli"}
 # Without so many letters of its own it is no sentence: it repeats what something else has said.
@@ -26,18 +26,17 @@ _MIN_LETTERS = 12
 def reasons_in(file: Path) -> set[str]:
     """Return what a file may say, "..." in place of what is put in."""
     tree = ast.parse((ROOT / file).read_text())
-    named = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
-    }
+    assigned = [(node.targets[0], node.value) for node in tree.body if isinstance(node, ast.Assign)]
+    assigned += [(node.target, node.value) for node in tree.body if isinstance(node, ast.AnnAssign) and node.value]
+    named = {target.id: value for target, value in assigned if isinstance(target, ast.Name)}
     found = set()
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
         index = 0 if name in RAISED else 1 if name in TOLD else None
         if index is not None and len(call.args) > index:
             word = call.args[index]
-            found.add(text_of(named.get(word.id, word) if isinstance(word, ast.Name) else word))
+            words = [word.body, word.orelse] if isinstance(word, ast.IfExp) else [word]
+            found |= {text_of(named.get(part.id, part) if isinstance(part, ast.Name) else part) for part in words}
     return {text for text in found if sum(map(str.isalpha, text)) >= _MIN_LETTERS}
 
 
@@ -66,7 +65,7 @@ def test_the_list_of_reasons_is_no_empty_one() -> None:
     assert len(said) >= 25
     assert {
         "The file is empty (0 bytes).",
-        "Every time it was worked on alone, the transcription program came to a sudden end.",
+        "The service crashed each time it processed this recording on its own.",
     } <= said
 
 
