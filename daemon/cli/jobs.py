@@ -180,7 +180,7 @@ def _opened(option: Path | None) -> Iterator[tuple[Spool, Config]]:
     with _explained(state):
         journal = Journal(state)
     try:
-        yield Spool(SharedFolders(config.folders), journal, lambda _: config.output), config
+        yield Spool(SharedFolders(config.folders), journal, lambda _: config.output, looks_again=False), config
     finally:
         journal.close()
 

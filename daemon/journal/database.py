@@ -84,7 +84,17 @@ ALTER TABLE jobs ADD COLUMN n_early_crashes INTEGER NOT NULL DEFAULT 0;     -- a
 _TO_VERSION_5: Final = """
 ALTER TABLE jobs ADD COLUMN roots TEXT;
 """
-_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5)
+# Version 6 knows which recordings may grow after their delivery, and what was delivered of them.
+_TO_VERSION_6: Final = """
+CREATE TABLE looks (
+    job_id TEXT PRIMARY KEY REFERENCES jobs ON DELETE CASCADE,
+    n_again INTEGER NOT NULL DEFAULT 0,         -- how often it was transcribed again
+    due_at TEXT,                                -- NULL until it is delivered
+    n_bytes INTEGER,                            -- of the recording, as it was transcribed
+    documents TEXT                              -- JSON: sha256 by name
+) STRICT;
+"""
+_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5, _TO_VERSION_6)
 
 log = structlog.get_logger()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from daemon.job import Job
@@ -113,6 +114,23 @@ class FailedPlace:
 
     folder: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SecondLook:
+    """A look at a recording after its delivery: it may have grown, for nobody saw its writer close it.
+
+    Attributes:
+        job: the job.
+        n_bytes: how long the recording was when it was transcribed.
+        n_again: how often it was transcribed again because of such a look.
+        documents: the sha256 of each delivered document by its name.
+    """
+
+    job: Job
+    n_bytes: int
+    n_again: int
+    documents: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,9 +139,9 @@ class Intake:
 
     def _waiting_jobs(self) -> list[Job]:
         """Return claimed jobs that neither run nor settle: suspects first, and the least charged of them first."""
-        running = self._worker.job_ids()
+        busy = self._worker.job_ids() | self._settling.keys() | self._resources.spool.held()
         unfinished = self._resources.journal.unfinished()
-        jobs = [job for job in unfinished if job.job_id not in running and job.job_id not in self._settling]
+        jobs = [job for job in unfinished if job.job_id not in busy]
         return sorted(jobs, key=lambda job: (not job.is_suspect, job.attempts, job.claimed_at, job.job_id))
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:

@@ -77,7 +77,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
 
     holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
     resources = Resources(
-        Spool(shared, journal, lambda job_id: settings.of(job_id).output),
+        Spool(shared, journal, lambda job_id: settings.of(job_id).output, looks_again=not once),
         journal,
         faults,
         FrontEnd(config.folders.cache),

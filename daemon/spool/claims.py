@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from daemon.inbox import Arrival
     from daemon.job import Fingerprint
     from daemon.spool.context import Context
+    from daemon.spool.second_look import SecondLooks
 
 # Room that must be free before anything is claimed: for decoded audio (64 kB a second; decoding
 # itself backs off when more is needed), and for documents, journal and status.
@@ -57,8 +58,9 @@ class Claim:
 class Claims:
     """The part of the spool that claims recordings and answers questions about claimed ones."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, looks: SecondLooks) -> None:
         self._context = context
+        self._looks = looks
         self._leftover: Job | None = None  # a claim that failed and could not be undone
 
     def check_room(self) -> None:
@@ -99,6 +101,8 @@ class Claims:
                 with suppress(OSError, ScribedError):  # if it cannot be undone now, the next claim tries first
                     self._clear_leftover()
                 raise
+        if not arrival.close_seen:
+            self._looks.expect(job)
         has_changed = self.fingerprint(job) != arrival.fingerprint
         log.info("job.claimed", job_id=job.job_id, path=job.path, has_changed=has_changed)
         return Claim(job, has_changed)

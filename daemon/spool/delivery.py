@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from daemon.job import Job
     from daemon.spool.context import Context
+    from daemon.spool.second_look import SecondLooks
 
 
 # Transcripts of one name that are searched for a job's id: lost journals are rare, and so are many of one name.
@@ -38,8 +39,9 @@ _MAX_JSON_BYTES: Final = 64 << 20
 class Delivery:
     """The part of the spool that delivers transcripts and moves their audio to processed."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, looks: SecondLooks) -> None:
         self._context = context
+        self._looks = looks
         self._reserving = threading.Lock()  # looking for a free stem and reserving it is one step
 
     def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
@@ -56,6 +58,7 @@ class Delivery:
             while True:
                 folder = self._context.outcome_folder(job)
                 with self._context.shared.outcome(roots.outbox, folder, roots.inbox) as outbox:
+                    self._looks.withdraw(job, outbox)
                     reservation = self._reserve(job, outbox, documents, result)
                     try:
                         self._publish(job, outbox, reservation, documents)
@@ -63,8 +66,9 @@ class Delivery:
                         self.roll_back(job)
                         continue
                 break
-        self._context.journal.commit_delivery(job.job_id)
-        self.finish(job)
+        self._commit(job)
+        if not self._looks.holds(job):
+            self.finish(job)
         return reservation
 
     def finish(self, job: Job, *, is_resumed: bool = False) -> None:
@@ -111,7 +115,7 @@ class Delivery:
             if outbox is None or not outbox.has_sha256(last, documents[last]):
                 return False
             outbox.sweep(job.job_id)
-        self._context.journal.commit_delivery(job.job_id)
+        self._commit(job)
         return True
 
     def roll_back(self, job: Job) -> None:
@@ -144,6 +148,13 @@ class Delivery:
                 if result is not None:
                     return PlannedDelivery(Reservation(relative, stem, audio_name), {}, result)
         return None
+
+    def _commit(self, job: Job) -> None:
+        journal = self._context.journal
+        stamp = journal.stamps(job.job_id).audio
+        if stamp is not None:
+            self._looks.schedule(job, stamp.n_bytes, journal.documents(job.job_id))
+        journal.commit_delivery(job.job_id)
 
     def _use_current_outcomes(self, job: Job) -> None:
         """Deliver into the folders that are configured now; the claim stays where it is."""

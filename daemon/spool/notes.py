@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from daemon.errors import ScribedError
 from daemon.host.clock import now
 from daemon.job import Job
-from daemon.journal.records import FailedPlace, FileStamp, Reason, Reservation, Result, Roots, Stamps
+from daemon.journal.records import FailedPlace, FileStamp, Reason, Reservation, Result, Roots, SecondLook, Stamps
 from daemon.spool.names import hotwords_name
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Note:
         delivery: what is about to be delivered, if anything is.
         failure: why it is about to move to failed, if it is.
         failed_place: where it goes then.
+        earlier: what was delivered of it before it grew.
     """
 
     job: Job
@@ -51,6 +52,7 @@ class Note:
     delivery: PlannedDelivery | None = None
     failure: Reason | None = None
     failed_place: FailedPlace | None = None
+    earlier: SecondLook | None = None
 
 
 def write_note(claim: Folder, note: Note) -> None:
@@ -62,6 +64,8 @@ def write_note(claim: Folder, note: Note) -> None:
         content["outcome"] = asdict(note.delivery)
     if note.failure is not None and note.failed_place is not None:
         content["failure"] = asdict(note.failure) | {"place": asdict(note.failed_place)}
+    if note.earlier is not None:
+        content["earlier"] = {"n_again": note.earlier.n_again, "documents": dict(note.earlier.documents)}
     # Bytes of names that are not UTF-8 are kept: json writes them as escapes.
     claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id)
 
@@ -76,7 +80,8 @@ def read_note(claim: Folder, job_id: str) -> Note | None:
         content = json.loads(claim.read(NOTE_NAME, _MAX_BYTES))
         job = Job(job_id, str(content["path"]), str(content["claimed_at"]))
         failure, place = _failure(content.get("failure"))
-        return Note(job, _roots(content.get("roots")), _planned(content.get("outcome")), failure, place)
+        roots, delivery = _roots(content.get("roots")), _planned(content.get("outcome"))
+        return Note(job, roots, delivery, failure, place, _earlier(job, content.get("earlier")))
     except (OSError, ScribedError, ValueError, KeyError, TypeError):
         names = [name for name in claim.names() if not name.startswith(".")]
         names = [name for name in names if name not in {hotwords_name(other) for other in names}]
@@ -91,6 +96,10 @@ def _failure(content: dict[str, Any] | None) -> tuple[Reason | None, FailedPlace
     if content is None:
         return None, None
     return Reason(content["what"], content["remedy"]), FailedPlace(**content["place"])
+
+
+def _earlier(job: Job, content: dict[str, Any] | None) -> SecondLook | None:
+    return None if content is None else SecondLook(job, 0, int(content["n_again"]), dict(content["documents"]))
 
 
 def _planned(content: dict[str, Any] | None) -> PlannedDelivery | None:

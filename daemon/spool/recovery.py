@@ -8,6 +8,7 @@ import structlog
 
 from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
+from daemon.host.clock import now
 from daemon.host.folders import Folder
 from daemon.job import JobState
 from daemon.journal.records import FailedPlace
@@ -97,6 +98,9 @@ class Recovery:
         journal.add(job, note.roots or self._context.shared.roots)
         if note.failure is not None:
             journal.plan_failure(job_id, note.failure, note.failed_place or FailedPlace("", job.name))
+        elif note.earlier is not None:  # it grew after its delivery, and was about to be transcribed again
+            journal.expect_look(job_id, note.earlier.n_again + 1)
+            journal.schedule_look(job_id, 0, note.earlier.documents, now())
         elif (planned := note.delivery) is not None:
             journal.reserve(job_id, planned.reservation, planned.documents, planned.result, planned.stamps)
         elif found := self._delivery.find_delivered(job):

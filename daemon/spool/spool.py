@@ -15,6 +15,7 @@ from daemon.spool.failures import Failures
 from daemon.spool.private import PRIVATE_FOLDER
 from daemon.spool.recovery import Recovery
 from daemon.spool.retention import Retention
+from daemon.spool.second_look import SecondLooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -39,17 +40,21 @@ class Spool:
         shared: the folders.
         journal: what is known of the jobs.
         output_of: returns the section `output` of the configuration that applies to a job, by its id.
+        looks_again: whether recordings that may still grow are looked at once more a minute after their delivery.
 
     Methods raise NoPermissionError or TransientError for what can be tried again, unless they say otherwise; then
     nothing is half done that a second call would not complete.
     """
 
-    def __init__(self, shared: SharedFolders, journal: Journal, output_of: Callable[[str], Output]) -> None:
+    def __init__(
+        self, shared: SharedFolders, journal: Journal, output_of: Callable[[str], Output], *, looks_again: bool = True
+    ) -> None:
         self.shared = shared
         self.journal = journal
         self._context = Context(shared, journal, output_of)
-        self._claims = Claims(self._context)
-        self._delivery = Delivery(self._context)
+        self._looks = SecondLooks(self._context, is_active=looks_again)
+        self._claims = Claims(self._context, self._looks)
+        self._delivery = Delivery(self._context, self._looks)
         self._failures = Failures(self._context, self._delivery)
         self._retention = Retention(self._context)
         self._recovery = Recovery(self._context, self._claims, self._delivery, self._failures)
@@ -103,6 +108,10 @@ class Spool:
         """Return the words that came with the recording."""
         return self._claims.hotwords(job)
 
+    def held(self) -> frozenset[str]:
+        """Return the ids of delivered jobs whose audio stays in its claim until the look a minute after delivery."""
+        return self._looks.held()
+
     # Out
 
     def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
@@ -136,9 +145,10 @@ class Spool:
         return self._recovery.conclude(job)
 
     def sweep(self, retention: RetentionSettings, now: datetime | None = None) -> None:
-        """Forget failures that were taken out of failed, and delete audio that is old enough."""
+        """Look again at what may have grown since, forget failures that were taken out, delete old audio."""
         self._failures.sweep()
         self._retention.sweep(retention, now)
+        self._looks.run(now)
 
     def erase(self, name: str) -> int:
         """Erase what is known of past jobs whose recording has this name or path; return how many there were.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daemon.config import Output
 from daemon.errors import TransientError
 from daemon.host.folders import Folder
 from daemon.job import Job, JobState
@@ -49,7 +50,7 @@ def test_a_delivery_puts_everything_in_its_place(world: World) -> None:
 
 
 def test_without_mirrored_folders_all_lies_together(tmp_path: Path) -> None:
-    world = World(tmp_path, is_mirrored=False)
+    world = World(tmp_path, output=Output(mirror_folders=False))
     assert [world.deliver(world.claim(path)) for path in ("a/talk.wav", "b/talk.wav")] == ["talk", "talk.wav"]
     assert tree(world.folders.outbox) == {"talk.txt", "talk.json", "talk.wav.txt", "talk.wav.json"}
     assert tree(world.folders.processed) == {"talk.wav", "talk.wav.wav"}

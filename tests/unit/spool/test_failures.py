@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from daemon.config import Output
 from daemon.errors import TransientError
 from daemon.host import files
 from daemon.host.folders import Folder
@@ -216,7 +217,7 @@ def test_a_member_of_the_group_drags_a_failed_recording_back_and_mends_transcrip
             (root / name).chmod(0o2770)
         (root / "inbox" / "team").mkdir()
         (root / "inbox" / "team").chmod(0o2770)
-        world = World(root, mode="0660")  # the default of `output.mode`
+        world = World(root, output=Output())  # mode 0660, the default of `output.mode`
         world.set_aside(world.claim("team/talk.wav", hotwords=WORDS))
         world.deliver(world.claim("team/memo.wav"))
         folders = [str(root / name / "team") for name in ("failed", "inbox", "outbox")]

@@ -32,7 +32,8 @@ class World:
     Args:
         root: where the folders are.
         elsewhere: where processed and failed are, None for `root`.
-        is_mirrored: whether outcomes go into sub-folders as in the inbox.
+        output: the section of the configuration, None for mode 0640.
+        looks_again: as for Spool.
         changed: other paths of single folders.
     """
 
@@ -41,8 +42,8 @@ class World:
         root: Path,
         elsewhere: Path | None = None,
         *,
-        is_mirrored: bool = True,
-        mode: str = "0640",
+        output: Output | None = None,
+        looks_again: bool = True,
         changed: dict[str, Path] | None = None,
     ) -> None:
         far = elsewhere or root
@@ -52,8 +53,8 @@ class World:
         self.shared = SharedFolders(self.folders)
         self.shared.prepare()
         self.journal = Journal(self.folders.state)
-        output = Output(mirror_folders=is_mirrored, mode=mode)
-        self.spool = Spool(self.shared, self.journal, lambda _: output)
+        section = output or Output(mode="0640")
+        self.spool = Spool(self.shared, self.journal, lambda _: section, looks_again=looks_again)
         self.spool._claims.check_room = lambda: None  # type: ignore[method-assign] # a small /dev/shm is room enough here
 
     def drop(self, path: str = "talk.wav", content: bytes = AUDIO, hotwords: bytes | None = None) -> Arrival:
