@@ -55,7 +55,7 @@ def retry(names: list[str], option: Path | None, *, is_all: bool) -> int:
             for moved in done.moved:
                 sys.stdout.write(f"{escape(str(moved))}\n")
             has_problem |= bool(done.problems)
-        spool.sweep(config.retention)
+        spool.sweep_failures()
     return ExitCode.SOME_FAILED if has_problem else ExitCode.OK
 
 

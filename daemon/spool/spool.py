@@ -150,6 +150,10 @@ class Spool:
         self._retention.sweep(retention, now)
         self._looks.run(now)
 
+    def sweep_failures(self) -> None:
+        """Forget failures whose audio was taken out of failed, and remove the notes they left behind."""
+        self._failures.sweep()
+
     def erase(self, name: str) -> int:
         """Erase what is known of past jobs whose recording has this name or path; return how many there were.
 
