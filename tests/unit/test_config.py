@@ -13,9 +13,11 @@ from pydantic import ValidationError
 
 from daemon import config
 from daemon.config import Config
+from daemon.documents import FORMATS
 from daemon.errors import ConfigError
 from tests.configs import KEYS, faults_of, load_text, write
 
+NAMES = ", ".join(FORMATS)
 EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 
 
@@ -146,18 +148,15 @@ def test_valid_values_are_converted(tmp_path: Path, text: str, key: str, value: 
         ),
         (
             "output: {formats: []}",
-            (
-                "output.formats: invalid value (an empty list); "
-                "expected a list of at least 1, each one of txt, srt, vtt, json"
-            ),
+            (f"output.formats: invalid value (an empty list); expected a list of at least 1, each one of {NAMES}"),
         ),
         (
             "output: {formats: txt}",
-            "output.formats: invalid value 'txt'; expected a list of at least 1, each one of txt, srt, vtt, json",
+            f"output.formats: invalid value 'txt'; expected a list of at least 1, each one of {NAMES}",
         ),
         (
             "output: {formats: [txt, doc]}",
-            "output.formats: invalid value 'doc'; expected one of txt, srt, vtt, json",
+            f"output.formats: invalid value 'doc'; expected one of {NAMES}",
         ),
         ("output: {formats: [txt, txt]}", "output.formats: invalid value (a list); expected each entry only once"),
         (
