@@ -36,7 +36,7 @@ class Receipt:
         is_complete: whether everything that the file declares could be decoded.
         notes: plain sentences for people, such as "left channel is silent".
         level_dbfs: RMS level, like the next ones before the gain.
-        crest_db: how far the peak lies above it.
+        crest_db: the peak above it.
         snr_db: level of the signal above that of the noise, an estimate.
         dc_offset: as a share of full scale.
         n_invalid: samples that were not numbers, replaced by silence.

@@ -1,4 +1,4 @@
-"""An engine that does as it is told, to see what the rest makes of it: it stands in for none that works."""
+"""An engine with scripted results, to test what its callers do with them."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class ScriptedEngine:
-    """Answers every piece with its number.
+    """Writes the number of each request.
 
     Attributes:
-        longest_s: it comes to no end with longer pieces.
-        error: what every piece ends with instead, but for the first `n_good`.
-        is_held: whether answers wait until `release`.
-        write: what it writes for a piece instead of its number.
+        longest_s: longer chunks stay unfinished.
+        error: raised instead for every request after the first `n_good`.
+        is_held: whether results wait until `release`.
+        write: gives the text of a request instead of its number.
     """
 
     longest_s: float = 1000.0
@@ -54,7 +54,7 @@ class ScriptedEngine:
         return future
 
     def release(self) -> None:
-        """Answer what waits, and hold nothing any more."""
+        """Give all waiting results, and hold no more."""
         with self.lock:
             self.is_held = False
             held, self.held = self.held, []

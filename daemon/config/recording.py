@@ -36,7 +36,7 @@ class RecordingSettings:
 
     Attributes:
         audio: what is done to the audio before the model hears it.
-        asr: what the model is told about the speech, and what is done with its words.
+        asr: language, hotwords, and what is done with the words.
         output: the documents.
     """
 

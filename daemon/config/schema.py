@@ -157,7 +157,7 @@ class ModelSettings(Section):
 
 
 class Transcribe(Section):
-    """What the model is told about the speech, and what is done with its words."""
+    """Language and hotwords for the model, and what is done with its words."""
 
     language: Language = Field(default="auto", description="auto to detect it, or a name or code such as English or en")
     hotwords: WordList = Field(
@@ -191,9 +191,9 @@ class Output(Section):
     sound_events: bool = Field(default=False, description="show sound events in the documents")
     mirror_folders: bool = Field(default=True, description="create the sub-folders of the inbox in the outbox too")
     listening_copy: Literal["mp3", "m4a", "opus"] | None = Field(
-        default=None, description="format of a small copy of the cleaned audio beside the documents"
+        default=None, description="format of a small copy of the cleaned audio next to the documents"
     )
-    clips: bool = Field(default=False, description="write the audio of each segment beside the documents")
+    clips: bool = Field(default=False, description="write the audio of each segment next to the documents")
     status_file: Literal["full", "counts", "off"] = Field(
         default="full", description="what outbox/STATUS.txt shows; counts is without names"
     )

@@ -34,7 +34,7 @@ class _Side:
         is_after: whether it is the later one.
         tokens: its words, each with the space before it.
         keys: the same as they are compared.
-        places: where the middle of each word lies by its share of the chunk's time, 0 for the start
+        places: of the middle of each word, by its share of the chunk's time: 0 for the start
             of the overlap and 1 for its end; outside of it below 0 or above 1.
         word: how much of the overlap one word takes.
     """
@@ -78,12 +78,12 @@ def merge_overlap(
 
     - a word on which both agree is written once;
     - a word that only one side has is kept, whoever owns the place: between two words on which both
-      agree, the result is as long as the longer side;
+      agree, the result is at least as long as the longer side;
     - where the sides have different words at one place, the owner's is kept; so near the middle that
       either may own it, both are kept. A reader notices a doubled word; a lost one is gone.
 
-    Where nothing agrees, each side keeps its own half by its share of the time, and both the word
-    that lies across the middle. The result never has fewer words than the longer of the two texts,
+    Where nothing agrees, each side keeps its own half by its share of the time, and both keep the
+    word across the middle. The result never has fewer words than the longer of the two texts,
     nor more than both together.
 
     Args:
@@ -116,7 +116,7 @@ def _keep_own_halves(left: _Side, right: _Side) -> tuple[str, str] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """A word of the result: from which side, and where it lies in the overlap."""
+    """A word of the result: from which side it is, and its place in the overlap."""
 
     is_after: bool
     token: str
@@ -178,7 +178,7 @@ def _find_owner(column: _Column, left: _Side, right: _Side, doubt: float) -> _Si
         return right
     if column.after is None:
         return left
-    # The words at the very edges may be cut in two: there is no reason to keep such a half beside the whole.
+    # The words at the very edges may be cut in two: half a word is not worth keeping.
     is_edge = column.before == len(left.keys) - 1 or column.after == 0
     doubt = 0 if is_edge or _is_agreed(column, left, right) else doubt
     distances = (
