@@ -84,7 +84,8 @@ def merge_overlap(
 
     Where nothing agrees, each side keeps its own half by its share of the time, and both keep the
     word across the middle. The result never has fewer words than the longer of the two texts,
-    nor more than both together.
+    nor more than both together. Where no run of three words repeats near the overlap, no word of a
+    side's own half is lost, as long as recognition errors leave enough to align.
 
     Args:
         before: text of the earlier chunk.
@@ -226,15 +227,16 @@ def _align(left: _Side, right: _Side) -> list[_Column] | None:
     n_tail = min(len(left.keys), int(2 * left.n_shared) + 4)
     n_head = min(len(right.keys), int(2 * right.n_shared) + 4)
     n_ahead = len(left.keys) - n_tail
-    rows = _fill(left.keys[n_ahead:], right.keys[:n_head])
+    costs = [_OFF_LENGTH / 2 * abs(n_tail - first - left.n_shared) for first in range(n_tail + 1)]
+    rows = _fill(left.keys[n_ahead:], right.keys[:n_head], costs)
     best: tuple[float, int] | None = None
     for n_after, cell in enumerate(rows[-1]):
         longer = (n_tail - cell.first - left.n_shared, n_after - right.n_shared)
         off = (abs(longer[0]) + abs(longer[1])) / 2
-        rank = cell.score - _OFF_LENGTH * off
+        rank = cell.score - _OFF_LENGTH / 2 * abs(longer[1])
         # A chunk often misses words at its edge, so a short overlap needs less evidence than one that
         # is longer than the audio.
-        is_chance = cell.score <= 0 or (cell.n_matches == 1 and off > _MAX_OFF_SINGLE)
+        is_chance = cell.score + costs[cell.first] <= 0 or (cell.n_matches == 1 and off > _MAX_OFF_SINGLE)
         is_too_long = rank <= 0 and max(longer) > _MAX_OFF_SINGLE
         if not is_chance and not is_too_long and (best is None or rank > best[0]):
             best = rank, n_after
@@ -247,11 +249,14 @@ def _align(left: _Side, right: _Side) -> list[_Column] | None:
     return [*ahead, *shared, *behind]
 
 
-def _fill(tail: Sequence[str], head: Sequence[str]) -> list[list[_Cell]]:
-    """Return the best alignment for each number of words of `tail` and each number of words of `head`."""
-    rows = [[_Cell(_LONE * n, 0, step=(0, 1) if n else (0, 0)) for n in range(len(head) + 1)]]
+def _fill(tail: Sequence[str], head: Sequence[str], costs: Sequence[float]) -> list[list[_Cell]]:
+    """Return the best alignment for each number of words of `tail` and each number of words of `head`.
+
+    `costs` has what it costs to begin at each word of `tail`.
+    """
+    rows = [[_Cell(_LONE * n - costs[0], 0, step=(0, 1) if n else (0, 0)) for n in range(len(head) + 1)]]
     for at, word in enumerate(tail):
-        above, row = rows[-1], [_Cell(0.0, at + 1)]
+        above, row = rows[-1], [_Cell(-costs[at + 1], at + 1)]
         for n, other in enumerate(head):
             pair, skipped, added = above[n], above[n + 1], row[n]
             is_match = word == other
