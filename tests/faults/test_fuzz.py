@@ -6,7 +6,6 @@ import re
 import socket
 import subprocess
 import sys
-import sysconfig
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
 
     from daemon.frontend import FrontEnd
 
-# Our own packages, and the tables of character sets which FFmpeg has iconv load for a title.
-LIBRARIES = (sysconfig.get_path("platlib"), "/usr/lib")
 N_RUNS = 200  # `make fuzz` does 2,000
 
 
@@ -107,7 +104,7 @@ def test_decoding_opens_no_other_file(good: list[Path], tmp_path: Path) -> None:
     decoder = next(line.split()[0] for line in lines if "execve(" in line and "daemon.frontend.worker_process" in line)
     own = [line for line in lines if line.split()[0] == decoder]
     first = next(index for index, line in enumerate(own) if "SCM_RIGHTS" in line)
-    # The daemon hands the recording over as an open file: from then on the decoder opens nothing but our libraries.
+    # The daemon passes the recording as an open file; from then on the process opens nothing, not even a library.
     opened = [line for line in own[first:] if re.search(r" (open\w*|socket|connect|execve\w*|clone3?|v?fork)\(", line)]
-    assert [line for line in opened if not any(f'openat(AT_FDCWD, "{folder}/' in line for folder in LIBRARIES)] == []
+    assert [line for line in opened if "= -1 EPERM" not in line] == []
     assert not any("secret.wav" in line for line in lines if "execve(" not in line)
