@@ -64,7 +64,9 @@ def _report_folders(faults: Faults, found: tuple[FolderFault, ...], names: str) 
 def _explain(shortage: WatchShortage) -> tuple[str, str]:
     line = f"{shortage.sysctl}={shortage.wanted}"
     remedy = f"Run `sysctl {line}` as root, and put the line `{line}` into {_SYSCTL_FILE} so that it lasts."
-    where = f"{shortage.n_folders} folder(s) of the inbox" if shortage.n_folders else "the inbox"
+    where = {0: "the inbox", 1: "one folder of the inbox"}.get(
+        shortage.n_folders, f"{shortage.n_folders} folders of the inbox"
+    )
     what = (
         f"The system does not report changes in {where}: the limit {shortage.sysctl} ({shortage.limit}) is used up. "
         "A slow upload there may be taken before it is complete."

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from daemon.cli import status_view
 from daemon.config import Config, Settings
 from daemon.config.schema import Folders, Logging, Metrics, Output
 from daemon.display import conceal_paths, escape, shown_name
@@ -287,7 +288,7 @@ def test_watch_shortage_names_the_sysctl_and_the_file_for_it() -> None:
     faults = Faults()
     report_scan(faults, Scan(shortage=WatchShortage(12, "fs.inotify.max_user_watches", 8192, 524288)), "full")
     (fault,) = faults.standing()
-    assert "12 folder(s) of the inbox" in fault.what
+    assert "12 folders of the inbox" in fault.what
     assert "`sysctl fs.inotify.max_user_watches=524288`" in fault.remedy
     assert "/etc/sysctl.d/" in fault.remedy
     report_scan(faults, Scan(), "full")
@@ -725,3 +726,29 @@ def test_second_instance_that_waits_does_not_overwrite_the_status_of_the_first(
     show_waiting(StatusFiles(faults), config, faults)
     assert read_json(config)["process"]["pid"] == other.pid
     assert read_status(config.folders.state)["state"] == "ready"
+
+
+# What `scribed status` prints
+
+
+def test_terminal_shows_reasons_remaining_time_and_complete_counts_and_no_escape_sequence(
+    config: Config, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = replace(
+        BUSY,
+        arriving=(Arriving(ODD, 1, "still empty", 300.0, time.time() + 300), *BUSY.arriving),
+        failed=tuple(Failed(f"\x1b]0;owned\x07{number}.wav", "a\nb", 1) for number in range(100)),
+        n_failed=1100,
+        model=Model("\x1b[31mred", "cpu", ""),
+    )
+    faults = Faults()
+    faults.note("x", f"{ODD} cannot be read.", "Look at it.")
+    StatusFiles(faults).show(config, hostile)
+    status_view.show(lambda: read_status(config.folders.state), is_watched=False)
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\x07" not in shown
+    assert "still empty" in shown
+    assert "still being written" in shown
+    assert "5:00" in shown or "4:5" in shown
+    assert "and 1090 more" in shown
