@@ -61,7 +61,7 @@ def conceal_paths(text: str, roots: Iterable[str], known: Iterable[str] = ()) ->
         text: a sentence that may name files or folders.
         roots: paths of the shared folders; they themselves are no secret.
         known: paths below a root which the text may name; they and the folders above them are found whole, even with
-            blanks in them. Of any other name nobody knows the end: it takes the rest of its sentence with it.
+            blanks in them. Where any other name ends is unknown: the rest of its sentence is hidden with it.
     """
     names = {name for path in known for name in _with_folders(path)}
     for root in sorted(roots, key=len, reverse=True):

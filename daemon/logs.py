@@ -180,7 +180,7 @@ class _Cleaner:
         hidden: dict[str, str] = {}
         if self._names == "hashed":
             known = {*_names_in_event(event), *_names_in_exception(exception)}
-            # The longest first: a path holds the name it ends in.
+            # The longest first: a path contains the name it ends with.
             for name in sorted(known, key=len, reverse=True):
                 hidden[name] = hidden[repr(name)[1:-1]] = shown_name(name, self._names)
         return hidden

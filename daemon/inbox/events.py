@@ -1,4 +1,4 @@
-"""What the kernel tells of the inbox: who still writes, and which folders it tells nothing of.
+"""Change events of the inbox: which files are still being written, and which folders send no events.
 
 The only user of watchdog, and of some of its inner parts: it says nowhere else which folders it watches.
 """
@@ -67,7 +67,7 @@ class WatchShortage:
 def find_shortage(code: int | None, n_folders: int) -> WatchShortage | None:
     """Return which limit an error of inotify speaks of, None where it speaks of none.
 
-    Each has a twin for the user namespace, which holds where it is lower.
+    Each limit also exists per user namespace; the lower of the two applies.
 
     Args:
         code: the errno.
@@ -114,13 +114,13 @@ class InboxEvents:
         """Begin to listen; where that fails, `is_alive` stays False and `shortage` may say why."""
         # A folder made while watchdog begins is added twice, by its walk and by its event, to no harm.
         warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
-        # A move out of the inbox, as each delivery makes one, holds up all later events until it is clear that it leads
-        # nowhere else within. The kernel tells both halves of a move at once, so that is soon.
+        # A move out of the inbox, as in each delivery, delays all later events until it is clear that its target is not
+        # in the inbox. The kernel reports both halves of a move at once, so a short wait is enough.
         InotifyMoveEventGrouper.delay = _MOVE_WAIT_S
         observer = None
         try:
             self._watched = self._identity()
-            # Full events tell a file that was moved in from one that was made here.
+            # Full events distinguish a file that was moved in from one that was created here.
             observer = InotifyObserver(generate_full_events=True)
             observer.schedule(self.writers, str(self._root), recursive=True, event_filter=_EVENTS)
             observer.start()
@@ -137,7 +137,7 @@ class InboxEvents:
         self._observer = observer
 
     def stop(self) -> None:
-        """End the threads and forget what they told."""
+        """Stop the threads and forget what they reported."""
         if self._observer is not None:
             logging.getLogger(_OVERFLOW_LOGGER).removeFilter(self.writers.note_overflow)
             self._observer.stop()
@@ -220,7 +220,7 @@ def _is_no_late_event(record: logging.LogRecord) -> bool:
     return "thread is inactive" not in record.getMessage()
 
 
-# Opening and reading are not among them: they would wake us whenever somebody looks at a file.
+# Opening and reading are not among them: they would wake us whenever a file is read.
 _EVENTS: list[type[FileSystemEvent]] = [
     FileCreatedEvent,
     FileModifiedEvent,
@@ -281,7 +281,7 @@ class Writers(FileSystemEventHandler):
             self._has_lost_events = False
 
     def note_overflow(self, record: logging.LogRecord) -> bool:
-        """Read watchdog's log: it tells of lost events nowhere else.
+        """Read watchdog's log, the only place where it reports lost events.
 
         What was open may be closed. Events from before are still on their way to us, so nothing is
         forgotten here: the next scan starts watchdog again.

@@ -1,6 +1,6 @@
 """Scan after scan: which recordings have settled, and what the others wait for.
 
-The scan is the truth. Events only wake it up, and tell of the one thing a scan cannot see: whether a writer
+The scan is the truth. Events only wake it up, and report the one thing a scan cannot see: whether a writer
 still has a file open. Lost events cost time, never a recording.
 """
 
@@ -225,7 +225,7 @@ class Inbox:
         return first_sighting(facts, sight, self._n_seen, turn.now_s, turn.epoch_s)
 
     def _is_filling(self, turn: _Turn, path: str, facts: os.stat_result, place: tuple[int, str]) -> bool:
-        """Whether a file that takes less room than its size is still being filled, as far as can be told."""
+        """Whether a file that takes less room than its size is still being filled, as far as we can see."""
         if facts.st_dev not in turn.compressing:
             turn.compressing[facts.st_dev] = mounts.compresses(self.root / path)
         if turn.compressing[facts.st_dev]:

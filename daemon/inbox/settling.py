@@ -9,7 +9,7 @@ from typing import Final
 
 from daemon.job import Fingerprint
 
-# Where no close of the writer can be seen, quiet has to stand for it: three times as long, up to this.
+# Where the writer's close cannot be seen, the quiet time replaces it: three times as long, up to this.
 _UNSEEN_FACTOR: Final = 3
 _UNSEEN_QUIET_S: Final = 15.0
 # A file that did not change for this long is taken whatever else is known of it; an empty one waits as long.
@@ -33,8 +33,8 @@ class Arrival:
     Attributes:
         path: within the inbox, with "/" between folders.
         fingerprint: what it looked like when it had settled.
-        close_seen: whether an event told that its writer closed it or moved it here; False where only
-            quiet speaks for it, so that it may still grow.
+        close_seen: whether an event reported that its writer closed it or moved it here; False where only
+            the quiet time says that it is complete, so that it may still grow.
     """
 
     path: str
@@ -117,7 +117,7 @@ def first_sighting(
 
 
 def fingerprint_of(facts: os.stat_result) -> Fingerprint:
-    """Return what tells this version of a file from another."""
+    """Return what distinguishes this version of a file from another."""
     return Fingerprint(facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns)
 
 
@@ -172,7 +172,7 @@ def ends_in_hole(name: str, folder: int, n_bytes: int) -> bool:
     try:
         # https://man7.org/linux/man-pages/man2/lseek.2.html: behind the last byte there is always a hole.
         return os.lseek(descriptor, n_bytes - 1, os.SEEK_HOLE) < n_bytes
-    except OSError:  # cut off meanwhile, or a file system that cannot tell
+    except OSError:  # cut off meanwhile, or a file system without this operation
         return True
     finally:
         os.close(descriptor)

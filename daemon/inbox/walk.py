@@ -1,7 +1,7 @@
 """One walk through the inbox and its sub-folders, from descriptor to descriptor.
 
-No path is put together for the kernel and no link is followed, so neither a deep tree nor a folder that
-somebody swaps for a link leads astray. A folder that cannot be read is named, and the walk goes on.
+The kernel never gets a whole path, and no link is followed: neither a deep tree nor a folder that is swapped for
+a link can mislead it. A folder that cannot be read is named, and the walk goes on.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How others know that the daemon lives: a sign of life in status.json, no lock that somebody else could hold.
+"""How others know that the daemon is alive: a sign of life in status.json, and no lock that others could hold.
 
 The sign names the process and carries two times: the time of day for people, and the time since the machine
 started, which no clock step changes. Whoever reads it on the same machine also sees whether the process is there.
@@ -72,7 +72,7 @@ def judge(status: dict[str, Any]) -> Life:
 
 
 def _is_running(pid: int, started: object) -> bool:
-    """Whether a process of this number exists; one that started at another time is somebody else's."""
+    """Whether a process of this number exists; one that started at another time is another program."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

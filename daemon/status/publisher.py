@@ -75,7 +75,7 @@ class StatusPublisher:
         return self._monotonic() >= self._next_s
 
     def show_step(self, step: str) -> None:
-        """Tell systemd at once how far the model's loading is; called from the thread that loads."""
+        """Report to systemd at once how far the model's loading is; called from the thread that loads."""
         self._step = step
         self._notifier.status(step)
 
@@ -186,7 +186,7 @@ def read_past(journal: Journal) -> Snapshot:
 
 
 def show_stopped(config: Config, journal: Journal, faults: Faults) -> None:
-    """Write status.json and STATUS.txt anew from the journal while no daemon runs, as after `scribed forget`.
+    """Rewrite status.json and STATUS.txt from the journal while no daemon runs, as after `scribed forget`.
 
     Where a file cannot be written, `faults` says so.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 SCHEMA: Final = "scribed.status/1"
 SNAPSHOT_NAME: Final = "status.json"
 STATUS_NAME: Final = "STATUS.txt"
-# A list of ten thousand names helps nobody; the counts beside the lists are always complete.
+# A list of ten thousand names is of no use; the counts next to the lists are always complete.
 MAX_LISTED: Final = 100
 
 
