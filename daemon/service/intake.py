@@ -80,6 +80,8 @@ class Intake:
             self._faults.note("share", error.what, error.remedy)
             return False
         self._faults.clear("share")
+        with suppress(NoPermissionError, TransientError):  # what is wrong with it, a claim will say
+            self._resources.spool.shared.make_claims()  # gets its name back where a member of the group renamed it
         try:
             self.scan = self._inbox.scan()
         except OSError as error:
