@@ -1,5 +1,6 @@
 """The journal: what the service remembers of jobs, in SQLite."""
 
-from daemon.journal.journal import JOURNAL_NAME, Journal
+from daemon.journal.connection import JOURNAL_NAME
+from daemon.journal.journal import Journal
 
 __all__ = ["JOURNAL_NAME", "Journal"]

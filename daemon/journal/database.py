@@ -251,3 +251,20 @@ def _erase(path: Path) -> None:
             stream.flush()
             os.fsync(stream.fileno())
         path.unlink()
+
+
+def erase_from(aside: Path, name: str) -> int:
+    """Erase a name from what was kept of a damaged journal, unfinished jobs included; return how many there were."""
+    path, tail = os.fsencode(name), b"/" + os.fsencode(name)
+    with closing(sqlite3.connect(aside, isolation_level=None)) as db:
+        try:
+            db.execute("PRAGMA secure_delete = ON")
+            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:  # never completed
+                return 0
+            return db.execute(
+                "DELETE FROM jobs WHERE path = ? OR substr(path, ?) = ?", (path, -len(tail), tail)
+            ).rowcount
+        except sqlite3.DatabaseError as error:
+            if type(error) is not sqlite3.DatabaseError:
+                raise
+            return 0  # kept by an earlier version as it was, and not a database

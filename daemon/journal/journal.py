@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
-import threading
-from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from daemon.host.clock import now
 from daemon.job import Job, JobState
-from daemon.journal.database import explained_database, find_put_aside, open_database
+from daemon.journal.connection import OpenJournal
+from daemon.journal.database import erase_from, explained_database
 from daemon.journal.records import (
     ArchivedFile,
     ArchivedJob,
@@ -42,19 +40,15 @@ from daemon.journal.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Mapping
 
-JOURNAL_NAME: Final = "journal.sqlite3"
 _NO_STAMPS: Final = Stamps()
 _UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
-
-
 # Of past jobs, by name or by path within the inbox.
 _NAMED: Final = "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)"
 
 
-class Journal:
+class Journal(OpenJournal):
     """The journal of one state folder. Every write is durable when its method returns; any thread may call.
 
     Args:
@@ -64,47 +58,6 @@ class Journal:
         NewerVersionError: a newer version of scribed wrote the journal.
         NoPermissionError, TransientError: it cannot be opened.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._lock = threading.RLock()
-        self._path = folder / JOURNAL_NAME
-        self._db = open_database(self._path)
-        self._identity = self._identify()
-
-    def close(self) -> None:
-        """Close the file, merging its write-ahead log into it."""
-        with self._lock:
-            self._db.close()
-
-    def is_standing(self) -> bool:
-        """Whether the open file is still the one in the state folder; it may have been deleted."""
-        return self._identify() == self._identity
-
-    def _identify(self) -> tuple[int, int] | None:
-        try:
-            facts = self._path.stat()
-        except OSError:
-            return None
-        return facts.st_dev, facts.st_ino
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, explained_database("written"):
-            try:
-                self._db.execute("BEGIN IMMEDIATE")
-                yield self._db
-                self._db.execute("COMMIT")
-            finally:
-                if self._db.in_transaction:  # SQLite ends the transaction itself when the disk is full
-                    self._db.execute("ROLLBACK")
-
-    def _select(self, query: str, *values: object) -> list[sqlite3.Row]:
-        with self._lock, explained_database("read"):
-            return self._db.execute(query, values).fetchall()
-
-    def find_put_aside(self) -> tuple[Path, ...]:
-        """Return what was kept of earlier journals that were damaged, the oldest first."""
-        return find_put_aside(self._path)
 
     # Unfinished jobs
 
@@ -477,44 +430,14 @@ class Journal:
             n_erased = db.execute(f"DELETE FROM jobs WHERE {_NAMED}", _name_values(name)).rowcount  # noqa: S608 (a constant)
         self._wipe_log()
         with explained_database("written"):
-            return n_erased + sum(_erase_from(aside, name) for aside in self.find_put_aside())
+            return n_erased + sum(erase_from(aside, name) for aside in self.find_put_aside())
 
     def _outcomes(self, where: str, *values: object) -> tuple[PastJob, ...]:
         rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608 (a constant of this file)
         return tuple(past_job_of(row) for row in rows)
-
-    def _set(self, job_id: str, **columns: object) -> None:
-        assignments = ", ".join(f"{column} = ?" for column in columns)
-        with self._transaction() as db:
-            db.execute(
-                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608 (keywords of this file)
-                (*columns.values(), job_id),
-            )
-
-    def _wipe_log(self) -> None:
-        """Empty the write-ahead log, which still holds deleted text."""
-        with self._lock, explained_database("written"):
-            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _name_values(name: str) -> tuple[object, ...]:
     """Return the values for _NAMED."""
     tail = b"/" + os.fsencode(name)
     return JobState.DONE, JobState.FAILED, os.fsencode(name), -len(tail), tail
-
-
-def _erase_from(aside: Path, name: str) -> int:
-    """Erase a name from what was kept of a damaged journal, unfinished jobs included; return how many there were."""
-    path, tail = os.fsencode(name), b"/" + os.fsencode(name)
-    with closing(sqlite3.connect(aside, isolation_level=None)) as db:
-        try:
-            db.execute("PRAGMA secure_delete = ON")
-            if db.execute("SELECT 1 FROM sqlite_master WHERE name = 'jobs'").fetchone() is None:  # never completed
-                return 0
-            return db.execute(
-                "DELETE FROM jobs WHERE path = ? OR substr(path, ?) = ?", (path, -len(tail), tail)
-            ).rowcount
-        except sqlite3.DatabaseError as error:
-            if type(error) is not sqlite3.DatabaseError:
-                raise
-            return 0  # kept by an earlier version as it was, and not a database

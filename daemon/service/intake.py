@@ -224,5 +224,5 @@ class Intake:
 
     def claim_fault(self) -> Fault | None:
         """Return the fault that keeps recordings from being claimed, if there is one."""
-        standing = map(self._faults.find, ("share", "turn", "inbox", "claim"))
-        return next((fault for fault in standing if fault is not None), None)
+        faults = map(self._faults.find, ("share", "turn", "inbox", "claim"))
+        return next((fault for fault in faults if fault is not None), None)

@@ -174,7 +174,7 @@ class Loop:
 
     def _check_journal(self) -> None:
         journal = self._parts.journal
-        if journal.is_standing():
+        if journal.is_in_place():
             self._faults.clear("journal")
         else:
             what = "The journal was deleted while the service runs: its history ends with this run."

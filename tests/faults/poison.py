@@ -86,7 +86,7 @@ class _Killer:
         if step.thread == process:  # it is the one that dies of the signal, and does no recording's work
             return Answer.GO_ON
         os.kill(process, self.number)
-        return Answer.HOLD  # while the process tells what it dies of, its threads would go on
+        return Answer.HOLD  # while the process writes why it dies, its threads would go on
 
     def _log(self) -> bytes:
         path = self.root / "log"
@@ -135,12 +135,12 @@ def _poison(root: Path, size: _Size) -> list[str]:
     failed = {path.name for path in (root / "failed").glob("*.wav")}
     reasons = [path.read_text() for path in (root / "failed").glob("*.error.txt")]
     sys.stdout.write(
-        f"poison: {len(texts_of(root / 'outbox'))} delivered, {len(failed)} set aside with {len(reasons)} reasons,"
+        f"poison: {len(texts_of(root / 'outbox'))} delivered, {len(failed)} in failed with {len(reasons)} reasons,"
         f" in {n_lives} lives\n"
     )
     complaints = _complaints(root, drops, set(names[: size.n_good]))
     if failed != set(names[size.n_good :]) or not all(_CRASHED in reason for reason in reasons):
-        complaints.append(f"set aside are {sorted(failed)}: {reasons}")
+        complaints.append(f"in failed are {sorted(failed)}: {reasons}")
     return complaints if len(reasons) == N_POISON else [*complaints, f"{len(reasons)} reasons"]
 
 

@@ -105,7 +105,7 @@ def test_the_order_of_documents_is_that_of_their_putting_down(journal: Journal) 
     assert list(journal.documents("1")) == ["talk (2).json"]
 
 
-def test_what_others_have_reserved_is_told(journal: Journal) -> None:
+def test_what_others_have_reserved_is_message(journal: Journal) -> None:
     added(journal, "1", "22", "333")
     journal.reserve("1", PLACE, {}, RESULT)
     journal.reserve("22", Reservation("", "memo", "memo.wav"), {}, RESULT)
@@ -137,7 +137,7 @@ def test_cancelled_job_is_listed_until_delivered_or_failed(journal: Journal) -> 
     journal.reserve("1", PLACE, {}, RESULT)
     assert journal.cancelled() == ("1",)
     journal.commit_delivery("1")
-    assert journal.cancelled() == ()  # its transcript stands: too late
+    assert journal.cancelled() == ()  # its transcript is delivered: too late
     journal.cancel("22")
     journal.fail("22")
     assert journal.cancelled() == ()
@@ -296,12 +296,12 @@ def test_journal_files_are_private(tmp_path: Path) -> None:
 def test_failure_is_planned_then_listed_until_forgotten(journal: Journal) -> None:
     added(journal, "1", "22")
     assert journal.planned_failure("1") is None
-    journal.plan_failure("1", Reason("It is no sound.", "Record again."), FailedPlace("team", "1 (2).wav"))
-    assert journal.planned_failure("1") == Reason("It is no sound.", "Record again.")
+    journal.plan_failure("1", Reason("It is not audio.", "Record again."), FailedPlace("team", "1 (2).wav"))
+    assert journal.planned_failure("1") == Reason("It is not audio.", "Record again.")
     assert journal.failures() == ()
     journal.fail("1")
     (past,) = journal.failures()
-    assert (past.job.job_id, past.reason, past.remedy) == ("1", "It is no sound.", "Record again.")
+    assert (past.job.job_id, past.reason, past.remedy) == ("1", "It is not audio.", "Record again.")
     assert past.audio_path == "team/1 (2).wav"
     journal.forget("1")
     assert journal.failures() == ()
@@ -356,12 +356,12 @@ def test_any_file_name_is_kept_byte_for_byte(tmp_path: Path, name: bytes) -> Non
 def test_deleted_journal_is_noticed_and_works_until_closed(tmp_path: Path, how: str) -> None:
     journal = Journal(tmp_path)
     added(journal, "1")
-    assert journal.is_standing()
+    assert journal.is_in_place()
     for path in tmp_path.glob(JOURNAL_NAME if how == "alone" else f"{JOURNAL_NAME}*"):
         path.unlink()
     if how == "replaced":  # as by a command that makes its own
         Journal(tmp_path).close()
-    assert not journal.is_standing()
+    assert not journal.is_in_place()
     added(journal, "22")
     journal.drop_chunks("1")
     assert [job.job_id for job in journal.unfinished()] == ["1", "22"]
@@ -532,10 +532,10 @@ try:
     for number in range(1, 100):
         journal.remember_chunk("1", "p", (number, number + 1), said)
 except TransientError as error:
-    told = str(error)
+    message = str(error)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 journal.remember_chunk("1", "p", (number, number + 1), said)
-print(json.dumps([told, number, len(journal.remembered_chunks("1", "p"))]))
+print(json.dumps([message, number, len(journal.remembered_chunks("1", "p"))]))
 journal.close()
 """
 
@@ -545,9 +545,9 @@ def test_full_disk_is_a_transient_error_and_writes_resume(tmp_path: Path) -> Non
         [sys.executable, "-c", _FILL_THE_DISK, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told, failed_at, n_remembered = json.loads(done.stdout)
-    assert told.startswith("The journal cannot be written: ")
-    assert "Check the state folder" in told
+    message, failed_at, n_remembered = json.loads(done.stdout)
+    assert message.startswith("The journal cannot be written: ")
+    assert "Check the state folder" in message
     assert n_remembered == failed_at + 1  # all before the fault, and the one after it
     journal = Journal(tmp_path)
     assert len(journal.remembered_chunks("1", "p")) == n_remembered

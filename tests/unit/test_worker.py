@@ -331,7 +331,7 @@ def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench)
     intake = Intake(bench.settings, control, bench.resources, bench.worker)
     arrival = Arrival("talk.wav", fingerprint_of((inbox / "talk.wav").stat()))
     assert intake.claimable([arrival]) == []
-    for _ in range(3):  # seen, settled while the old claim stands, claimed anew
+    for _ in range(3):  # seen, settled while the old claim exists, claimed again
         intake.look()
         intake.take_in(None)
         bench.wait(bench.worker.is_idle)
