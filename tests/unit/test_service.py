@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import soundfile
 
 from daemon.config import Config, Folders, Watch
 from daemon.host.systemd import Notifier
 from daemon.journal import JOURNAL_NAME
 from daemon.service.service import Service
+from daemon.spool import second_look
 from tests.conftest import SAMPLES
 from tests.integration.instance import FOLDERS, wait_until
 from tests.scripted_engine import ScriptedEngine
@@ -41,7 +43,7 @@ class Harness:
 
     def __init__(self, root: Path, scan_s: float, *, is_loaded: bool) -> None:
         for name in FOLDERS:
-            (root / name).mkdir()
+            (root / name).mkdir(exist_ok=True)
         self.heard: list[str] = []
         self.engine = HangingEngine()
         self.may_load = threading.Event()
@@ -180,3 +182,27 @@ def test_sign_of_life_is_renewed_while_idle(make_harness: Callable[..., Harness]
     wait_until(lambda: status_of(tmp_path)["state"] == "ready", "it is shown")
     first = status_of(tmp_path)["alive_at"]
     wait_until(lambda: status_of(tmp_path)["alive_at"] > first, "it is renewed")
+
+
+def test_recording_that_grows_after_its_delivery_is_transcribed_again(
+    make_harness: Callable[..., Harness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(second_look, "LOOK_AFTER_S", 2.0)
+    (tmp_path / "inbox").mkdir(exist_ok=True)
+    samples, rate_hz = soundfile.read(SAMPLES / "memo.wav", dtype="int16")
+    soundfile.write(tmp_path / "inbox" / "talk.au", samples[: 2 * rate_hz], rate_hz)  # its close cannot be seen
+    with (tmp_path / "inbox" / "talk.au").open("r+b") as stream:
+        stream.seek(8)
+        stream.write(b"\xff" * 4)  # of unknown length, as a recorder writes it
+    make_harness(0.2)
+    document = tmp_path / "outbox" / "talk.json"
+    wait_until((tmp_path / "processed" / "talk.au").exists, "it is delivered", 40)
+    assert json.loads(document.read_text())["audio"]["duration_s"] == pytest.approx(2.0, abs=0.1)
+    with (tmp_path / "processed" / "talk.au").open("ab") as stream:
+        stream.write(bytes(4 * rate_hz))  # two seconds more
+    wait_until(
+        lambda: document.exists() and json.loads(document.read_text())["audio"]["duration_s"] > 3.5,
+        "the whole recording is delivered in its place",
+        40,
+    )
+    assert sorted(path.name for path in (tmp_path / "outbox").glob("talk*")) == ["talk.json", "talk.txt"]
