@@ -288,8 +288,8 @@ def _run_instance(world: World, case: Case, root: Path, outcome: Outcome) -> Non
         return
     if end.code not in FINE:
         outcome.verdict.add("lost", f"with a second instance started, it ends with {end.code}")
-    shutil.rmtree(rival)
-    _check_each_once(outcome.verdict, world, [places_of(root)])
+    # Before the first one has its locks, the second may take what is in a common inbox, and deliver it.
+    _check_each_once(outcome.verdict, world, [places_of(root), places_of(rival, {shared: root / shared})])
 
 
 # A changed folder
