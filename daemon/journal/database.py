@@ -21,6 +21,7 @@ _BUSY_MS: Final = 10_000
 _MODE: Final = 0o600
 _DAMAGED: Final = ".damaged-"
 _BLOCK: Final = 1 << 20
+_PRIMARY_CODE: Final = 0xFF  # the rest of an extended error code says more: https://sqlite.org/rescode.html
 # A full or failing disk, or another process that holds the file too long; other kinds are bugs of ours.
 _OUTSIDE: Final = (sqlite3.OperationalError, sqlite3.DatabaseError)
 _SCHEMA: Final = """
@@ -156,9 +157,7 @@ def _create(path: Path) -> None:
 
 def _refuse_newer(path: Path) -> None:
     """Raise NewerVersionError for a journal with a schema that this version does not know; write nothing."""
-    # immutable would not see a version that is still in the write-ahead log.
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)) as db:
-        version = _version_of(db)
+    version = _read_version(path)
     if version > len(_STEPS):
         what = (
             f"The journal {path} was written by a newer version of scribed:"
@@ -169,6 +168,20 @@ def _refuse_newer(path: Path) -> None:
             " only history, progress and attempt counters are lost."
         )
         raise NewerVersionError(what, remedy)
+
+
+def _read_version(path: Path) -> int:
+    # immutable would not see a version that is still in the write-ahead log.
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_BUSY_MS / 1000)) as db:
+            return _version_of(db)
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode & _PRIMARY_CODE != sqlite3.SQLITE_READONLY:
+            raise
+    # A crash interrupted the transaction that creates the tables, which precedes the write-ahead log. SQLite has to
+    # roll it back before anyone can read.
+    with closing(sqlite3.connect(path, timeout=_BUSY_MS / 1000)) as db:
+        return _version_of(db)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -552,3 +552,24 @@ def test_full_disk_is_a_transient_error_and_writes_resume(tmp_path: Path) -> Non
     journal = Journal(tmp_path)
     assert len(journal.remembered_chunks("1", "p")) == n_remembered
     journal.close()
+
+
+def test_journal_whose_creation_a_crash_interrupted_is_rolled_back_and_used(tmp_path: Path) -> None:
+    program = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA cache_size = 1')\n"  # so that it writes into the file before the commit
+        "db.execute('BEGIN')\n"
+        "db.execute('CREATE TABLE jobs (job_id TEXT)')\n"
+        "db.executemany('INSERT INTO jobs VALUES (?)', [('x' * 1000,)] * 100)\n"
+        "os._exit(0)\n"
+    )
+    path = tmp_path / JOURNAL_NAME
+    path.touch(mode=0o600)
+    subprocess.run([sys.executable, "-c", program, str(path)], check=True)
+    assert path.with_name(f"{JOURNAL_NAME}-journal").stat().st_size > 0
+    assert path.stat().st_size > 0
+    journal = Journal(tmp_path)
+    assert journal.unfinished() == ()
+    journal.close()
+    assert [found.name for found in tmp_path.glob("*damaged*")] == []
