@@ -1,8 +1,8 @@
-"""What the daemon costs beside its work: start of commands, an idle inbox, a full one, a long recording.
+"""What the daemon costs apart from transcribing: start of commands, an idle inbox, a full one, a long recording.
 
     python benchmarks/daemon.py [--short] [commands | scan | own | journal | daemon ...]
 
-Machines are shared: figures of one run belong together, and each stands beside a rival measured in the
+Machines are shared: figures of one run belong together, and each is compared with a rival measured in the
 same run. Nothing here passes or fails.
 """
 
@@ -54,7 +54,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 
 def main() -> None:
     """Measure everything and print one table."""
-    parser = argparse.ArgumentParser(description="What the daemon costs beside its work.")
+    parser = argparse.ArgumentParser(description="What the daemon costs apart from transcribing.")
     parser.add_argument("--short", action="store_true", help="only see that it runs")
     parser.add_argument("parts", nargs="*", help="commands, scan, own, journal, daemon; without one, all")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -70,7 +70,7 @@ def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
     Raises:
         errors.UsageError: the ending is unknown, the audio is too long for it, or ffmpeg is missing.
         errors.CannotWriteError: the file exists and may not be overwritten.
-        errors.NoPermissionError: the folder may not be written.
+        errors.NoPermissionError: the folder is not writable.
         errors.TransientError: the disk is full or does not answer.
     """
     check_target(target)

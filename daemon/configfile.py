@@ -278,7 +278,7 @@ def _compose(text: str, *, has_aliases: bool) -> yaml.Node | None:
         line = line if mark is None else mark.line + 1
         what, remedy = f"cannot be read: {clip(error.problem or 'it is not YAML')}", _remedy_for(error.problem or "")
     except (yaml.YAMLError, ValueError, OverflowError):
-        # ValueError and OverflowError: PyYAML on "\UFFFFFFFF" and the like.
+        # ValueError and OverflowError: PyYAML raises them, for instance on "\UFFFFFFFF".
         what, remedy = "cannot be read", "check the quoted text on this line"
     raise BrokenFileError(ConfigFault((), line, what, remedy))
 

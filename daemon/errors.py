@@ -44,7 +44,7 @@ class ScribedError(Exception):
 
 
 class JobError(ScribedError):
-    """This recording cannot be transcribed, however often it is tried: it is set aside."""
+    """This recording cannot be transcribed, however often it is tried: it moves to failed."""
 
 
 class TransientError(ScribedError):
@@ -84,7 +84,7 @@ class AlreadyRunningError(ScribedError):
 
 
 class NoPermissionError(ScribedError):
-    """A folder may not be read or written by this user."""
+    """This user has no permission to read or write a folder."""
 
     exit_code = ExitCode.NO_PERMISSION
 

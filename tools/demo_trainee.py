@@ -98,7 +98,7 @@ class ConversationMaker:
         self._vocabulary, self._rng = vocabulary, rng
 
     def __call__(self, words: Sequence[str], times: tuple[tuple[int, int], ...]) -> Conversation:
-        """Return the conversation whose answer is ``words``; none means that there was no speech."""
+        """Return the conversation whose answer is ``words``; none means no speech."""
         ids, rng = self._ids, self._rng
         spoken = tuple(ids[word] for word in words)
         turn, end, line = ids["<|im_start|>"], ids["<|im_end|>"], ids["\n"]

@@ -57,7 +57,7 @@ def fetch(model_id: str, source: str, target: Path, report: Callable[[str], None
         CannotWriteError: something else has the model's name, or the source is that very folder.
         EngineUnavailableError: the source cannot be reached, or holds no complete model of the right kind.
         TransientError: the disk is full.
-        NoPermissionError: the folder may not be written.
+        NoPermissionError: the folder is not writable.
         AlreadyRunningError: another process is fetching this model.
     """
     match = _MODEL_ID.fullmatch(model_id)

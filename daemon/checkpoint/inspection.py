@@ -105,7 +105,7 @@ def compute_digest(weights: Iterable[Path]) -> str:
     prints for them ("<sha256>  <name>"), sorted by name.
 
     Raises:
-        EngineUnavailableError: a file cannot be read to its end.
+        EngineUnavailableError: a file cannot be read to the end.
     """
     digests = {}
     for path in weights:

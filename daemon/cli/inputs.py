@@ -66,7 +66,7 @@ def opened(found: Sequence[tuple[str, os.stat_result]], cache: Path) -> Iterator
         cache: the folder for the unlinked files.
 
     Raises:
-        NoPermissionError: a pipe may not be read.
+        NoPermissionError: a file or pipe is not readable.
         TransientError: one cannot be read, or the disk of the cache is full.
     """
     with ExitStack() as stack:
@@ -83,9 +83,9 @@ def _look_up(word: str) -> os.stat_result:
     try:
         facts = os.fstat(_STDIN) if word == STANDARD_INPUT else os.stat(word)  # noqa: PTH116  # Path("./-") would be "-"
     except FileNotFoundError:
-        raise UsageError(f"There is no file {shown}.") from None
+        raise UsageError(f"No such file: {shown}.") from None
     except PermissionError as error:
-        raise NoPermissionError(f"{shown} may not be read.", "Check the permissions of its folder.") from error
+        raise NoPermissionError(f"{shown} is not readable.", "Check the permissions of its folder.") from error
     except (OSError, ValueError) as error:  # the latter for a null character
         raise UsageError(f"{shown} cannot be opened: {getattr(error, 'strerror', None) or error}.") from None
     if stat.S_ISDIR(facts.st_mode):
@@ -110,7 +110,7 @@ def _open(word: str, facts: os.stat_result, cache: Path, stack: ExitStack) -> In
 
 
 def _copy(word: str, target: int) -> None:
-    """Copy a stream to its end."""
+    """Copy a stream to the end."""
     if word == STANDARD_INPUT:
         source = os.dup(sys.stdin.fileno() if sys.stdin is not None else _STDIN)
     else:

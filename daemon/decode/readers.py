@@ -310,7 +310,7 @@ class _ContainerReader:
             yield packet
 
     def _packets(self) -> Iterator[Any]:
-        """Yield the packets of the stream up to its end, or up to where the demuxer gives up."""
+        """Yield the packets of the stream until it ends or the demuxer gives up."""
         try:
             yield from self._container.demux(self._stream)
         except MemoryError:

@@ -60,7 +60,7 @@ class ChunkResponse:
 
     Attributes:
         text: one line, without the model's special tokens; "" if the model heard no speech.
-        language: the model's name of the language; None if there is no text or the model named no language.
+        language: the model's name of the language; None if the text is empty or the model named no language.
         is_finished: False if the model was still writing when it reached the chunk's max_new_tokens.
             The text is then incomplete: split the chunk and submit the parts.
         tokens: the text in parts, with the model's confidence in each; empty if unknown. Not compared, because

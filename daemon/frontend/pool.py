@@ -32,7 +32,7 @@ _POLL_S = 0.25
 _MAX_POLL_S = 30.0
 _START_LIMIT_S = 120.0
 _PROBE_LIMIT_S = 20.0
-# The longest that preparing may take. It runs at 250 times real time; a network share may deliver 1 MB/s.
+# The longest that preparing may take. It runs at 250 x real time; a network share may deliver 1 MB/s.
 _LIMIT_S = 60.0
 _LIMIT_BYTES_PER_S = 1e6
 _LIMIT_TIMES_REAL_TIME = 10.0

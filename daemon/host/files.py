@@ -99,7 +99,7 @@ def sync_descriptor(fd: int) -> None:
 
 
 def temporary_name(tag: str) -> str:
-    """Return a temporary name that nobody can guess; `tag` (a job's id) says whose it is."""
+    """Return a temporary name that cannot be guessed; `tag` (a job's id) says whose it is."""
     return f"{TEMPORARY_PREFIX}{tag}-{secrets.token_hex(8)}"
 
 
@@ -178,7 +178,7 @@ def open_regular(path: Path | str | int, dir_fd: int | None = None) -> int:
 
     Raises:
         JobError: it is not a regular file.
-        NoPermissionError: it may not be read.
+        NoPermissionError: it is not readable.
         TransientError: it is gone, or cannot be read now.
     """
     try:
@@ -188,7 +188,7 @@ def open_regular(path: Path | str | int, dir_fd: int | None = None) -> int:
         else:
             fd = os.open(path, flags | os.O_NOFOLLOW, dir_fd=dir_fd)
     except PermissionError as error:
-        raise NoPermissionError("It may not be read.", "Give the service's user read permission on it.") from error
+        raise NoPermissionError("It is not readable.", "Give the service's user read permission on it.") from error
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise JobError("It is a link, not a recording.", "Put the recording itself into the inbox.") from error

@@ -4,7 +4,7 @@ Everybody who may write to a shared folder can put a symbolic link in the place 
 moment. So a sub-folder is opened component by component with O_NOFOLLOW, and its files are named relative to its
 descriptor. (openat2 with RESOLVE_NO_SYMLINKS would do the same in one call; `RestrictSUIDSGID=` of systemd refuses it.)
 
-Temporary names are random and created with O_EXCL, so that nobody can occupy them ahead of us. What a crash leaves
+Temporary names are random and created with O_EXCL, so that no other process can occupy them first. What a crash leaves
 behind is removed by `sweep`, which takes regular files of our own only.
 """
 
@@ -156,7 +156,7 @@ class Folder:
         return Folder(fd, self.path / name)
 
     def make_one(self, name: str, twin: Folder | None) -> None:
-        """Make a folder in here with the group and mode of its twin, as far as we may; leave one that exists."""
+        """Make a sub-folder with the group and mode of its twin where permitted; keep one that exists."""
         mode = files.folder_mode(0o777 if twin is None else os.fstat(twin.fd).st_mode)
         try:
             # Never wider than the twin, not even for a moment. A chmod to setgid may be refused to us
@@ -318,7 +318,7 @@ class Folder:
             to: the folder it goes to.
             new_name: its name there.
             tag: for the temporary name of a copy.
-            is_private: nobody else can write to the other folder: then a plain rename will do, which is one step on
+            is_private: no one else can write to the other folder: then a plain rename will do, which is one step on
                 every file system.
 
         Raises:

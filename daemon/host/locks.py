@@ -23,8 +23,8 @@ _LOCK_MODE: Final = 0o600
 class Lock:
     """A lock on a file, which the kernel drops when its holder dies.
 
-    Whoever can open the file can hold the lock, even to read it. So it is closed to all but its owner, and belongs
-    into a folder that is closed to all but its owner.
+    Any process that can open the file, even only to read it, can hold the lock. So only the owner can open the file,
+    and it belongs in a folder that only the owner can enter.
 
     Args:
         path: the file.

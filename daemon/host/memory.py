@@ -83,7 +83,7 @@ def _control_group() -> Iterator[Room]:
         path = next((line[3:] for line in _CGROUP.read_text().splitlines() if line.startswith("0::")), "")
         group = _CGROUPS / path.lstrip("/")
         while group != _CGROUPS.parent:
-            with suppress(OSError, ValueError):  # the root has no limit, and "max" is no number
+            with suppress(OSError, ValueError):  # the root has no limit, and "max" is not a number
                 limit = int((group / "memory.max").read_text())
                 taken = int((group / "memory.current").read_text()) - _reclaimable(group)
                 yield Room(

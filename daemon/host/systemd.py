@@ -1,4 +1,4 @@
-"""What systemd is told: how the service fares, and log entries with fields. Without libsystemd.
+"""What scribed reports to systemd without libsystemd: the service's state, and log entries with fields.
 
 https://www.freedesktop.org/software/systemd/man/latest/sd_notify.html
 https://systemd.io/JOURNAL_NATIVE_PROTOCOL/
@@ -23,7 +23,7 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 
 class Notifier:
-    """Sends the service's state to systemd; does nothing where nobody listens, and never raises.
+    """Sends the service's state to systemd; does nothing if systemd is not listening, and never raises.
 
     Args:
         address: path of systemd's socket, "@" before an abstract one; "" where there is none.
@@ -49,7 +49,7 @@ class Notifier:
 
     @property
     def is_heard(self) -> bool:
-        """Whether somebody listens, who starts the service and starts it anew."""
+        """Whether a service manager listens, which starts and restarts the service."""
         return self._address.startswith(("/", "\0"))
 
     def ready(self) -> None:
@@ -101,7 +101,7 @@ class JournalSocket:
         self._socket.settimeout(_SEND_TIMEOUT_S)
 
     def send(self, fields: Mapping[str, str]) -> bool:
-        """Send one entry; False where nobody listens or it is too long.
+        """Send one entry; False if the journal is not listening or the entry is too long.
 
         Args:
             fields: values by names that journald allows: capitals, digits and underscores.

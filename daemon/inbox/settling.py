@@ -167,7 +167,7 @@ def ends_in_hole(name: str, folder: int, n_bytes: int) -> bool:
     """
     try:
         descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except OSError:  # it may not be read, and is not taken before it may
+    except OSError:  # not readable: it is not taken until it is
         return True
     try:
         # https://man7.org/linux/man-pages/man2/lseek.2.html: behind the last byte there is always a hole.

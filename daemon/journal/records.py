@@ -118,7 +118,7 @@ class FailedPlace:
 
 @dataclass(frozen=True, slots=True)
 class SecondLook:
-    """A look at a recording after its delivery: it may have grown, for nobody saw its writer close it.
+    """A look at a recording after its delivery: it may have grown, because its writer was not seen to close it.
 
     Attributes:
         job: the job.

@@ -160,7 +160,7 @@ def load_weights() -> dict[str, NDArray[np.float32]]:
             weights = _tensors(Path(folder, "data", "silero_vad_16k_op15.onnx").read_bytes())
     if not weights:
         raise errors.EngineUnavailableError(
-            "The voice-activity model is not installed.",
+            "The voice activity detector (Silero VAD) is not installed.",
             "Install the package silero-vad again, or set segment.vad to energy.",
         )
     return weights

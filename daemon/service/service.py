@@ -1,4 +1,4 @@
-"""The service: one instance from its start to its end."""
+"""The service: one running instance, from start to stop."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every path of a recording and every change of its place: claim, deliver, set aside, retry, recover."""
+"""Every path of a recording and every change of its place: claim, deliver, fail, retry, recover."""
 
 from daemon.spool.claims import Claim
 from daemon.spool.failures import Retried

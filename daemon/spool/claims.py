@@ -133,7 +133,7 @@ class Claims:
 
     @contextmanager
     def audio(self, job: Job) -> Iterator[Path]:
-        """Hold the folder of a claim open; yields a path to its audio that nobody can lead elsewhere meanwhile."""
+        """Hold the folder of a claim open; yields a path to its audio that no one can redirect meanwhile."""
         folder = self._context.roots_of(job.job_id).inbox
         with files.explained("The claimed recording cannot be found", folder):
             held = self._context.claim_of(job)

@@ -1,4 +1,4 @@
-"""The note `NAME.error.txt` beside a recording in failed: what was wrong, in plain words."""
+"""The note `NAME.error.txt` next to a recording in failed: what was wrong, in plain words."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ def outcome_names(name: str) -> Iterator[tuple[str, str]]:
 
 
 def failure_names(name: str) -> Iterator[str]:
-    """Yield names for audio that is set aside: talk.wav, talk (2).wav and so on, without end."""
+    """Yield names for audio that moves to failed: talk.wav, talk (2).wav and so on, without end."""
     yield name
     stem, ending = _split(name)
     for number in count(2):
@@ -66,18 +66,18 @@ def failure_names(name: str) -> Iterator[str]:
 
 
 def numbered_stem(stem: str, number: int, n_spare: int) -> str:
-    """Return `stem (2)` and the like, with room for `n_spare` more bytes."""
+    """Return `stem (number)`, with room for `n_spare` more bytes."""
     mark = f" ({number})"
     return fit(stem, len(mark) + n_spare) + mark
 
 
 def error_note_name(audio_name: str) -> str:
-    """Return the name of the reason beside audio that was set aside."""
+    """Return the name of the error note next to audio in failed."""
     return fit(audio_name, len(ERROR_SUFFIX)) + ERROR_SUFFIX
 
 
 def hotwords_name(audio_name: str) -> str:
-    """Return the name of the hotwords that lie beside a recording."""
+    """Return the name of the hotwords file next to a recording."""
     return fit(_split(audio_name)[0], len(HOTWORDS_SUFFIX)) + HOTWORDS_SUFFIX
 
 

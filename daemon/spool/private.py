@@ -68,7 +68,7 @@ def _make(root: Folder) -> Folder:
         root.sync()
     private = root.descend(PRIVATE_FOLDER)
     try:
-        with suppress(FileExistsError):  # so that it is never empty, and nobody else can remove it
+        with suppress(FileExistsError):  # so that it is never empty, and no one else can remove it
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             os.close(os.open(LOCK_NAME, flags, _FILE_MODE, dir_fd=private.fd))
     except BaseException:
@@ -78,7 +78,7 @@ def _make(root: Folder) -> Folder:
 
 
 def _restore(root: Folder) -> Folder | None:
-    """Give our folder its name back where somebody has renamed it; None where there is none."""
+    """Give our folder its name back if another user has renamed it; None if there is none."""
     name = next((name for name in root.names() if _is_ours(root, name)), None)
     if name is None:
         return None

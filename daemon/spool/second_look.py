@@ -48,7 +48,7 @@ class SecondLooks:
         self._is_active = is_active
 
     def expect(self, job: Job) -> None:
-        """Take note that a claimed recording may still grow, for nobody saw its writer close it."""
+        """Record that a claimed recording may still grow, because its writer was not seen to close it."""
         if self._is_active:
             self._context.journal.expect_look(job.job_id)
 

@@ -1,4 +1,4 @@
-"""The spool: every change of place of a recording, from the inbox to its end."""
+"""The spool: every change of a recording's place, from the inbox to its outcome."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """How others know that the daemon is alive: a sign of life in status.json, and no lock that others could hold.
 
 The sign names the process and carries two times: the time of day for people, and the time since the machine
-started, which no clock step changes. Whoever reads it on the same machine also sees whether the process is there.
+started, which no clock step changes. A reader on the same machine also sees whether the process is alive.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ def read_status(state: Path) -> dict[str, Any]:
     """Return the last snapshot, with the state "stopped" where the daemon that wrote it does not run any more.
 
     Raises:
-        NoPermissionError: the state folder may not be read.
+        NoPermissionError: the state folder is not readable.
         ScribedError: there is no state folder, or the snapshot is damaged.
     """
     status = _read(state)

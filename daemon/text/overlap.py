@@ -77,7 +77,7 @@ def merge_overlap(
     two. The texts are aligned word by word. Then, from left to right:
 
     - a word on which both agree is written once;
-    - a word that only one side has is kept, whoever owns the place: between two words on which both
+    - a word that only one side has is kept, whichever side owns the place: between two words on which both
       agree, the result is at least as long as the longer side;
     - where the sides have different words at one place, the owner's is kept; so near the middle that
       either may own it, both are kept. A reader notices a doubled word; a lost one is gone.

@@ -176,7 +176,7 @@ def _drop(root: Path, names: list[str], backoff_s: float) -> list[Drop]:
 
 
 def _live(root: Path, killer_of: Callable[[int], _Killer | None]) -> int:
-    """Start again and again until a life comes to its end by itself; return how many there were."""
+    """Start again and again until a run ends by itself; return how many there were."""
     for n_life in range(_MAX_LIVES):
         killer = killer_of(n_life)
         decide = killer.decide if killer is not None else _go_on

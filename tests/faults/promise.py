@@ -62,7 +62,7 @@ class Verdict:
 
 
 def make_drops(folder: Path) -> list[Drop]:
-    """Cut clips out of the sample memo; two of one name, one that is no recording."""
+    """Cut clips out of the sample memo; two with the same name, one that is not a recording."""
     samples, rate_hz = soundfile.read(SAMPLES / "memo.wav", dtype="int16")
     n_clip = int(_CLIP_S * rate_hz)
     clips = []

@@ -188,7 +188,7 @@ def _wrong_ends(soak: _Soak) -> Iterator[str]:
 
 
 def _make_sources(folder: Path) -> list[Path]:
-    """Make a mixture: short and longer speech in several formats, silence, and what is no recording."""
+    """Make a mixture: short and longer speech in several formats, silence, and files that are not recordings."""
     folder.mkdir()
     samples, rate_hz = soundfile.read(SAMPLES / "memo.wav", dtype="int16")
     for n_seconds in (1, 3, 6):

@@ -91,7 +91,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Answer(Enum):
-    """What becomes of a step, beside an errno."""
+    """What happens to a step, apart from an errno."""
 
     GO_ON = "go on"
     DIE = "die"  # the process is killed before it

@@ -165,7 +165,7 @@ def run_case(world: World, case: Case) -> Outcome:
             outcome.verdict.join(check_end(root, world.drops, dict(world.texts), folders))
             if case.fault == STOP and set(attempts_of(places_of(root, folders)["outbox"])) != {1}:
                 outcome.verdict.add("partial", "an orderly stop was charged as an attempt")
-    except Exception:  # noqa: BLE001 - one case that cannot be judged is told with the others
+    except Exception:  # noqa: BLE001 - a case that cannot be judged is reported with the others
         outcome.verdict.add("partial", traceback.format_exc())
     if not outcome.verdict.complaints:
         for folder in {root, *(path.parent for path in folders.values())}:

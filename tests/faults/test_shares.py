@@ -54,19 +54,19 @@ def test_an_empty_mount_point_is_no_empty_inbox(instance: Instance) -> None:
     assert instance.run("once").returncode == 0
 
 
-def test_a_share_that_goes_is_told_and_taken_up_when_it_comes_back(instance: Instance) -> None:
+def test_share_that_goes_away_is_a_fault_until_it_is_back(instance: Instance) -> None:
     instance.start()
     unmount(instance)
     instance.drop(SAMPLES / "memo.wav", "below-the-mount-point.wav")
     status_txt = instance.folder("outbox") / "STATUS.txt"
-    wait_until(lambda: "nothing is mounted" in status_txt.read_text(), "it is told")
+    wait_until(lambda: "nothing is mounted" in status_txt.read_text(), "the fault is shown")
     assert any("nothing is mounted" in fault["what"] for fault in instance.status()["faults"])
     assert mount(instance)
     instance.drop(SAMPLES / "memo.wav")
     wait_until(lambda: instance.names("processed") == ["memo.wav"], "what is on the share is transcribed")
-    wait_until(lambda: "nothing is mounted" not in status_txt.read_text(), "it is told no longer")
+    wait_until(lambda: "nothing is mounted" not in status_txt.read_text(), "the fault is cleared")
     unmount(instance)
-    assert instance.names("inbox") == ["below-the-mount-point.wav"]  # taken by nobody
+    assert instance.names("inbox") == ["below-the-mount-point.wav"]  # taken by no one
 
 
 @pytest.fixture
@@ -97,11 +97,11 @@ def test_what_comes_over_a_share_unheard_is_found_and_delivered_there(far: tuple
     instance.start()
     assert "inbox.polled" in instance.log
     (server / "inbox" / "team").mkdir()
-    for name in ("memo.wav", "team/memo.wav"):  # by another machine: our kernel is told nothing
+    for name in ("memo.wav", "team/memo.wav"):  # by another machine: our kernel sees no event
         shutil.copyfile(SAMPLES / "memo.wav", server / "inbox" / name)
     (server / "inbox" / "words.mp3").write_bytes(b"these are words and no sound\n" * 50)
     wait_until(lambda: instance.names("processed") == ["memo.wav", "team/memo.wav"], "what came is delivered")
-    wait_until(lambda: instance.names("failed") == ["words.mp3", "words.mp3.error.txt"], "the other is set aside")
+    wait_until(lambda: instance.names("failed") == ["words.mp3", "words.mp3.error.txt"], "the other moves to failed")
     assert sorted(str(path.relative_to(server)) for path in server.rglob("*.json")) == [
         "outbox/memo.json",
         "outbox/team/memo.json",

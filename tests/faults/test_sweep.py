@@ -83,7 +83,7 @@ def test_every_step_is_seen_and_can_be_steered(tmp_path: Path) -> None:
 
 
 @_UNSTEERED
-def test_what_is_to_die_dies_and_what_hangs_is_told(tmp_path: Path) -> None:
+def test_killed_step_dies_and_hanging_step_is_reported(tmp_path: Path) -> None:
     def make() -> int:
         (tmp_path / "one").mkdir()
         return 0

@@ -52,7 +52,7 @@ class Instance:
         self.configure(self.settings)
 
     def configure(self, settings: dict[str, Any]) -> None:
-        """Write the configuration anew: quick to settle, the demo model, and what the test asks for."""
+        """Rewrite the configuration: a short settle time, the demo model, and the test's own settings."""
         base: dict[str, Any] = {
             "folders": {name: str(self.root / name) for name in FOLDERS},
             "watch": {"settle_s": 1, "scan_s": 0.5},
@@ -86,7 +86,7 @@ class Instance:
         return [path for path in (self.root / "inbox/.scribed").glob("*/*") if not path.name.startswith(".")]
 
     def run(self, *words: str, timeout_s: float = _WAIT_S) -> subprocess.CompletedProcess[str]:
-        """Run a command to its end."""
+        """Run a command and wait for it."""
         command = self.command(*words)
         return subprocess.run(
             command, capture_output=True, text=True, timeout=timeout_s, check=False, env=environment()

@@ -38,7 +38,7 @@ def test_check_lists_problems_and_ends_with_the_code_of_the_first_fault(make_ins
 
 
 @pytest.mark.parametrize(("kind", "what"), [("file", "is a file, not a folder"), ("link", "is a link to nothing")])
-def test_inbox_that_is_no_folder_is_called_what_it_is(make_instance: MakeInstance, kind: str, what: str) -> None:
+def test_check_names_what_is_in_place_of_the_inbox(make_instance: MakeInstance, kind: str, what: str) -> None:
     instance = make_instance()
     inbox = instance.folder("inbox")
     inbox.rmdir()

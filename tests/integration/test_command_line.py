@@ -137,7 +137,7 @@ def test_prepare_reads_standard_input(make_instance: MakeInstance, memo: Path) -
         assert soundfile.info(out).duration == pytest.approx(soundfile.info(memo).duration, abs=0.01)
 
 
-def test_what_is_no_recording_at_all_is_wrong_usage(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_argument_that_is_not_a_file_is_wrong_usage(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     for words in ([str(tmp_path)], ["/dev/zero"], [str(tmp_path / "missing.wav")], ["-", "-"], ["nul\u0301\udcff.wav"]):
         ended = instance.run("transcribe", *words)

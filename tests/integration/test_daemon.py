@@ -297,7 +297,7 @@ def test_reload_applies_the_mode_and_folders_of_documents(make_instance: MakeIns
     instance.drop(SAMPLES / "memo.wav", "court/memo.wav")
     (instance.folder("inbox") / "words.wav").write_text("no sound at all")
     wait_until(lambda: is_done(instance, "memo.wav"), "the recording is delivered")
-    wait_until(lambda: instance.names("failed"), "the other is set aside")
+    wait_until(lambda: instance.names("failed"), "the other moves to failed")
     for document in (instance.folder("outbox") / "memo.txt", instance.folder("failed") / "words.wav.error.txt"):
         assert document.stat().st_mode & 0o777 == 0o640
     assert instance.status()["faults"] == []

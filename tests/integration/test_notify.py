@@ -1,4 +1,4 @@
-"""What systemd hears from a real daemon, from its start to its end."""
+"""What a real daemon reports to systemd, from start to stop."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Stand in systemd's place; every line it is told, in order."""
+    """Take systemd's place; every line it receives, in order."""
     lines: list[str] = []
     address = str(tmp_path / "notify")
     server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -50,7 +50,7 @@ def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard:
     instance = make_instance(watch={"scan_s": 0.2}, logging={"names": "hashed"}, metrics={"textfile": str(figures)})
     instance.start()
     assert "scribed_up 1" in figures.read_text()
-    wait_until(lambda: "READY=1" in heard, "the start is told")
+    wait_until(lambda: "READY=1" in heard, "the start is reported")
     loading = heard[: heard.index("READY=1")]
     assert "EXTEND_TIMEOUT_USEC=300000000" in loading
     assert any(line.startswith("STATUS=Loading demo") for line in loading)
@@ -60,20 +60,20 @@ def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard:
 
     instance.drop(SAMPLES / "meeting.flac")
     wait_until(lambda: "meeting.flac" in instance.names("processed"), "the recording is delivered")
-    wait_until(lambda: "STATUS=idle, 0 waiting, 1 done today" in heard, "the delivery is told")
+    wait_until(lambda: "STATUS=idle, 0 waiting, 1 done today" in heard, "the delivery is reported")
     assert not any("meeting" in line for line in heard)  # names are hashed here too
 
     assert instance.process is not None
     heard.clear()
     instance.process.send_signal(signal.SIGHUP)
-    wait_until(lambda: "READY=1" in heard, "the reload is told")
+    wait_until(lambda: "READY=1" in heard, "the reload is reported")
     told = [line for line in heard if line != "WATCHDOG=1"]
     assert told[0] == "RELOADING=1"
     assert told[1].startswith("MONOTONIC_USEC=")
     assert told[2] == "READY=1"
 
     assert instance.stop() == 0
-    wait_until(lambda: "STOPPING=1" in heard, "the stop is told")
+    wait_until(lambda: "STOPPING=1" in heard, "the stop is reported")
     assert "scribed_up 0" in figures.read_text()
     assert "scribed_recording_audio_seconds_count 1" in figures.read_text()
 
@@ -105,7 +105,7 @@ def test_after_failed_starts_it_waits_says_so_and_takes_the_model_when_it_comes(
             instance.process = subprocess.Popen(instance.command("run"), stdout=stream, stderr=stream)
         waiting = f"STATUS=There is no model at {model}."
         wait_until(lambda: any(line.startswith(waiting) and "The next try is at" in line for line in heard), "it waits")
-        wait_until(lambda: instance.status().get("faults"), "the status tells of it")
+        wait_until(lambda: instance.status().get("faults"), "the status shows it")
         assert instance.status()["state"] == "loading"
         assert "The next try is at" in instance.status()["faults"][0]["remedy"]
         assert "EXTEND_TIMEOUT_USEC=300000000" in heard

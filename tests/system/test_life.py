@@ -104,13 +104,13 @@ def test_three_recordings_that_crash_the_service_move_to_failed(unit: Unit, long
     assert unit.is_active()
     assert int(unit.show("NRestarts")) >= len(poison)
     for name in poison:
-        assert "came to a sudden end" in unit.path("failed", f"{name}.error.txt").read_text()
+        assert "crashed each time" in unit.path("failed", f"{name}.error.txt").read_text()
 
 
 def kill_in_work(unit: Unit, name: str) -> bool:
-    """End the process while it works on a recording; return whether that was set aside for it."""
+    """Crash the process while it transcribes a recording; return whether the recording moved to failed."""
     pid = unit.show("MainPID")
-    wait_until(lambda: unit.in_work() == [name], "it is in work")
+    wait_until(lambda: unit.in_work() == [name], "it is in progress")
     unit.kill("SEGV")
     wait_until(lambda: unit.show("MainPID") not in {"0", pid} and unit.is_active(), "it is ready again")
     return unit.path("failed", name).exists()

@@ -103,7 +103,7 @@ def test_real_model_is_checked_with_a_real_voice(
         assert sum(span.stop - span.start for span in prepared.speech) > 5 * 16_000
         demo = installation.config.model_copy(update={"model": ModelSettings.model_validate({"path": "demo"})})
         assert transcription._choose_sample(Installation(demo, None), stack).path.name == "memo.wav"
-    with pytest.raises(UsageError, match="There is no file"), ExitStack() as stack:
+    with pytest.raises(UsageError, match="No such file"), ExitStack() as stack:
         transcription._choose_sample(Installation(demo, None, tmp_path / "gone.wav", "words"), stack)
 
 

@@ -54,10 +54,10 @@ def test_folder_is_never_overwritten(tmp_path: Path) -> None:
 def test_file_that_appears_during_the_work_is_kept(tmp_path: Path) -> None:
     target = tmp_path / "out.txt"
     outputs.refuse_taken([target], [], is_forced=False)
-    target.write_text("somebody was faster")
+    target.write_text("another writer was faster")
     with pytest.raises(CannotWriteError, match="already exists"):
         outputs.write_file(target, b"text", is_forced=False)
-    assert target.read_text() == "somebody was faster"
+    assert target.read_text() == "another writer was faster"
     assert os.listdir(tmp_path) == ["out.txt"]  # noqa: PTH208  # hidden files count too
 
 

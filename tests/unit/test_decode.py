@@ -447,7 +447,7 @@ def test_decoding_works_on_file_systems_without_unnamed_files(tmp_path: Path, mo
 
 def test_full_disk_is_transient_with_a_remedy(tmp_path: Path) -> None:
     path = media.write_audio(tmp_path / "audio.wav", media.noise(60), 16_000)
-    # A limit of the file size is the kernel's own way to refuse a write; /dev/full is no folder.
+    # A limit of the file size makes the kernel itself refuse a write; /dev/full is not a folder.
     script = (
         "import resource, signal, sys\n"
         "from pathlib import Path\n"

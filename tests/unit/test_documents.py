@@ -34,7 +34,7 @@ TALK = Transcript(
     source=Source("talk.wav", "team/talk.wav", "ab" * 32, 4242, "2026-01-30T08:00:00Z"),
     audio=RECEIPT,
     model=ModelIdentity("Qwen3-ASR-1.7B-hf", "cd" * 32, "bfloat16", "cuda:0"),
-    coverage=Coverage(125.5, 20.0, 18.0, (Gap(30.0, 32.0, "the model came to no end here"),)),
+    coverage=Coverage(125.5, 20.0, 18.0, (Gap(30.0, 32.0, "the model did not finish here"),)),
     processing=Processing(1, "2026-01-31T09:30:00Z", "2026-01-31T09:30:10Z", 10.0, 12.55),
     segments=(
         Segment(0.5, 4.0, "Good morning.", "English"),
@@ -73,7 +73,7 @@ def test_txt_has_paragraphs_and_marked_gaps() -> None:
         "\n"
         "First the budget.\n"
         "\n"
-        "[not transcribed, 0:00:30 to 0:00:32: the model came to no end here]\n"
+        "[not transcribed, 0:00:30 to 0:00:32: the model did not finish here]\n"
         "\n"
         "Then the plan.\n"
     )
@@ -83,7 +83,7 @@ def test_txt_with_timestamps() -> None:
     late = replace(TALK, segments=(*TALK.segments[:2], Segment(3725.0, 3726.0, "Late.")))
     assert text(late, "txt", has_timestamps=True).split("\n\n") == [
         "[0:00:00] Good morning. Let us begin.",
-        "[0:00:30] [not transcribed, 0:00:30 to 0:00:32: the model came to no end here]",
+        "[0:00:30] [not transcribed, 0:00:30 to 0:00:32: the model did not finish here]",
         "[1:02:05] Late.\n",
     ]
 
@@ -272,7 +272,7 @@ def test_srt_of_a_talk() -> None:
     shown = " ".join(" ".join(lines) for *_, lines in cues_of(text(TALK, "srt"), ","))
     assert shown == (
         "Good morning. Let us begin. First the budget."
-        " [not transcribed, 0:00:30 to 0:00:32: the model came to no end here] Then the plan."
+        " [not transcribed, 0:00:30 to 0:00:32: the model did not finish here] Then the plan."
     )
 
 

@@ -142,7 +142,7 @@ MIXED = [
 ]
 
 
-# --- the same text whatever runs beside it
+# --- the same text whatever runs in the same batch
 
 
 @AHEAD
@@ -208,7 +208,9 @@ def test_finished_row_is_refilled_while_others_run(model: WatchedModel) -> None:
     engine.close()
     long_steps, short_steps = count_new_tokens(12), count_new_tokens(0.5)
     assert model.n_steps < long_steps + short_steps
-    assert [prefill for prefill in model.prefills[1:] if len(prefill) == 1], "one row was refilled beside the long one"
+    assert [prefill for prefill in model.prefills[1:] if len(prefill) == 1], (
+        "one row was refilled while the long one ran"
+    )
 
 
 def test_memo_behind_a_ten_hour_recording_is_finished_soon(model: WatchedModel) -> None:

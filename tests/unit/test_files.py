@@ -219,7 +219,7 @@ def test_a_file_that_is_gone_may_come_back(tmp_path: Path) -> None:
         files.open_regular(tmp_path / "gone.wav")
 
 
-def test_an_unreadable_file_is_told_without_its_name(open_folder: Path) -> None:
+def test_error_for_an_unreadable_file_does_not_contain_its_name(open_folder: Path) -> None:
     (open_folder / "patient.wav").write_bytes(b"")
     (open_folder / "patient.wav").chmod(0)
     code = """
@@ -229,8 +229,8 @@ except NoPermissionError as error:
     print(json.dumps(str(error)))
 """
     told = run_as_other(code, open_folder / "patient.wav")
-    assert "may not be read" in told
-    assert "patient" not in told  # it stands in STATUS.txt, where names may have to be hidden
+    assert "is not readable" in told
+    assert "patient" not in told  # the text appears in STATUS.txt, where names may have to be hidden
 
 
 def test_sha256_can_be_interrupted(tmp_path: Path) -> None:

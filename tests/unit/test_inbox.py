@@ -75,7 +75,7 @@ class Watched:
         os.write(descriptor, b"x")
         while mark.name not in self.inbox._writers.written():
             assert time.monotonic() < end_s, "no event came"
-            pause.wait(0.005)  # a write wakes nobody
+            pause.wait(0.005)  # a write wakes no one
         mark.unlink()
         return descriptor
 
@@ -244,7 +244,7 @@ def test_any_change_restarts_the_quiet_time(poll: Watched, change: str) -> None:
         path.rename(poll.root / ".old")
         path.write_bytes(b"0" * 65536)
         os.utime(path, ns=(1, 1))
-    else:  # room is reserved behind the end, as some programs do: neither size nor time tell of it
+    else:  # room is reserved behind the end, as some programs do: neither size nor time show it
         before = path.stat()
         if subprocess.run(["fallocate", "--keep-size", "--length", "1M", str(path)], check=False).returncode:
             pytest.skip("this file system reserves no room")
@@ -377,7 +377,7 @@ def test_growing_file_present_at_start_is_waited_for(poll: Watched) -> None:
     assert len(poll.scan(UNSEEN_S).settled) == 1
 
 
-# What is no recording
+# Files that are not recordings
 
 
 def test_links_pipes_and_sockets_are_never_taken(poll: Watched, tmp_path: Path) -> None:
@@ -803,7 +803,7 @@ def test_our_own_claims_do_not_wake_the_loop(events: Watched) -> None:
     (events.root / CLAIM_FOLDER / "job" / ".claim.json").write_bytes(b"{}")
     (events.root / "a.wav").rename(events.root / CLAIM_FOLDER / "job" / "a.wav")
     second = events.mark()
-    assert len(wakes) <= 1  # that of the second mark, if it is told yet
+    assert len(wakes) <= 1  # that of the second mark, if it has arrived yet
     os.close(first)
     os.close(second)
 

@@ -103,7 +103,7 @@ def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path
     again.release()
 
 
-def test_nobody_else_can_open_a_lock_file(open_folder: Path) -> None:
+def test_other_users_cannot_open_a_lock_file(open_folder: Path) -> None:
     (open_folder / "lock").touch()
     (open_folder / "lock").chmod(0o666)  # as an earlier version may have left it
     lock = locks.Lock(open_folder / "lock")
@@ -135,7 +135,7 @@ def test_who_asks_for_a_lock_does_not_keep_an_instance_from_starting(
     release.join()
 
 
-def test_a_lock_that_cannot_be_made_is_told(open_folder: Path) -> None:
+def test_lock_that_cannot_be_created_is_an_error(open_folder: Path) -> None:
     code = """
 try:
     locks.Lock(Path(sys.argv[1])).acquire("the inbox")

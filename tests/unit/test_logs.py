@@ -190,7 +190,7 @@ def test_hashed_names_hold_for_sub_folders_in_any_text(format_: Literal["auto", 
     stream = io.StringIO()
     settings = Logging(names="hashed", format=format_)
     logs.configure(settings, shared=(tmp_path / "inbox", tmp_path / "outbox"), stream=stream)
-    log.warning("service.fault_found", what=f"{tmp_path}/outbox/Ward 7/Doe may not be written.", remedy="Look.")
+    log.warning("service.fault_found", what=f"{tmp_path}/outbox/Ward 7/Doe is not writable.", remedy="Look.")
     log.warning("inbox.scanned", folders=[f"{tmp_path}/inbox/Ward 7"], error=f"[Errno 5] {tmp_path}/inbox/Doe: bad")
     assert "Ward" not in stream.getvalue()
     assert "Doe" not in stream.getvalue()
@@ -207,7 +207,7 @@ def test_libraries_and_warnings_are_logged_from_warning_on() -> None:
     stream = make_log(format="json", level="debug")
     library = logging.getLogger("some.package")
     library.setLevel(logging.DEBUG)  # as some do by themselves
-    library.info("nobody wants to know")
+    library.info("no one needs this")
     library.warning("look at %s", "this\nthing")
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -277,14 +277,14 @@ def test_journal_entries_have_fields_to_select_by(tmp_path: Path, monkeypatch: p
 def test_lines_carry_their_priority_where_journald_does_not_answer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nobody = str(tmp_path / "nobody")
+    absent = str(tmp_path / "absent")
     with (tmp_path / "journal").open("w+") as journal:
         found = os.fstat(journal.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
-        logs.configure(Logging(level="debug"), stream=journal, journal=nobody)
+        logs.configure(Logging(level="debug"), stream=journal, journal=absent)
         log.info("job.claimed", name="<0>forged.wav")
         fail_with(ValueError("bad"))
-        logs.configure(Logging(format="json"), stream=journal, journal=nobody)
+        logs.configure(Logging(format="json"), stream=journal, journal=absent)
         log.warning("queue.grown", n=5)
         journal.seek(0)
         claimed, failed, *traceback, grown = journal.read().splitlines()
@@ -399,7 +399,7 @@ def test_rotation_below_a_shared_folder_stays_in_the_folder_that_was_opened(tmp_
     logs.configure(Logging(file=tmp_path / "logs" / "scribed.log"), shared=(tmp_path,), stream=io.StringIO())
     (tmp_path / "logs").rename(tmp_path / "old")
     (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "scribed.log").write_text("of somebody else")
+    (tmp_path / "logs" / "scribed.log").write_text("of another program")
     log.info("job.claimed")
     logs.close()
     assert sorted(path.name for path in (tmp_path / "old").iterdir()) == ["scribed.log", "scribed.log.1"]

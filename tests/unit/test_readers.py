@@ -305,7 +305,7 @@ def test_all_streams_of_a_chained_file_are_read(name: str, speech: Path, folder:
     assert abs(clean_audio(chained, folder)[1].duration_s - 2 * 5.89) < 0.05
 
 
-def test_flac_is_read_to_its_end_if_its_header_declares_less(speech: Path, folder: Path) -> None:
+def test_flac_is_read_to_the_end_if_its_header_declares_less(speech: Path, folder: Path) -> None:
     once = encoded(speech, "t.flac")
     media.ffmpeg("-stream_loop", "1", "-i", once, "-c", "copy", folder / "twice.flac")
     assert abs(clean_audio(folder / "twice.flac", folder)[1].duration_s - 2 * 5.89) < 0.05
@@ -356,7 +356,7 @@ def test_streamed_wav_without_sizes_is_complete(
     assert receipt.notes == ()
 
 
-def test_wav_is_read_to_its_end_if_its_header_declares_less(
+def test_wav_is_read_to_the_end_if_its_header_declares_less(
     speech: Path, clean: NDArray[np.float32], folder: Path
 ) -> None:
     target = folder / "lying.wav"
@@ -590,7 +590,7 @@ def test_unfinished_mp4_is_reported_as_damaged(ending: str, speech: Path, folder
     error = refusal(half)
     assert not isinstance(error, NotARecordingError)
     assert "cut off or damaged" in error.what
-    assert front_end.is_recording(half)  # it has to be set aside with its reason, not left lying
+    assert front_end.is_recording(half)  # it must move to failed with its reason, not stay in the inbox
 
 
 def test_protected_recordings_are_refused(speech: Path, folder: Path) -> None:

@@ -170,7 +170,7 @@ def test_fault_of_every_turn_is_shown(make_harness: Callable[..., Harness], tmp_
         db.execute("ALTER TABLE jobs RENAME TO gone")
     wait_until(lambda: "The journal cannot be read" in (tmp_path / "outbox/STATUS.txt").read_text(), "it is shown")
     wait_until(lambda: status_of(tmp_path)["faults"], "it is shown in status.json too")
-    wait_until(lambda: any("needs attention: " in line for line in harness.heard), "systemd is told")
+    wait_until(lambda: any("needs attention: " in line for line in harness.heard), "systemd receives it")
     with closing(sqlite3.connect(tmp_path / "state" / JOURNAL_NAME)) as db:
         db.execute("ALTER TABLE gone RENAME TO jobs")
     wait_until(lambda: not status_of(tmp_path)["faults"], "it is gone again")

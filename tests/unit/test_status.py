@@ -221,11 +221,11 @@ ROOTS = ("/srv/in", "/srv/out")
 @pytest.mark.parametrize(
     ("text", "known", "expected"),
     [
-        ("/srv/out/Ward 7/Doe may not be written.", ("Ward 7/Doe/a.wav",), "/srv/out/{Ward 7/Doe} may not be written."),
+        ("/srv/out/Ward 7/Doe is not writable.", ("Ward 7/Doe/a.wav",), "/srv/out/{Ward 7/Doe} is not writable."),
         ("Give it /srv/out/Ward 7.", ("Ward 7/a.wav",), "Give it /srv/out/{Ward 7}."),
         ("/srv/out/a.wave is gone.", ("a.wav",), "/srv/out/{a.wave is gone}."),
         ("/srv/in is full. See /srv/in/x y z. Then go on.", (), "/srv/in is full. See /srv/in/{x y z}. Then go on."),
-        ("/srv/in/.scribed belongs to somebody else.", (), "/srv/in/.scribed belongs to somebody else."),
+        ("/srv/in/.scribed belongs to another user.", (), "/srv/in/.scribed belongs to another user."),
         ("/srv/in/.scribed/2026-1f/a b.wav is gone.", ("a b.wav",), "/srv/in/.scribed/2026-1f/{a b.wav} is gone."),
         ("/srv/in/a.wav and /srv/out/a.wav differ.", ("a.wav",), "/srv/in/{a.wav} and /srv/out/{a.wav} differ."),
         ("/srv/inside/a.wav is elsewhere.", ("a.wav",), "/srv/inside/a.wav is elsewhere."),
@@ -243,14 +243,14 @@ def test_hashed_names_hold_for_sub_folders_in_faults_status_line_and_log(
     config = with_sections(config, logging=Logging(names="hashed"))
     publisher = make_publisher(config)
     publisher.show(arriving=(Arriving("Ward 7/Doe, Jane/a.wav", 1, "still empty"),))
-    what = f"The transcript could not be written: {config.folders.outbox}/Ward 7/Doe, Jane may not be written."
+    what = f"The transcript could not be written: {config.folders.outbox}/Ward 7/Doe, Jane is not writable."
     publisher.faults.note("claim", what, f"Give write permission on {config.folders.outbox}/Ward 7/Doe, Jane.")
     report_scan(publisher.faults, Scan(faults=(FolderFault("Ward 7/Roe", "Stale file handle"),)), "hashed")
     report_scan(publisher.faults, Scan(unreadable=("Ward 7/closed",)), "hashed")
     publisher.show()
     shown = [read_text(config), json.dumps(read_json(config)["faults"]), *publisher.lines(), caplog.text]
     assert all("Ward" not in text and "Doe" not in text and "Roe" not in text for text in shown), shown
-    assert "may not be written" in shown[0]
+    assert "is not writable" in shown[0]
 
 
 @pytest.mark.parametrize(
@@ -492,7 +492,7 @@ def test_member_of_the_group_reads_the_status_without_any_lock(open_folder: Path
 
 
 class Publisher:
-    """A publisher with a clock, a journal, and an ear for what systemd is told."""
+    """A publisher with a clock, a journal, and a list of what it reports to systemd."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -107,7 +107,7 @@ def test_an_entry_arrives_as_journald_reads_it(listener: tuple[socket.socket, st
     assert server.recv(4096) == b"MESSAGE\n" + length + b"one\ntwo\nPRIORITY=6\nSCRIBED_NAME=M\xc3\xbcller\n"
 
 
-def test_an_entry_that_does_not_arrive_is_told(listener: tuple[socket.socket, str]) -> None:
+def test_send_returns_false_for_an_entry_that_does_not_arrive(listener: tuple[socket.socket, str]) -> None:
     journal = JournalSocket(listener[1].replace("@", "\0"))
     assert not journal.send({"MESSAGE": "x" * 10_000_000})
     journal.close()

@@ -60,7 +60,7 @@ def _choose_sample(installation: Installation, stack: ExitStack) -> _Sample:
     """Return the sample that the user named, else the bundled one that the configured model understands."""
     if installation.sample is not None:
         if not installation.sample.is_file():
-            raise UsageError(f"There is no file {installation.sample}.")
+            raise UsageError(f"No such file: {installation.sample}.")
         return _Sample(installation.sample.resolve(), installation.sample_text, is_bundled=False)
     package = resources.files("daemon")
     if str(installation.config.model.path) == configfile.DEMO_MODEL:

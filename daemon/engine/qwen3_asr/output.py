@@ -33,7 +33,7 @@ class ParsedOutput(NamedTuple):
 
     Attributes:
         text: on one line; "" if the model heard no speech.
-        language: None if the output names none, or there is no text.
+        language: None if the output names none or the text is empty.
         start: where the text starts in the output.
     """
 

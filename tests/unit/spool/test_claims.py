@@ -47,7 +47,7 @@ def test_a_claim_is_one_rename_out_of_sight(world: World) -> None:
     assert (job.path, job.name, job.folder) == ("team/talk.wav", "talk.wav", "team")
 
 
-def test_what_is_gone_in_between_is_no_job(world: World) -> None:
+def test_recording_that_vanishes_before_the_claim_gives_no_job(world: World) -> None:
     arrival = world.drop("team/talk.wav", hotwords=WORDS)
     (world.folders.inbox / "team" / "talk.wav").unlink()
     assert world.spool.claim(arrival) is None
@@ -57,7 +57,7 @@ def test_what_is_gone_in_between_is_no_job(world: World) -> None:
     assert world.spool.claim(arrival) is None
 
 
-def test_what_was_replaced_after_it_settled_is_told(world: World) -> None:
+def test_claim_reports_a_recording_replaced_after_it_settled(world: World) -> None:
     arrival = world.drop()
     (world.folders.inbox / "talk.wav").unlink()
     world.drop(content=b"something else")
@@ -90,7 +90,7 @@ def test_a_recording_waits_for_hotwords_that_a_disk_withholds(
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
-def test_what_took_the_place_of_a_recording_is_given_back(world: World, kind: str) -> None:
+def test_claim_puts_back_anything_that_is_not_a_regular_file(world: World, kind: str) -> None:
     arrival = world.drop(hotwords=WORDS)
     path = world.folders.inbox / "talk.wav"
     path.unlink()
@@ -106,7 +106,7 @@ def test_what_took_the_place_of_a_recording_is_given_back(world: World, kind: st
 
 
 def test_a_link_in_place_of_a_sub_folder_is_not_followed(world: World) -> None:
-    """Else somebody could have the journal, or another's recording, moved to where he may read it."""
+    """Otherwise a member could have the journal or another user's recording moved to a readable place."""
     arrival = world.drop("team/journal.sqlite3")
     shutil.rmtree(world.folders.inbox / "team")
     (world.folders.inbox / "team").symlink_to(world.folders.state)
@@ -162,9 +162,9 @@ except NoPermissionError as error:
 
 
 @pytest.mark.parametrize(("mode", "words"), [("0555", "write permission"), ("1777", "chmod -t")])
-def test_a_folder_that_gives_nothing_away_is_told_before_anything_is_written(mode: str, words: str) -> None:
+def test_folder_that_forbids_moving_files_is_a_fault_before_anything_is_written(mode: str, words: str) -> None:
     if mode == "1777" and os.geteuid() != 0:
-        pytest.skip("only root can make a folder somebody else's")
+        pytest.skip("only root can give a folder away")
     root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
     try:
         command = [sys.executable, "-c", _CLAIM_AS_OTHER, str(root), mode]
@@ -198,7 +198,7 @@ def test_hotwords_are_read_with_care(world: World) -> None:
     assert words[-1] == f"word{len(words) - 1}"  # not cut in two
 
 
-def test_a_full_disk_is_told_before_a_claim(world: World) -> None:
+def test_full_disk_is_a_fault_before_the_claim(world: World) -> None:
     claims = Spool(world.shared, world.journal, lambda _: Output())
     assert claims.check_room() is None  # type: ignore[func-returns-value]
     files_free = files.free_bytes

@@ -37,7 +37,7 @@ DELIVERED = {
     "processed": {"team/talk.wav", "team/talk.hotwords.txt"},
     "failed": set[str](),
 }
-SET_ASIDE = {
+FAILED = {
     "inbox": {".scribed", "team"},
     "outbox": set[str](),
     "processed": set[str](),
@@ -64,7 +64,7 @@ def fail_end(_: str) -> Callable[[World, Job], object]:
     return lambda world, job: world.set_aside(job)
 
 
-WAYS = {"delivered": (deliver_end, DELIVERED), "set aside": (fail_end, SET_ASIDE)}
+WAYS = {"delivered": (deliver_end, DELIVERED), "failed": (fail_end, FAILED)}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -234,7 +234,7 @@ def test_a_transcript_that_was_fetched_before_the_commit_is_not_made_twice(world
     later.close()
 
 
-def test_a_folder_in_the_way_is_told_and_waited_for(world: World) -> None:
+def test_file_in_place_of_an_outbox_folder_is_a_fault_and_the_delivery_waits(world: World) -> None:
     (world.folders.outbox / "team").write_bytes(b"theirs")
     job = world.claim("team/talk.wav")
     with pytest.raises(TransientError, match="team is a file where a folder"):

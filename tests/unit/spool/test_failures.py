@@ -27,7 +27,7 @@ from tests.unit.spool.world import (
 )
 
 
-def test_a_failed_recording_has_its_reason_beside_it(world: World) -> None:
+def test_failed_recording_has_its_error_note_next_to_it(world: World) -> None:
     world.set_aside(world.claim("team/talk.wav", hotwords=WORDS))
     assert tree(world.folders.failed) == {"team/talk.wav", "team/talk.wav.error.txt", "team/talk.hotwords.txt"}
     note = world.folders.failed / "team" / "talk.wav.error.txt"
@@ -94,7 +94,7 @@ def test_half_a_delivery_does_not_outlive_a_failure(world: World, tmp_path: Path
     later.close()
 
 
-def test_a_cancelled_recording_is_given_back(world: World) -> None:
+def test_cancelled_recording_moves_to_failed(world: World) -> None:
     job = world.claim()
     world.spool.cancel(job)
     assert tree(world.folders.failed) == {"talk.wav", "talk.wav.error.txt"}
@@ -206,8 +206,8 @@ for document in outbox.iterdir():
 """
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
-def test_a_member_of_the_group_drags_a_failed_recording_back_and_mends_transcripts() -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_member_of_the_group_can_move_a_failed_recording_back_and_edit_transcripts() -> None:
     root = Path(tempfile.mkdtemp())  # pytest's own folders are closed to others
     try:
         root.chmod(0o755)

@@ -95,7 +95,7 @@ def test_recording_is_transcribed_again_at_most_twice(world: World) -> None:
 
 
 @pytest.mark.parametrize("changed", ["team/talk.txt", "team/talk.json"])
-def test_documents_that_were_changed_since_are_kept_beside_the_new_ones(world: World, changed: str) -> None:
+def test_documents_edited_after_delivery_are_kept_next_to_the_new_ones(world: World, changed: str) -> None:
     world.deliver(claim(world), "1")
     with (world.folders.outbox / changed).open("ab") as stream:
         stream.write(b"\n")

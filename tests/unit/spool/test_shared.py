@@ -26,15 +26,15 @@ def test_claims_that_others_may_enter_are_closed(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "inbox" / ".scribed").stat().st_mode) == 0o700
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
-def test_claims_that_somebody_else_made_are_refused(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_private_folder_of_another_user_is_refused(tmp_path: Path) -> None:
     (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
     os.chown(tmp_path / "inbox" / ".scribed", 65534, 65534)
     with pytest.raises(NoPermissionError, match="another user"):
         World(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder somebody else's")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_claims_on_a_share_where_all_belongs_to_another_are_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +52,7 @@ def test_claims_on_a_share_where_all_belongs_to_another_are_used(
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
-def test_claims_that_are_no_folder_are_refused(tmp_path: Path, kind: str) -> None:
+def test_file_or_link_in_place_of_the_private_folder_is_refused(tmp_path: Path, kind: str) -> None:
     (tmp_path / "inbox").mkdir()
     claims = tmp_path / "inbox" / ".scribed"
     if kind == "link":
@@ -63,7 +63,7 @@ def test_claims_that_are_no_folder_are_refused(tmp_path: Path, kind: str) -> Non
         World(tmp_path)
 
 
-def test_a_file_in_place_of_a_folder_is_told(tmp_path: Path) -> None:
+def test_file_in_place_of_a_configured_folder_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_bytes(b"")
     with pytest.raises(TransientError, match=r"outbox is not a folder. Make it one, or change folders\.outbox"):
         World(tmp_path)
@@ -82,7 +82,7 @@ def test_a_share_that_is_gone_is_no_empty_folder(world: World, monkeypatch: pyte
     with pytest.raises(TransientError, match=r"shares\.json"):
         world.set_aside(job)
     assert tree(world.folders.outbox) == set()
-    (world.folders.state / "shares.json").unlink()  # the remedy that was told
+    (world.folders.state / "shares.json").unlink()  # the remedy that the fault gives
     world.deliver(job)
 
 
