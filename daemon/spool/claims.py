@@ -117,6 +117,18 @@ class Claims:
         """
         return frozenset(job.path for job in self._context.journal.unfinished() if not self.has_audio(job))
 
+    def exists(self, job: Job) -> bool:
+        """Whether there is a folder of this claim, with or without the audio.
+
+        Raises:
+            NoPermissionError, TransientError: the folder of claims cannot be read.
+        """
+        inbox = self._context.roots_of(job.job_id).inbox
+        with files.explained("The claimed recordings cannot be listed", inbox):
+            self._context.shared.check_mounts()
+            with self._context.claims_of(job.job_id) as claims:
+                return claims.exists(job.job_id)
+
     def has_audio(self, job: Job) -> bool:
         """Whether the audio of a claim is where claims are."""
         try:

@@ -73,6 +73,9 @@ class Recovery:
         if job.state is JobState.DELIVERED or (job.state is JobState.DELIVERING and self._delivery.confirm(job)):
             self._delivery.finish(job, is_resumed=True)
             return True
+        if job.state is JobState.DELIVERING and not self._claims.exists(job):
+            self._conclude_elsewhere(job)
+            return True
         self._delivery.roll_back(job)
         if (reason := self._context.journal.planned_failure(job.job_id)) is not None:
             self._failures.set_aside(job, reason)
@@ -84,6 +87,20 @@ class Recovery:
             log.info("job.claim_undone", job_id=job.job_id, path=job.path)
             return True
         return False
+
+    def _conclude_elsewhere(self, job: Job) -> None:
+        """Record a job whose claim is gone: while another state folder was configured, it was completed from its note.
+
+        Its documents may have the very bytes that were planned here, and are not removed.
+        """
+        journal = self._context.journal
+        if (found := self._delivery.find_delivered(job)) is None:  # they may have been fetched by now
+            journal.forget_claim(job.job_id)
+        else:
+            journal.reserve(job.job_id, found.reservation, {}, found.result)
+            journal.commit_delivery(job.job_id)
+            self._delivery.finish(job, is_resumed=True)
+        log.info("job.concluded_elsewhere", job_id=job.job_id, path=job.path, was_found=found is not None)
 
     def _enter(self, claims: Folder, job_id: str) -> Job | None:
         """Enter a claim which the journal does not know as unfinished, from the note beside the audio."""

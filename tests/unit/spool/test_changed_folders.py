@@ -165,6 +165,31 @@ def test_with_a_new_state_folder_the_note_beside_the_audio_decides(tmp_path: Pat
     later.close()
 
 
+@pytest.mark.parametrize("are_fetched", [False, True])
+def test_old_state_folder_removes_no_documents_that_another_one_has_delivered(
+    tmp_path: Path, *, are_fetched: bool
+) -> None:
+    world = World(tmp_path)
+    begin(world, "half delivered")
+    world.close()
+    later = World(tmp_path, changed={"state": tmp_path / "new-state"})
+    later.spool.recover()
+    end(later)
+    later.close()
+    documents = {tmp_path / "outbox" / "team" / name for name in ("talk.txt", "talk.json")}
+    if are_fetched:
+        (tmp_path / "outbox" / "team" / "talk.json").unlink()
+        documents.discard(tmp_path / "outbox" / "team" / "talk.json")
+    before = {path: path.read_bytes() for path in documents}
+    back = World(tmp_path)
+    (left,) = back.spool.recover()
+    assert back.spool.conclude(left)
+    assert {path: path.read_bytes() for path in documents} == before
+    assert back.spool.recover() == ()
+    assert tree(back.folders.processed) - {".scribed"} == {"team/talk.wav", "team/talk.hotwords.txt"}
+    back.close()
+
+
 def test_old_folder_that_was_removed_for_good_can_be_given_up(tmp_path: Path) -> None:
     """The fault says what to do; once the folder exists again, without the claim, the job ends."""
     world = World(tmp_path)
