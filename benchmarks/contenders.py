@@ -7,7 +7,7 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from daemon import checkpoint
 from daemon.configfile import DEMO_MODEL
 from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.model import ResidentModel
-from daemon.engine.slots import Slots, Snapshot
+from daemon.engine.slots import RowSnapshot, Slots
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from daemon.engine.slot_model import PreparedChunk
     from daemon.engine.slots import Generated, RowState, SlotShape
 
-SEED = 7
+SEED: Final = 7
 # The published sizes of Qwen3-ASR-1.7B, and smaller ones of the same architecture.
-REAL: dict[str, dict[str, int]] = {
+REAL: Final[dict[str, dict[str, int]]] = {
     "text": {
         "hidden_size": 2048,
         "intermediate_size": 6144,
@@ -48,7 +48,7 @@ REAL: dict[str, dict[str, int]] = {
         "downsample_hidden_size": 480,
     },
 }
-SMALL: dict[str, dict[str, int]] = {
+SMALL: Final[dict[str, dict[str, int]]] = {
     "text": {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -67,14 +67,14 @@ SMALL: dict[str, dict[str, int]] = {
     },
 }
 # Weights whose names differ in the original layout.
-NAMES = {
+NAMES: Final = {
     "model.multi_modal_projector.linear_1.": "thinker.audio_tower.proj1.",
     "model.multi_modal_projector.linear_2.": "thinker.audio_tower.proj2.",
     "model.audio_tower.": "thinker.audio_tower.",
     "model.language_model.": "thinker.model.",
 }
 # What the original template writes for one audio and no context.
-ORIGINAL_TEMPLATE = (
+ORIGINAL_TEMPLATE: Final = (
     "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n<|audio_start|><|audio_pad|><|audio_end|><|im_end|>\n"
     "<|im_start|>assistant\n"
 )
@@ -108,12 +108,12 @@ class TimedSlots(Slots):
 
     waited_s = 0.0
 
-    def snapshot(self, *, is_deferred: bool = False) -> Snapshot:
+    def snapshot(self, *, is_deferred: bool = False) -> RowSnapshot:
         """Return a snapshot that measures."""
         return TimedSnapshot(self, is_deferred=is_deferred)
 
 
-class TimedSnapshot(Snapshot):
+class TimedSnapshot(RowSnapshot):
     """A snapshot that adds to the time of its slots."""
 
     def __init__(self, slots: TimedSlots, *, is_deferred: bool) -> None:

@@ -24,6 +24,7 @@ import time
 from datetime import datetime
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 import numpy as np
 import soundfile
@@ -40,16 +41,16 @@ from daemon.journal import JOURNAL_NAME, Journal
 from daemon.journal.records import Result
 from daemon.spool import SharedFolders, Spool
 
-_FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
-_N_FILES = 100_000
-_N_JOBS = 10_000
-_N_PAST = 1_000_000
-_N_ARRIVALS = 20
-_IDLE_S = 30.0
-_SHORT = 100  # how many times less `--short` does: it shows that everything runs, its figures mean nothing
-_REPEATS = 5
-_SETTLE_S = 1.0
-_TICKS = os.sysconf("SC_CLK_TCK")
+_FOLDERS: Final = ("inbox", "outbox", "processed", "failed", "state", "cache")
+_N_FILES: Final = 100_000
+_N_JOBS: Final = 10_000
+_N_PAST: Final = 1_000_000
+_N_ARRIVALS: Final = 20
+_IDLE_S: Final = 30.0
+_SHORT: Final = 100  # how many times less `--short` does: it shows that everything runs, its figures mean nothing
+_REPEATS: Final = 5
+_SETTLE_S: Final = 1.0
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:

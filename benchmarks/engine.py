@@ -28,7 +28,7 @@ from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soundfile
@@ -38,7 +38,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from benchmarks.contenders import SEED, QwenAsr, Workload, load_bench, to_words
-from benchmarks.engine_report import Result, add, describe, render, render_rows
+from benchmarks.engine_report import Figures, add, describe, render, render_rows
 from daemon import checkpoint
 from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
 from daemon.documents import render as render_documents
@@ -58,10 +58,10 @@ if TYPE_CHECKING:
     from benchmarks.contenders import Bench
     from daemon.transcript import Transcript
 
-    Contender = Callable[[Workload, int], Result]
+    Contender = Callable[[Workload, int], Figures]
 
-_N_RECORDINGS = 8
-STATIC = "generate, static cache"
+_N_RECORDINGS: Final = 8
+STATIC: Final = "generate, static cache"
 
 
 def main() -> None:
@@ -156,7 +156,7 @@ def make_workloads(options: argparse.Namespace) -> list[Workload]:
 # Contenders
 
 
-def compare(bench: Bench, options: argparse.Namespace) -> list[Result]:
+def compare(bench: Bench, options: argparse.Namespace) -> list[Figures]:
     """Run every contender on every workload, in turns, each at its best batch."""
     works = make_workloads(options)
     for work in works:
@@ -181,9 +181,9 @@ def compare(bench: Bench, options: argparse.Namespace) -> list[Result]:
     return results
 
 
-def take_turns(contenders: dict[str, Contender], best: dict[str, int], work: Workload, n_repeats: int) -> list[Result]:
+def take_turns(contenders: dict[str, Contender], best: dict[str, int], work: Workload, n_repeats: int) -> list[Figures]:
     """Run the contenders on one workload in turns."""
-    by_name = {name: Result(work.name, name, min(best[name], len(work.chunks))) for name in contenders}
+    by_name = {name: Figures(work.name, name, min(best[name], len(work.chunks))) for name in contenders}
     for repeat in range(n_repeats + 1):
         for name, run in contenders.items():
             once = run(work, by_name[name].batch)
@@ -205,21 +205,21 @@ def choose_batch(run: Contender, work: Workload, candidates: Sequence[int]) -> i
     return max(found, key=lambda batch: found[batch])
 
 
-def run_stock(bench: Bench, name: str, cache: str | None, work: Workload, batch: int) -> Result:
+def run_stock(bench: Bench, name: str, cache: str | None, work: Workload, batch: int) -> Figures:
     """Measure generate once."""
     return measure(bench, work, name, batch, lambda: bench.run_generate(work, batch, cache))
 
 
-def run_qwen_asr(rival: QwenAsr, work: Workload, batch: int) -> Result:
+def run_qwen_asr(rival: QwenAsr, work: Workload, batch: int) -> Figures:
     """Measure qwen-asr once."""
     figures = rival.run(work, batch)
-    result = Result(work.name, rival.versions, batch, [work.audio_s / figures["took_s"]])
+    result = Figures(work.name, rival.versions, batch, [work.audio_s / figures["took_s"]])
     result.step_ms = [1000 * figures["took_s"] / figures["n_steps"]]
     result.host_cpu_s = [figures["cpu_s"]]
     return result
 
 
-def run_engine(bench: Bench, work: Workload, n_slots: int) -> Result:
+def run_engine(bench: Bench, work: Workload, n_slots: int) -> Figures:
     """Measure the engine once; its start and its first chunk are warm-up."""
     engine = ContinuousEngine(bench.model, bench.identity, n_slots, DeviceLoop(bench.device))
     try:
@@ -234,7 +234,7 @@ def run_engine(bench: Bench, work: Workload, n_slots: int) -> Result:
         engine.close()
 
 
-def measure(bench: Bench, work: Workload, name: str, batch: int, run: Callable[[], int]) -> Result:
+def measure(bench: Bench, work: Workload, name: str, batch: int, run: Callable[[], int]) -> Figures:
     """Time one run."""
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(bench.device)
@@ -242,7 +242,7 @@ def measure(bench: Bench, work: Workload, name: str, batch: int, run: Callable[[
     started_s, cpu_s = time.perf_counter(), time.process_time()
     n_steps = run()
     took_s = time.perf_counter() - started_s
-    result = Result(work.name, name, batch, [work.audio_s / took_s], [1000 * took_s / n_steps])
+    result = Figures(work.name, name, batch, [work.audio_s / took_s], [1000 * took_s / n_steps])
     result.host_cpu_s = [time.process_time() - cpu_s]
     if bench.device.type == "cuda":
         result.allocated_mb = torch.cuda.max_memory_allocated(bench.device) / 1e6
@@ -282,10 +282,10 @@ class Pipeline:
         self.engine.close()
 
 
-def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Result:
+def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Figures:
     """Measure mp3 files on disk to documents, as many at a time as the daemon transcribes."""
     audio_s = options.chunks * 30.0
-    result = Result(f"{_N_RECORDINGS} mp3, {audio_s / 60:g} min in all, to documents", "scribed", n_slots)
+    result = Figures(f"{_N_RECORDINGS} mp3, {audio_s / 60:g} min in all, to documents", "scribed", n_slots)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_meeting(folder / "0.mp3", audio_s / _N_RECORDINGS)

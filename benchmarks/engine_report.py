@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import torch
 import transformers
@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 # Bandwidth and bfloat16 throughput measured on an H200, and the work of the 1.7B model (computed from its sizes),
 # for the comparison with the roofline.
-H200_BYTES_PER_S, H200_FLOPS = 4.3e12, 790e12
-REAL_STEP_BYTES, REAL_SLOT_BYTES = 3.44e9, 53e6
-REAL_ENCODER_FLOP, REAL_PREFILL_FLOP = 0.37e12, 1.16e12
+H200_BYTES_PER_S: Final = 4.3e12
+H200_FLOPS: Final = 790e12
+REAL_STEP_BYTES: Final = 3.44e9
+REAL_SLOT_BYTES: Final = 53e6
+REAL_ENCODER_FLOP: Final = 0.37e12
+REAL_PREFILL_FLOP: Final = 1.16e12
 
 
 @dataclass(slots=True)
-class Result:
+class Figures:
     """The figures of one contender for one workload; the lists have one entry per repeat.
 
     Attributes:
@@ -45,7 +48,7 @@ class Result:
     reserved_mb: float | None = None
 
 
-def add(total: Result, once: Result) -> None:
+def add(total: Figures, once: Figures) -> None:
     """Add the figures of one repeat."""
     for name in ("rtfx", "step_ms", "host_cpu_s", "host_share"):
         getattr(total, name).extend(getattr(once, name))
@@ -69,7 +72,7 @@ def describe(bench: Bench) -> dict[str, str]:
     return facts
 
 
-def render(facts: dict[str, str], results: Sequence[Result], stages: dict[str, float], checks: dict[str, str]) -> str:
+def render(facts: dict[str, str], results: Sequence[Figures], stages: dict[str, float], checks: dict[str, str]) -> str:
     """Return everything as Markdown."""
     lines = [", ".join(f"{name} {value}" for name, value in facts.items()), ""]
     lines += [
@@ -84,7 +87,7 @@ def render(facts: dict[str, str], results: Sequence[Result], stages: dict[str, f
     return "\n".join(lines)
 
 
-def render_rows(results: Sequence[Result]) -> str:
+def render_rows(results: Sequence[Figures]) -> str:
     """Return one line for each result."""
     rows = []
     for one in results:

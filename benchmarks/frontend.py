@@ -27,6 +27,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import soundfile
@@ -35,10 +36,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whos
 
 from daemon.config import Preprocess, SegmentSettings
 
-RATE_HZ = 44_100
-ENCODINGS = {"wav": [], "flac": [], "mp3": ["-c:a", "libmp3lame", "-b:a", "128k"]}
-CLEAN, WITH_CHUNKS = "ours: clean", "ours: clean + cut"
-RIVALS: dict[str, tuple[str, ...]] = {
+RATE_HZ: Final = 44_100
+ENCODINGS: Final = {"wav": [], "flac": [], "mp3": ["-c:a", "libmp3lame", "-b:a", "128k"]}
+CLEAN: Final = "ours: clean"
+WITH_CHUNKS: Final = "ours: clean + cut"
+RIVALS: Final[dict[str, tuple[str, ...]]] = {
     "sox": ("sox", "{source}", "-c", "1", "{target}", "highpass", "80", "rate", "16k", "gain", "-n", "-3"),
     "ffmpeg": (
         *("ffmpeg", "-v", "error", "-y", "-threads", "1", "-i", "{source}"),
@@ -46,13 +48,13 @@ RIVALS: dict[str, tuple[str, ...]] = {
     ),
     "pydub": (sys.executable, "-P", __file__, "--pydub", "{source}"),
 }
-N_RECORDINGS = 6  # that one decoder process and two work on
+N_RECORDINGS: Final = 6  # that one decoder process and two work on
 # Name, hours, how one recording is encoded, and how many are joined: a FLAC header states the length of the whole.
-LONG = {
+LONG: Final = {
     "10 h m4a": ("long.m4a", 10, ["-c:a", "aac", "-b:a", "64k"], ["-c", "copy"]),
     "24 h flac": ("long.flac", 24, ["-c:a", "flac"], ["-c:a", "flac", "-compression_level", "0"]),
 }
-WORDS = "Good morning. The meeting starts at nine on Monday, and the report is on the table of the doctor. "
+WORDS: Final = "Good morning. The meeting starts at nine on Monday, and the report is on the table of the doctor. "
 
 
 def main() -> None:
@@ -144,7 +146,7 @@ def measure_decoders(path: Path, audio_s: float, repeats: int) -> None:
 
 def run_processes(paths: list[Path], n_processes: int) -> float:
     """Return the wall time in which warm decoder processes prepare recordings."""
-    from daemon.frontend import FrontEnd  # noqa: PLC0415 (the other contenders' processes need none of it)
+    from daemon.frontend import FrontEnd  # noqa: PLC0415  # the other contenders' processes need none of it
 
     front_end = FrontEnd(paths[0].parent, n_processes)
     try:
@@ -163,7 +165,7 @@ def run_processes(paths: list[Path], n_processes: int) -> float:
 
 def measure_memory(source: Path) -> None:
     """Print what the front end takes for very long recordings."""
-    from daemon.frontend import FrontEnd  # noqa: PLC0415 (as above)
+    from daemon.frontend import FrontEnd  # noqa: PLC0415  # as above
 
     for name, (file_name, hours, encoding, joining) in LONG.items():
         part, target = source.with_name(f"part-{file_name}"), source.with_name(file_name)
@@ -218,10 +220,10 @@ def run_ours(path: Path, *options: str) -> dict[str, float]:
 
 def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
     """Clean one recording, and cut it if asked, in this process."""
-    from daemon.decode import RecordingFile, WaveformWriter  # noqa: PLC0415 (the parent needs none of it)
-    from daemon.decode.cleaning import decode  # noqa: PLC0415 (the same)
-    from daemon.segment import cut  # noqa: PLC0415 (the same)
-    from daemon.segment.vad import detect_speech  # noqa: PLC0415 (the same)
+    from daemon.decode import RecordingFile, WaveformWriter  # noqa: PLC0415  # the parent needs none of it
+    from daemon.decode.cleaning import decode  # noqa: PLC0415  # the same
+    from daemon.segment import cut  # noqa: PLC0415  # the same
+    from daemon.segment.vad import detect_speech  # noqa: PLC0415  # the same
 
     settings = SegmentSettings()
     before_s = used_s(resource.RUSAGE_SELF)
@@ -253,7 +255,7 @@ def run_rival(path: Path, command: tuple[str, ...]) -> dict[str, float]:
 
 def work_with_pydub(path: Path) -> None:
     """Do with pydub what it does quickly, and print what it took; its ffmpeg counts."""
-    from pydub import AudioSegment, effects  # noqa: PLC0415 (the other contenders' processes need none of it)
+    from pydub import AudioSegment, effects  # noqa: PLC0415  # the other contenders' processes need none of it
 
     before_s = used_s(resource.RUSAGE_SELF)
     sound = AudioSegment.from_file(path).set_channels(1).set_frame_rate(16_000)

@@ -11,12 +11,13 @@ import json
 import sys
 import time
 from importlib.metadata import version
+from typing import Final
 
 import numpy as np
 import torch
 from qwen_asr import Qwen3ASRModel  # type: ignore[import-not-found]  # installed in the other environment only
 
-_RATE_HZ = 16_000
+_RATE_HZ: Final = 16_000
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soundfile
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
 
     from daemon.decode import Waveform
 
-_BLOCK_SAMPLES = 60 * SAMPLE_RATE_HZ
-_MAX_WAV_BYTES = (1 << 32) - (1 << 16)  # the most that a WAV header can count; RF64 counts further
-_MAX_COMPRESSED_S = 2 * 3600.0  # pydub holds all of it in memory: 230 MB
+_BLOCK_SAMPLES: Final = 60 * SAMPLE_RATE_HZ
+_MAX_WAV_BYTES: Final = (1 << 32) - (1 << 16)  # the most that a WAV header can count; RF64 counts further
+_MAX_COMPRESSED_S: Final = 2 * 3600.0  # pydub holds all of it in memory: 230 MB
 # ffmpeg's muxer, its encoder, and a bit rate at which speech is clear.
-_ENCODINGS = {
+_ENCODINGS: Final = {
     ".mp3": ("mp3", "libmp3lame", "64k"),
     ".m4a": ("ipod", "aac", "64k"),
     ".opus": ("opus", "libopus", "32k"),

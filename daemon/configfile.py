@@ -86,7 +86,7 @@ class Document:
         return next((self.lines[key[:end]] for end in range(len(key), 0, -1) if key[:end] in self.lines), None)
 
 
-EMPTY = Document({}, {})
+EMPTY: Final = Document({}, {})
 
 
 class BrokenFileError(Exception):
@@ -229,7 +229,7 @@ class _CoreLoader(yaml.SafeLoader):
     """
 
     # Without this, the resolvers of YAML 1.1 are inherited; ours are added below.
-    yaml_implicit_resolvers = {}  # noqa: RUF012 - the name and type are PyYAML's
+    yaml_implicit_resolvers = {}  # noqa: RUF012  # the name and type are PyYAML's
     has_aliases = True
     depth = 0
 

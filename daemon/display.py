@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 # Control characters, line separators, what turns the direction of writing (https://trojansource.codes),
 # and the halves of characters by which Python shows bytes that are no UTF-8.
-_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]")
+_UNSAFE: Final = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f\ufff9-\ufffb\ud800-\udfff]"
+)
 # What lies below a shared folder by the service's own doing: claims, by the id of their job, and the status.
-_OWN_NAMES = re.compile(r"\.scribed(/[0-9A-Za-z-]+)?(?=[/ .:]|$)/?|STATUS\.txt")
-_SENTENCE_END = re.compile(r"[.:;,]?(?= [A-Z]|$)|: ")
-_SHORT_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+_OWN_NAMES: Final = re.compile(r"\.scribed(/[0-9A-Za-z-]+)?(?=[/ .:]|$)/?|STATUS\.txt")
+_SENTENCE_END: Final = re.compile(r"[.:;,]?(?= [A-Z]|$)|: ")
+_SHORT_ESCAPES: Final = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def printable(name: str) -> str:
@@ -35,7 +37,7 @@ def escape(text: str) -> str:
 def _escape_char(match: re.Match[str]) -> str:
     char = match.group()
     code = ord(char) - 0xDC00 if "\udc80" <= char <= "\udcff" else ord(char)
-    return _SHORT_ESCAPES.get(char) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")  # noqa: PLR2004 - a byte
+    return _SHORT_ESCAPES.get(char) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")  # noqa: PLR2004  # a byte
 
 
 def shown_name(name: str, names: str) -> str:

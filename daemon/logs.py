@@ -19,7 +19,7 @@ import traceback
 import weakref
 from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import structlog
 from structlog.stdlib import ProcessorFormatter
@@ -40,27 +40,35 @@ if TYPE_CHECKING:
     from daemon.host.folders import Folder
 
 # The keys whose values are names of recordings or made from them.
-NAME_KEYS = frozenset({"name", "path", "source", "stem", "file"})
+NAME_KEYS: Final = frozenset({"name", "path", "source", "stem", "file"})
 
-_OWN = "scribed"
-_HANDLER_NAMES = frozenset({f"{_OWN}.stream", f"{_OWN}.file"})
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+_OWN: Final = "scribed"
+_HANDLER_NAMES: Final = frozenset({f"{_OWN}.stream", f"{_OWN}.file"})
+_LEVELS: Final = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 # https://www.freedesktop.org/software/systemd/man/latest/sd-daemon.html
-_PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
-_COLOURS = {"debug": "\x1b[2m", "info": "\x1b[32m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-_DIM, _BOLD, _PLAIN = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+_PRIORITIES: Final = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
+_COLOURS: Final = {
+    "debug": "\x1b[2m",
+    "info": "\x1b[32m",
+    "warning": "\x1b[33m",
+    "error": "\x1b[31m",
+    "critical": "\x1b[31m",
+}
+_DIM: Final = "\x1b[2m"
+_BOLD: Final = "\x1b[1m"
+_PLAIN: Final = "\x1b[0m"
 
-_N_FILES = 10
-_FILE_BYTES = 10_000_000
+_N_FILES: Final = 10
+_FILE_BYTES: Final = 10_000_000
 # journald cuts a line at 48 KiB, and the rest would look like another line.
-_MAX_VALUE_CHARS = 4000
+_MAX_VALUE_CHARS: Final = 4000
 # A shorter name is part of too many words by chance.
-_MIN_HIDDEN_CHARS = 4
+_MIN_HIDDEN_CHARS: Final = 4
 
 # https://www.freedesktop.org/software/systemd/man/latest/sd_journal_print.html
-_FIELD_NAME = re.compile("[A-Z0-9_]{1,64}")
+_FIELD_NAME: Final = re.compile("[A-Z0-9_]{1,64}")
 
-_NEEDS_QUOTES = re.compile(r'[\s"=]|^$')
+_NEEDS_QUOTES: Final = re.compile(r'[\s"=]|^$')
 
 
 def configure(
@@ -318,7 +326,7 @@ class _JournalHandler(logging.StreamHandler[TextIO]):
             if not self._journal.send(head | _journal_fields(event)):
                 self.stream.write(f"{prefix_lines(message, priority)}\n")
                 self.flush()
-        except Exception:  # noqa: BLE001 - as logging itself does: an error in here must not end any work
+        except Exception:  # noqa: BLE001  # as logging itself does: an error in here must not end any work
             self.handleError(record)
 
     def close(self) -> None:
@@ -386,7 +394,7 @@ class _LogFile(RotatingFileHandler):
             opener=lambda path, flags: os.open(path, flags | own_flags, mode=0o640),
         )
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Say once that lines are missing here; logging itself would print a traceback for each of them."""
         del record
         if not self.has_failed:

@@ -65,7 +65,7 @@ class Aims:
     victim: int
 
 
-def _call(name: str, *words: Any) -> None:  # noqa: ANN401 (as C takes them)
+def _call(name: str, *words: Any) -> None:  # noqa: ANN401  # as C takes them
     """Call a function of the C library, or a system call by its number, and raise its error."""
     libc = ctypes.CDLL(None, use_errno=True)
     function = getattr(libc, name)
@@ -75,7 +75,7 @@ def _call(name: str, *words: Any) -> None:  # noqa: ANN401 (as C takes them)
         raise OSError(code, os.strerror(code))
 
 
-def _syscall(number: int, *words: Any) -> None:  # noqa: ANN401 (the same)
+def _syscall(number: int, *words: Any) -> None:  # noqa: ANN401  # the same
     _call("syscall", ctypes.c_long(number), *words)
 
 
@@ -98,7 +98,7 @@ def _fork() -> None:
     os.wait()
 
 
-def _bind(family: int, address: Any) -> None:  # noqa: ANN401 (each family has its own)
+def _bind(family: int, address: Any) -> None:  # noqa: ANN401  # each family has its own
     with socket.socket(family) as end:
         end.bind(address)
 
@@ -137,15 +137,15 @@ def attempts(aims: Aims, recording: int) -> dict[str, Callable[[], object]]:
         "open a file with openat2": lambda: _syscall(
             _OPENAT2, -100, str(secret).encode(), (ctypes.c_uint64 * 3)(), ctypes.c_size_t(24)
         ),
-        "list a folder": lambda: os.listdir(folder),  # noqa: PTH208 (as hostile code does)
+        "list a folder": lambda: os.listdir(folder),  # noqa: PTH208  # as hostile code does
         "look up a file": secret.stat,
-        "read a link": lambda: os.readlink("/proc/self/exe"),  # noqa: PTH115 (the same)
+        "read a link": lambda: os.readlink("/proc/self/exe"),  # noqa: PTH115  # the same
         "read its own memory map": Path("/proc/self/maps").read_bytes,
         "open the recording again": lambda: os.open(f"/proc/self/fd/{recording}", os.O_RDONLY),
         "write a file": lambda: secret.open("r+b").close(),
         "make a file": lambda: new.write_text("mine"),
         "make a file without a name": lambda: os.open(folder, os.O_TMPFILE | os.O_RDWR),
-        "make a file in /tmp": lambda: Path(f"/tmp/{os.getpid()}").write_text("mine"),  # noqa: S108 (an attack)
+        "make a file in /tmp": lambda: Path(f"/tmp/{os.getpid()}").write_text("mine"),  # noqa: S108  # an attack
         "make a folder": (folder / "made").mkdir,
         "rename a file": lambda: secret.rename(folder / "renamed").rename(secret),
         "link a file": lambda: os.link(secret, folder / "linked"),
@@ -202,7 +202,7 @@ def irreversible(aims: Aims, recording: int) -> dict[str, Callable[[], object]]:
         "kill everything": lambda: os.kill(-1, 0),
         "another filter": lambda: _call("prctl", 22, 1, None, 0, 0),
         "another personality": lambda: _call("personality", ctypes.c_ulong(0x0040000)),
-        "exec": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606 (an attack)
+        "exec": lambda: os.execv("/bin/true", ["true"]),  # noqa: S606  # an attack
         "exec a descriptor": lambda: _syscall(_EXECVEAT, recording, b"", None, None, _AT_EMPTY_PATH),
     }
 
@@ -226,7 +226,7 @@ def arm(aims: Aims) -> None:
         ways = attempts(aims, source.descriptor) | irreversible(aims, source.descriptor)
         raise errors.JobError(json.dumps({name: outcome(attempt) for name, attempt in ways.items()}), "")
 
-    setattr(worker_process, "decode", decode)  # noqa: B010 (a name it imports)
+    setattr(worker_process, "decode", decode)  # noqa: B010  # a name it imports
 
 
 def be_without(part: str) -> None:

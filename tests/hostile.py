@@ -11,7 +11,7 @@ _DECODER = b"daemon.frontend.worker_process"
 
 def decoders_of(daemon: int) -> list[int]:
     """Return the decoder processes of a daemon."""
-    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_decoder(pid, daemon)]  # noqa: PTH208 (names are wanted)
+    return [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_decoder(pid, daemon)]  # noqa: PTH208  # names are wanted
 
 
 def _is_decoder(pid: int, daemon: int) -> bool:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from demo_speech import (
     SAMPLE_RATE_HZ,
-    Speaker,
+    Espeak,
     Utterance,
     Vocabulary,
     random_text,
@@ -31,7 +31,10 @@ from transformers.audio_utils import mel_filter_bank
 Samples = npt.NDArray[np.float32]
 
 MAX_CLIP_S: Final = 30.0
-_N_FFT, _HOP, _MIN_SAMPLES, _FRAMES_PER_WINDOW = 400, 160, 8_000, 100
+_N_FFT: Final = 400
+_HOP: Final = 160
+_MIN_SAMPLES: Final = 8_000
+_FRAMES_PER_WINDOW: Final = 100
 _N_BINS: Final = _N_FFT // 2 + 1
 _BIN_HZ: Final = np.arange(_N_BINS) * SAMPLE_RATE_HZ / _N_FFT
 _NOISE_S: Final = 40
@@ -60,7 +63,7 @@ class SpeechPool:
 
     def __init__(self, vocabulary: Vocabulary, rng: random.Random, speech_s: float, *, held_out: bool) -> None:
         self._vocabulary, self._rng, self._held_out = vocabulary, rng, held_out
-        self._speaker, self._voices = Speaker(), voice_names(vocabulary, held_out=held_out)
+        self._speaker, self._voices = Espeak(), voice_names(vocabulary, held_out=held_out)
         self._sessions: deque[list[Utterance]] = deque()
         made_s = 0.0
         while made_s < speech_s:
@@ -77,7 +80,7 @@ class SpeechPool:
         # Wider in training, so that voices that were never heard lie within the range of those that were.
         most_stretch = 0.05 if self._held_out else 0.1
         voices = self._voices
-        if not self._held_out and self._rng.random() < 0.5:  # noqa: PLR2004  # a voice that espeak-ng does not have
+        if not self._held_out and self._rng.random() < 0.5:  # a voice that espeak-ng does not have
             variant = self._speaker.learn(random_variant(self._rng))
             voices = [f"{accent}+{variant}" for accent in self._vocabulary.accents]
         voice = random_voice(self._rng, voices, most_stretch=most_stretch)
@@ -102,10 +105,16 @@ class Sessions(Protocol):
 
 
 class RecordedPool:
-    """Utterances that ``demo_voices.py`` wrote into a folder: one folder for each voice, one file for each session."""
+    """Utterances that ``demo_voices.py`` wrote into a folder: one folder for each voice, one file for each session.
+
+    Args:
+        voices: those to use, None for all that are there.
+
+    Raises:
+        ValueError: one has no speech.
+    """
 
     def __init__(self, folder: Path, rng: random.Random, voices: Sequence[str] | None = None) -> None:
-        """Read the voices named (all there are, if none are named). Raises ValueError where one has no speech."""
         self._rng = rng
         names = sorted(entry.name for entry in folder.iterdir()) if voices is None else voices
         self._folders = [folder / name for name in names]
@@ -206,7 +215,7 @@ def _office_noise(rng: np.random.Generator, kind: int) -> Samples:
         noise = noise * np.float32(rng.uniform(0.1, 1.0)) + clicks(rng, n, rng.uniform(1.0, 8.0)) * np.float32(
             rng.uniform(2.0, 10.0)
         )
-    if kind % 5 == 2:  # noqa: PLR2004
+    if kind % 5 == 2:
         noise = noise * (1 + 0.7 * np.sin(2 * np.pi * rng.uniform(0.2, 6.0) * np.arange(n) / SAMPLE_RATE_HZ)).astype(
             np.float32
         )
@@ -229,7 +238,7 @@ def _tones(rng: np.random.Generator, n: int) -> Samples:
         for start in range(0, n, step):
             piece = t[start : start + step]
             frequency = rng.choice([0.0, rng.uniform(100, 2500)], p=[0.3, 0.7])
-            for harmonic in range(1, int(rng.integers(2, 8)) if kind == 3 else 2):  # noqa: PLR2004
+            for harmonic in range(1, int(rng.integers(2, 8)) if kind == 3 else 2):
                 sound[start : start + step] += np.sin(2 * np.pi * frequency * harmonic * piece) / harmonic
     return np.asarray(sound, np.float32)
 
@@ -242,16 +251,16 @@ def _with_peak(samples: Samples, peak_dbfs: float) -> Samples:
 def _response(rng: random.Random) -> Samples:
     """Draw a power response (201,): high-pass of the front end, tilt of a microphone, sometimes a telephone band."""
     power = np.ones(_N_BINS)
-    if rng.random() < 0.7:  # noqa: PLR2004
+    if rng.random() < 0.7:
         power *= 1 / (1 + (80 / np.maximum(_BIN_HZ, 1.0)) ** 4)
-    if rng.random() < 0.5:  # noqa: PLR2004
+    if rng.random() < 0.5:
         points = [rng.uniform(-6, 6) for _ in range(5)]
         power *= 10 ** (np.interp(_BIN_HZ, [0, 300, 1000, 3000, 8000], points) / 10)
-    if rng.random() < 0.15:  # noqa: PLR2004
+    if rng.random() < 0.15:
         power[rng.uniform(3400, 4000) < _BIN_HZ] = 0.0
-        if rng.random() < 0.5:  # noqa: PLR2004
+        if rng.random() < 0.5:
             power *= 1 / (1 + (rng.uniform(150, 300) / np.maximum(_BIN_HZ, 1.0)) ** 4)
-    if rng.random() < 0.1:  # noqa: PLR2004  # roughness of a lossy codec
+    if rng.random() < 0.1:  # roughness of a lossy codec
         power *= np.exp(0.4 * np.random.default_rng(rng.getrandbits(32)).standard_normal(_N_BINS))
     return power.astype(np.float32)
 
@@ -272,8 +281,8 @@ def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bo
     spoken: _Spoken = []
     session: list[Utterance] = []
     at, misfits = 0, 0
-    while at < n_samples and misfits < 12:  # noqa: PLR2004
-        if not session or rng.random() < 0.2:  # noqa: PLR2004  # change the voice
+    while at < n_samples and misfits < 12:
+        if not session or rng.random() < 0.2:  # change the voice
             session = pool.session()
         utterance = session.pop()
         n = len(utterance.samples)
@@ -305,10 +314,13 @@ def _speech(rng: random.Random, pool: Sessions, n_samples: int, cut_share: float
 
 
 class ClipMaker:
-    """Makes clips, with speech and without, from a pool of utterances and a bank of noises."""
+    """Makes clips, with speech and without, from a pool of utterances and a bank of noises.
+
+    Args:
+        varied: add variations that imitate voices never heard, for training.
+    """
 
     def __init__(self, rng: random.Random, pool: Sessions, noises: NoiseBank, *, varied: bool = False) -> None:
-        """Make clips from ``pool``; ``varied`` (training) adds variations that imitate voices never heard."""
         self._rng, self._pool, self._noises, self._varied = rng, pool, noises, varied
 
     def speech(self, seconds: tuple[float, float], snr_db: tuple[float, float] | None, cut_share: float = 0.3) -> Clip:
@@ -329,7 +341,7 @@ class ClipMaker:
         words, times = tuple(word for word, _ in spoken), tuple(time for _, time in spoken)
         warp = 1 + rng.uniform(-_MOST_WARP, _MOST_WARP) * rng.choice((0, 1)) * self._varied
         sound, response = _with_peak(sound, -rng.uniform(3, 28)), _response(rng)
-        if self._varied and rng.random() < 0.3:  # noqa: PLR2004
+        if self._varied and rng.random() < 0.3:
             response = response * _dip(rng)
         return Clip(sound, words, times, response, warp)
 
@@ -348,22 +360,22 @@ class ClipMaker:
             sound = _tones(generator, n)
         elif kind == "clicks":
             sound = clicks(generator, n, rng.uniform(0.3, 8.0))
-        if kind != "silence" and rng.random() < 0.6:  # noqa: PLR2004
+        if kind != "silence" and rng.random() < 0.6:
             sound = sound + self._noises.draw(rng, n) * np.float32(10 ** rng.uniform(-2.5, 0) * (sound.std() + 1e-3))
-        if rng.random() < 0.3:  # noqa: PLR2004
+        if rng.random() < 0.3:
             fade = np.interp(
                 np.arange(n),
                 [0, n * rng.uniform(0, 0.5), n * rng.uniform(0.5, 1), n],
                 [rng.random(), 1, 1, rng.random()],
             )
             sound = sound * fade.astype(np.float32)
-        if rng.random() < 0.7:  # noqa: PLR2004
+        if rng.random() < 0.7:
             sound = highpass(sound)
         # Room noise of a quiet recording arrives far below full scale, but alone in a file it is raised to -3 dBFS too.
         return Clip(_with_peak(sound, rng.uniform(-60, -3)), (), (), _response(rng))
 
 
-class LogMel:
+class WarpedLogMel:
     """The features of ``Qwen3ASRFeatureExtractor``, with each clip's response applied."""
 
     def __init__(self) -> None:

@@ -74,11 +74,14 @@ def _noises() -> NoiseBank:
 
 
 class HeldOut:
-    """Clips for evaluation: texts and voices kept out of training, seeded, the same on each call."""
+    """Clips for evaluation: texts and voices kept out of training, seeded, the same on each call.
+
+    Args:
+        natural: the folder of a natural voice, None for the speech of espeak-ng.
+    """
 
     def __init__(self, vocabulary: Vocabulary, *, speech_s: float = 4000.0, natural: Path | None = None) -> None:
-        """Take the speech of espeak-ng, or of the natural voice whose folder is ``natural``."""
-        self.rng = random.Random(_EVALUATION_SEED)  # noqa: S311
+        self.rng = random.Random(_EVALUATION_SEED)
         pool: Sessions
         if natural is None:
             pool = SpeechPool(vocabulary, self.rng, speech_s, held_out=True)

@@ -75,8 +75,8 @@ def build_tokenizer(vocabularies: Sequence[Vocabulary]) -> PreTrainedTokenizerFa
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token=UNKNOWN,
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
+        eos_token="<|im_end|>",  # noqa: S106  # a token of text
+        pad_token="<|endoftext|>",  # noqa: S106  # a token of text
         padding_side="left",
         clean_up_tokenization_spaces=False,
         model_max_length=4096,

@@ -281,7 +281,7 @@ def random_variant(rng: random.Random) -> str:
     lines += [f"flutter {rng.randint(0, 6)}", f"voicing {rng.randint(60, 130)}", f"consonants {rng.randint(60, 120)}"]
     for formant in range(9):
         frequency, height, width = size * rng.uniform(0.92, 1.08), rng.uniform(45, 140), rng.uniform(70, 165)
-        if formant >= 3 and rng.random() < 0.25:  # noqa: PLR2004  # the vowels live on the first two
+        if formant >= 3 and rng.random() < 0.25:  # the vowels live on the first two
             frequency, height = rng.uniform(5, 300), rng.choice((0.0, height))
         lines.append(f"formant {formant} {frequency:.0f} {height:.0f} {width:.0f}")
     return "\n".join(lines) + "\n"
@@ -289,7 +289,7 @@ def random_variant(rng: random.Random) -> str:
 
 def is_held_out(text: str) -> bool:
     """Return whether a text of four words or more is kept for evaluation: one in twenty is, by its checksum."""
-    return text.count(" ") >= 3 and zlib.crc32(text.encode()) % 20 == 0  # noqa: PLR2004
+    return text.count(" ") >= 3 and zlib.crc32(text.encode()) % 20 == 0
 
 
 def _fill(rng: random.Random, vocabulary: Vocabulary, pattern: str) -> str:
@@ -305,15 +305,15 @@ def random_text(rng: random.Random, vocabulary: Vocabulary, n_words: int, *, hel
     Except for texts of one to three words, training and evaluation (``held_out``) never share a text.
     """
     while True:
-        if n_words >= 3 and rng.random() < 0.5:  # noqa: PLR2004
+        if n_words >= 3 and rng.random() < 0.5:
             words: list[str] = []
             while len(words) < n_words:
                 words += _fill(rng, vocabulary, "{sentence}").split()
-            words = words if n_words < 20 else words[:n_words]  # noqa: PLR2004
+            words = words if n_words < 20 else words[:n_words]
         else:
             words = rng.choices(vocabulary.words, k=n_words)
         text = " ".join(words)
-        if len(words) < 4 or is_held_out(text) == held_out:  # noqa: PLR2004
+        if len(words) < 4 or is_held_out(text) == held_out:
             return text
 
 
@@ -332,9 +332,14 @@ class _Event(ctypes.Structure):
     )
 
 
-_EVENT_LIST_TERMINATED, _EVENT_WORD = 0, 1
-_SYNCHRONOUS, _POSITION_CHARACTER, _CHARS_UTF8, _RATE, _PITCH = 2, 1, 1, 1, 3
-_ON_SOUND = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
+_EVENT_LIST_TERMINATED: Final = 0
+_EVENT_WORD: Final = 1
+_SYNCHRONOUS: Final = 2
+_POSITION_CHARACTER: Final = 1
+_CHARS_UTF8: Final = 1
+_RATE: Final = 1
+_PITCH: Final = 3
+_ON_SOUND: Final = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event))
 
 
 @functools.cache
@@ -369,7 +374,7 @@ def _linked(source: Path, copy: Path, way: tuple[str, ...]) -> Path:
     return _linked(source / way[0], copy / way[0], way[1:]) if way else copy
 
 
-class Speaker:
+class Espeak:
     """Speaks through libespeak-ng. The library keeps global state, so each call sets all of it; not thread-safe."""
 
     def __init__(self) -> None:
@@ -415,7 +420,7 @@ class Speaker:
 def _trimmed(samples: npt.NDArray[np.int16], text: str, starts: dict[int, int], ratio: float) -> Utterance:
     """Cut leading and trailing silence; a word without an event of its own begins midway between its neighbours."""
     words = tuple(text.replace(",", "").split())
-    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 100)  # noqa: PLR2004
+    loud = np.flatnonzero(np.abs(samples.astype(np.int32)) > 100)
     first, last = (int(loud[0]), int(loud[-1]) + 1) if loud.size else (0, len(samples))
     characters, position = [], 0
     for word in text.split():

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast, Qwen3ASRForConditionalGenerati
 
 _ANSWER_MARK: Final = -100  # the label that cross-entropy leaves out
 _MASKED: Final = -1e4  # added to attention scores; bf16 and float32 both turn it into zero weight
-_FRAMES_PER_CHUNK, _CHUNKS_PER_WINDOW = 100, 8
+_FRAMES_PER_CHUNK: Final = 100
+_CHUNKS_PER_WINDOW: Final = 8
 _N_BEFORE: Final = 3  # words before the current one that the audio positions must predict
 _Layer: TypeAlias = Any  # a module of transformers, whose parts carry no types
 
@@ -103,9 +104,9 @@ class ConversationMaker:
         spoken = tuple(ids[word] for word in words)
         turn, end, line = ids["<|im_start|>"], ids["<|im_end|>"], ids["\n"]
         system = [turn, ids["system"], line, *self._context(words), end, line]
-        before = [*(system if rng.random() < 0.95 else []), turn, ids["user"], line, ids["<|audio_start|>"]]  # noqa: PLR2004
+        before = [*(system if rng.random() < 0.95 else []), turn, ids["user"], line, ids["<|audio_start|>"]]
         prompt = [ids["<|audio_end|>"], end, line, turn, ids["assistant"], line]
-        forced = rng.random() < 0.4  # noqa: PLR2004
+        forced = rng.random() < 0.4
         name = self._vocabulary.language if words or forced else "None"
         prefix = [ids["language"], ids[name], ids[ASR_TEXT]]
         answer = [*([] if forced else prefix), *spoken, end]
@@ -114,14 +115,14 @@ class ConversationMaker:
     def _context(self, words: Sequence[str]) -> list[int]:
         """Draw hotwords, spoken or not, known or not: the answer must follow the audio, not repeat them."""
         rng = self._rng
-        if rng.random() < 0.5:  # noqa: PLR2004
+        if rng.random() < 0.5:
             return []
         context: list[int] = []
         for _ in range(rng.randint(1, 30)):
             kind = rng.random()
-            if words and kind < 0.25:  # noqa: PLR2004
+            if words and kind < 0.25:
                 context.append(self._ids[rng.choice(words)])
-            elif kind < 0.65:  # noqa: PLR2004
+            elif kind < 0.65:
                 context.append(self._ids[rng.choice(self._vocabulary.words)])
             else:
                 context.append(self._ids[UNKNOWN])
@@ -138,14 +139,14 @@ class Trainee(nn.Module):
 
     The third, also half way up, names the words spoken before, and one attention head of the layer above is trained to
     look at the audio of the next word: without both, the model loses its place in a long text wherever a word repeats.
+
+    Args:
+        model: is trained whole, or its encoder alone where it ``is_trained`` already. New voices change the audio, not
+            the language: a frozen decoder forgets nothing, and a step takes a quarter less time. Only the first of the
+            helper layers is used then.
     """
 
     def __init__(self, model: Qwen3ASRForConditionalGeneration, *, is_trained: bool = False) -> None:
-        """Train all of ``model`` or, where it ``is_trained`` already, only its encoder.
-
-        New voices change the audio, not the language: a frozen decoder forgets nothing, and a step takes a quarter less
-        time. Only the first of the helper layers is used then.
-        """
         super().__init__()
         self.model = model
         self._is_trained = is_trained
@@ -259,7 +260,7 @@ class Trainee(nn.Module):
         in_chunk = (n_frames[:, None] - torch.arange(n_chunks + missing) * _FRAMES_PER_CHUNK).clamp(
             0, _FRAMES_PER_CHUNK
         )
-        lengths = tower._post_cnn_length(in_chunk)  # noqa: SLF001
+        lengths = tower._post_cnn_length(in_chunk)  # noqa: SLF001  # transformers has no public one
         valid = (torch.arange(steps) < lengths[..., None]).reshape(batch * n_windows, -1)
         hidden_keys = (~valid).to(x.dtype)[:, None, None, :] * _MASKED
         for layer in tower.layers:

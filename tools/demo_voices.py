@@ -284,7 +284,7 @@ def main() -> None:
     for name in arguments.voices:
         folder = arguments.into / ("held-out" if arguments.held_out else "training") / name
         folder.mkdir(parents=True, exist_ok=True)
-        rng = random.Random(f"{arguments.seed} {name} {arguments.held_out}")  # noqa: S311
+        rng = random.Random(f"{arguments.seed} {name} {arguments.held_out}")
         voice, made_s, index = _MAKERS[name](), 0.0, 0
         while made_s < arguments.minutes * 60:
             session = speak_session(rng, name, voice, held_out=arguments.held_out)

@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import soundfile
 from demo_clips import Samples, coloured_noise
-from demo_speech import ENGLISH, SAMPLE_RATE_HZ, Speaker, Utterance, Voice
+from demo_speech import ENGLISH, SAMPLE_RATE_HZ, Espeak, Utterance, Voice
 from demo_voices import Flite, HibariVoice, Manner
 from scipy.signal import fftconvolve
 
@@ -85,7 +85,7 @@ _REMINDER: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class Recording:
+class SampleRecording:
     """One file to make: what is said, how long the pauses are (seconds), and how loud hum and room are (dBFS)."""
 
     name: str
@@ -97,10 +97,10 @@ class Recording:
 
 
 RECORDINGS: Final = (
-    Recording("meeting.flac", _MEETING, (0.8, 1.9), -46.0, -72.0),
-    Recording("memo.wav", _MEMO, (0.4, 0.8), -60.0, -62.0),
-    Recording("voicemail.m4a", _VOICEMAIL, (0.5, 1.2), -50.0, -55.0, ("-c:a", "aac", "-b:a", "48k")),
-    Recording("reminder.mp3", _REMINDER, (0.5, 1.0), -60.0, -55.0, ("-c:a", "libmp3lame", "-b:a", "48k")),
+    SampleRecording("meeting.flac", _MEETING, (0.8, 1.9), -46.0, -72.0),
+    SampleRecording("memo.wav", _MEMO, (0.4, 0.8), -60.0, -62.0),
+    SampleRecording("voicemail.m4a", _VOICEMAIL, (0.5, 1.2), -50.0, -55.0, ("-c:a", "aac", "-b:a", "48k")),
+    SampleRecording("reminder.mp3", _REMINDER, (0.5, 1.0), -60.0, -55.0, ("-c:a", "libmp3lame", "-b:a", "48k")),
 )
 
 
@@ -115,7 +115,7 @@ class Cast:
     """Speaks for each person."""
 
     def __init__(self) -> None:
-        self._espeak, self._natural = Speaker(), {"slt": Flite("slt"), "rms": Flite("rms"), "awb": Flite("awb")}
+        self._espeak, self._natural = Espeak(), {"slt": Flite("slt"), "rms": Flite("rms"), "awb": Flite("awb")}
         self._hibari = HibariVoice()
 
     def say(self, text: str, person: Person) -> Samples:
@@ -143,9 +143,9 @@ def _room_echoes(duration_s: float = 0.25, level: float = 0.04) -> Samples:
     return np.asarray(echoes, np.float32)
 
 
-def sound_of(recording: Recording, cast: Cast, seed: int) -> Samples:
+def sound_of(recording: SampleRecording, cast: Cast, seed: int) -> Samples:
     """Speak a recording's turns between pauses, over hum and room noise: float32 (n_samples,), 16 kHz."""
-    rng = random.Random(f"{seed} {recording.name}")  # noqa: S311
+    rng = random.Random(f"{seed} {recording.name}")
     pieces = [np.zeros(SAMPLE_RATE_HZ // 2, np.float32)]
     for person, text in recording.turns:
         pieces += [cast.say(text, person)]

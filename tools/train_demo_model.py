@@ -22,7 +22,7 @@ from typing import Final
 
 import torch
 import torch.distributed as dist
-from demo_clips import Clip, ClipMaker, LogMel, MixedPool, NoiseBank, RecordedPool, SpeechPool
+from demo_clips import Clip, ClipMaker, MixedPool, NoiseBank, RecordedPool, SpeechPool, WarpedLogMel
 from demo_evaluation import LENGTHS_S, HeldOut, Listener, held_out_voices, table, word_error_rate
 from demo_model import build_model, build_processor, build_tokenizer, export
 from demo_muon import Muon
@@ -34,7 +34,10 @@ from transformers import Qwen3ASRForConditionalGeneration
 _log = logging.getLogger("train")
 
 PEAK_LEARNING_RATES: Final = (6e-3, 2e-3, 2e-3)  # of matrices (Muon), of the rest, and of the helper layers (AdamW)
-_POOL_S, _STEPS_PER_FRESH_VOICE, _BATCH_S, _MOST_CLIPS = 4_000.0, 5, 60.0, 36  # of each process
+_POOL_S: Final = 4_000.0  # of each process
+_STEPS_PER_FRESH_VOICE: Final = 5
+_BATCH_S: Final = 60.0
+_MOST_CLIPS: Final = 36
 _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
 _TRAINED_AVERAGE_KEEP: Final = 0.995  # of a trained model, whose training is short
@@ -46,7 +49,7 @@ LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "plac
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class TrainingOptions:
     """The options of the command line."""
 
     out: Path
@@ -63,36 +66,36 @@ class Options:
 
 def length_weights(progress: float) -> tuple[float, ...]:
     """Return how often each of ``LENGTHS_S`` is drawn: short clips first, or the decoder does not learn to listen."""
-    if progress < 0.06:  # noqa: PLR2004
+    if progress < 0.06:
         return (1.0, 0.0, 0.0, 0.0)
-    if progress < 0.2:  # noqa: PLR2004
+    if progress < 0.2:
         return (0.3, 0.7, 0.0, 0.0)
-    if progress < 0.38:  # noqa: PLR2004
+    if progress < 0.38:
         return (0.15, 0.5, 0.35, 0.0)
     return (0.15, 0.25, 0.25, 0.35)
 
 
 def loss_weights(progress: float) -> tuple[float, ...]:
     """Return the weights of the losses of ``Trainee``: words first, then answers and their places in long clips."""
-    if progress < 0.06:  # noqa: PLR2004
+    if progress < 0.06:
         return (0.1, 1.0, 0.3, 0.0, 0.0)
-    return (1.0, 0.3, 0.3, 0.2, 0.3) if progress < 0.8 else (1.0, 0.1, 0.15, 0.1, 0.15)  # noqa: PLR2004
+    return (1.0, 0.3, 0.3, 0.2, 0.3) if progress < 0.8 else (1.0, 0.1, 0.15, 0.1, 0.15)
 
 
 def learning_rate(progress: float, step: int) -> float:
     """Return the share of the peak: rising for 100 steps, constant until half time, then falling to a hundredth."""
-    fall = 1.0 if progress < 0.5 else max(0.01, 2.0 - 2.0 * progress)  # noqa: PLR2004
+    fall = 1.0 if progress < 0.5 else max(0.01, 2.0 - 2.0 * progress)
     return fall * min(1.0, (step + 1) / 100)
 
 
 class Trainer:
     """One process of the training: its speech, its copy of the model, its share of each step."""
 
-    def __init__(self, rank: int, options: Options) -> None:
+    def __init__(self, rank: int, options: TrainingOptions) -> None:
         self._rank, self._options = rank, options
         torch.manual_seed(options.seed)  # the same first weights in each process
-        self._shared_rng = random.Random(options.seed)  # noqa: S311  # lengths must agree between processes
-        self._rng = random.Random(options.seed + 1 + rank)  # noqa: S311
+        self._shared_rng = random.Random(options.seed)  # lengths must agree between processes
+        self._rng = random.Random(options.seed + 1 + rank)
         self._tokenizer = build_tokenizer([ENGLISH])
         self._trainee = Trainee(build_model(self._tokenizer), is_trained=options.start is not None).train()
         if options.start is not None:
@@ -103,7 +106,7 @@ class Trainer:
         self._weights = {k: torch.nn.Parameter(v.detach().clone()) for k, v in self._learned().items()}
         # Muon for the matrices, AdamW for the rest: with AdamW alone the same loss took more than twice as many steps.
         is_helper = {k: "spoken" in k for k in self._weights}
-        is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}  # noqa: PLR2004
+        is_matrix = {k: v.ndim == 2 and "embed" not in k and "spoken" not in k for k, v in self._weights.items()}
         self._optimizers: tuple[torch.optim.Optimizer, ...] = (
             Muon([v for k, v in self._weights.items() if is_matrix[k]]),
             torch.optim.AdamW(
@@ -125,7 +128,7 @@ class Trainer:
         noises = NoiseBank(self._rng.getrandbits(30), 24 if options.start else 48)
         self._maker = ClipMaker(self._rng, speech, noises, varied=True)
         self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
-        self._features = LogMel()
+        self._features = WarpedLogMel()
 
     def _learned(self) -> dict[str, torch.nn.Parameter]:
         return {k: v for k, v in self._trainee.named_parameters() if v.requires_grad}
@@ -254,7 +257,7 @@ class Trainer:
         _log.info("resumed at step %d", self._step)
 
 
-def train_one(rank: int, options: Options) -> None:
+def train_one(rank: int, options: TrainingOptions) -> None:
     """Run process ``rank`` of the training."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)
@@ -282,7 +285,7 @@ def main() -> None:
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="print the table of a trained model")
     arguments = parser.parse_args()
     if arguments.out is not None:
-        options = Options(
+        options = TrainingOptions(
             arguments.out,
             arguments.minutes,
             arguments.work,

@@ -7,7 +7,7 @@ import time
 from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soundfile
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from daemon.engine import Engine
     from daemon.transcript import ModelIdentity
 
-_REPEATS = 3
-_CHUNK_S = 30.0
-_SAMPLE = "meeting.flac"
+_REPEATS: Final = 3
+_CHUNK_S: Final = 30.0
+_SAMPLE: Final = "meeting.flac"
 
 
 @dataclass(frozen=True, slots=True)

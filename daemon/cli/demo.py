@@ -13,7 +13,7 @@ import threading
 import time
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 from rich.console import Console
@@ -29,13 +29,14 @@ from daemon.text import count_word_errors
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FOLDERS = configfile.SHARED_FOLDERS + configfile.OWN_FOLDERS
-_CONFIG, _LOG = "config.yaml", "scribed.log"
+_FOLDERS: Final = configfile.SHARED_FOLDERS + configfile.OWN_FOLDERS
+_CONFIG: Final = "config.yaml"
+_LOG: Final = "scribed.log"
 # The first line of that configuration. Without it, --force deletes nothing in the folder.
-_MARK = "# Written by `scribed demo`; the next `scribed demo --force` deletes this folder's contents.\n"
-_TIMEOUT_S = 300.0
-_POLL_S = 0.2
-_STOP_S = 15.0
+_MARK: Final = "# Written by `scribed demo`; the next `scribed demo --force` deletes this folder's contents.\n"
+_TIMEOUT_S: Final = 300.0
+_POLL_S: Final = 0.2
+_STOP_S: Final = 15.0
 
 
 def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-_REFRESH_S = 1.0
-_N_LISTED = 10
-_STYLES = {
+_REFRESH_S: Final = 1.0
+_N_LISTED: Final = 10
+_STYLES: Final = {
     "waiting": "yellow", "loading": "yellow", "ready": "green", "idle": "green", "draining": "yellow", "stopped": "red"
 }  # fmt: skip
 

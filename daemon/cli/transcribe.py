@@ -55,12 +55,12 @@ def transcribe(
         every = [path for documents in targets for path in documents.values()]
         outputs.refuse_taken(every, [facts for _, facts in found], is_forced=is_forced)
     with inputs.opened(found, config.folders.cache) as recordings:
-        run = _Run(config, wanted, command.stop_on_signals(), Console(stderr=True, highlight=False))
+        run = _Batch(config, wanted, command.stop_on_signals(), Console(stderr=True, highlight=False))
         n_failed = run.transcribe_all(recordings, targets, is_forced=is_forced)
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
 
 
-class _Run:
+class _Batch:
     """One model, one decoder process, and the recordings that go through them."""
 
     def __init__(

@@ -3,7 +3,7 @@
 `tools/write_config_docs.py` writes config.example.yaml and docs/configuration.md from here.
 """
 
-# ruff: noqa: TC001 (pydantic needs the types at run time)
+# ruff: noqa: TC001  # pydantic needs the types at run time
 from __future__ import annotations
 
 from pathlib import Path

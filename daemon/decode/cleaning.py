@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import math
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -38,11 +38,11 @@ if TYPE_CHECKING:
 
 # Below 4 kHz speech is unintelligible, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
 # 64 channels are the most that recording devices offer.
-_MIN_RATE_HZ = 4_000
-_MAX_RATE_HZ = 768_000
-_MAX_CHANNELS = 64
+_MIN_RATE_HZ: Final = 4_000
+_MAX_RATE_HZ: Final = 768_000
+_MAX_CHANNELS: Final = 64
 # Float PCM, by the names of libsndfile and of FFmpeg: it may exceed full scale without being clipped.
-_FLOAT_CODECS = frozenset({"float", "double", *(f"pcm_f{kind}" for kind in ("32le", "32be", "64le", "64be"))})
+_FLOAT_CODECS: Final = frozenset({"float", "double", *(f"pcm_f{kind}" for kind in ("32le", "32be", "64le", "64be"))})
 
 
 def is_recording(source: RecordingFile) -> bool:
@@ -221,7 +221,7 @@ def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: f
 
 def _spoken(duration_s: float) -> str:
     """Return a duration as people write it: "7.5 s" or "1:02:03"."""
-    if duration_s < 60:  # noqa: PLR2004 (a minute)
+    if duration_s < 60:  # noqa: PLR2004  # a minute
         return f"{duration_s:.1f} s"
     minutes, seconds = divmod(round(duration_s), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

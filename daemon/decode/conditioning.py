@@ -7,7 +7,7 @@ within 1e-5 of full scale on speech; filtering after resampling is off by up to 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soxr
@@ -18,8 +18,8 @@ from daemon.decode.waveform import SAMPLE_RATE_HZ
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_BUTTERWORTH_Q = math.sqrt(0.5)  # the default width of sox's highpass
-_ROW_SAMPLES = 32  # fewer: more steps of the state; more: more multiplications
+_BUTTERWORTH_Q: Final = math.sqrt(0.5)  # the default width of sox's highpass
+_ROW_SAMPLES: Final = 32  # fewer: more steps of the state; more: more multiplications
 
 
 class Conditioner:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -12,16 +12,18 @@ from daemon.decode.waveform import SAMPLE_RATE_HZ
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SILENT_PEAK = 2.0**-31
+SILENT_PEAK: Final = 2.0**-31
 """The smallest step of sox, which computes in 32-bit integers."""
 
-_FRAME_SAMPLES = SAMPLE_RATE_HZ // 50  # 20 ms
-_LOWEST_DB, _N_BINS, _BINS_PER_DB = -120, 320, 2  # up to +40 dBFS
-_NOISE_SHARE = 0.1  # even in speech without pauses a tenth of the frames lie between syllables
-_SPEECH_DB = 6.0  # above the noise: counts as signal
-_MIN_FRAMES = 50  # a second; less is too short for an estimate
-_CLICK_FRAMES = 5  # 100 ms, including the ringing of the filters
-_CLICK_DB = 10.0
+_FRAME_SAMPLES: Final = SAMPLE_RATE_HZ // 50  # 20 ms
+_LOWEST_DB: Final = -120
+_N_BINS: Final = 320  # up to +40 dBFS
+_BINS_PER_DB: Final = 2
+_NOISE_SHARE: Final = 0.1  # even in speech without pauses a tenth of the frames lie between syllables
+_SPEECH_DB: Final = 6.0  # above the noise: counts as signal
+_MIN_FRAMES: Final = 50  # a second; less is too short for an estimate
+_CLICK_FRAMES: Final = 5  # 100 ms, including the ringing of the filters
+_CLICK_DB: Final = 10.0
 
 
 class Dynamics:

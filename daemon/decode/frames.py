@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import av
 import numpy as np
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-BLOCK_VALUES = 1 << 17
+BLOCK_VALUES: Final = 1 << 17
 """Samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB."""
 
-_MIN_GAP_S = 0.1  # a shorter jump of the time stamps is rounding
-_MAX_GAP_S = 30.0  # a longer one is a recorder's pause or a broken clock, so no silence is put there
+_MIN_GAP_S: Final = 0.1  # a shorter jump of the time stamps is rounding
+_MAX_GAP_S: Final = 30.0  # a longer one is a recorder's pause or a broken clock, so no silence is put there
 
 
 # Streams of frames, which other programs append tags and padding to.
-_TAGGED = frozenset({"mp3", "aac", "ac3", "eac3"})
+_TAGGED: Final = frozenset({"mp3", "aac", "ac3", "eac3"})
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
-_AMR_PAUSES = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
+_AMR_PAUSES: Final = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 
 
 class Clock:
@@ -43,7 +43,7 @@ class Clock:
         self._tick_s = tick_s
         self._expected_s = None if start_us is None else start_us / av.time_base
 
-    def skip(self, packet: Any) -> float:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+    def skip(self, packet: Any) -> float:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
         """Skip a packet that cannot be decoded, and return its duration in seconds."""
         duration_s = (packet.duration or 0) * self._tick_s
         if not 0 < duration_s <= _MAX_GAP_S:
@@ -52,7 +52,7 @@ class Clock:
             self._expected_s += duration_s
         return duration_s
 
-    def advance(self, frame: Any) -> float:  # noqa: ANN401 (the same)
+    def advance(self, frame: Any) -> float:  # noqa: ANN401  # the same
         """Move on by a decoded frame, and return how many seconds of audio are missing before it."""
         stamp, expected_s = frame.pts, self._expected_s
         start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time computes with slow fractions
@@ -103,7 +103,7 @@ class Collector:
         self._shape: tuple[str, int, int] | None = None
         self._resampler: Any = None
 
-    def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401 (the same)
+    def push(self, frame: Any) -> list[NDArray[np.float32]]:  # noqa: ANN401  # the same
         """Add a frame; return blocks, shape (channels, n), as soon as they are full."""
         blocks: list[NDArray[np.float32]] = []
         shape = (frame.format.name, frame.sample_rate, frame.layout.nb_channels)

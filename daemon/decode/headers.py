@@ -10,23 +10,23 @@ import re
 import struct
 import uuid
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_MAX_CHUNKS = 10_000  # read before giving up: a hostile file may hold millions
-_UNKNOWN_SIZE = 0xFFFFFFFF
-_OGG_PAGE_BYTES = 65_307  # the longest page in the format
-_OGG_MAX_FLAGS = 7
-_ASF_FILE_PROPERTIES = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
-_ASF_DRM = (  # Content Encryption Object and Extended Content Encryption Object
+_MAX_CHUNKS: Final = 10_000  # read before giving up: a hostile file may hold millions
+_UNKNOWN_SIZE: Final = 0xFFFFFFFF
+_OGG_PAGE_BYTES: Final = 65_307  # the longest page in the format
+_OGG_MAX_FLAGS: Final = 7
+_ASF_FILE_PROPERTIES: Final = uuid.UUID("8cabdca1-a947-11cf-8ee4-00c00c205365").bytes_le
+_ASF_DRM: Final = (  # Content Encryption Object and Extended Content Encryption Object
     uuid.UUID("2211b3fb-bd23-11d2-b4b7-00a0c955fc6e").bytes_le,
     uuid.UUID("298ae614-2622-4c17-b935-dae07ee9289c").bytes_le,
 )
 
 # Checked in this order. The names are used in sentences such as "This WAV file is damaged".
-_AUDIO_FORMATS = {
+_AUDIO_FORMATS: Final = {
     "WAV": rb"(RIFF|RIFX|RF64|BW64)....WAVE",
     "AVI": rb"RIFF....AVI ",
     "AIFF": rb"FORM....(AIF[FC]|8SVX)",
@@ -57,7 +57,7 @@ _AUDIO_FORMATS = {
     "AC-3": rb"\x0b\x77",
     "MP3 or AAC": rb"ID3|\xff[\xe2-\xfd]",  # \xff\xfe opens a UTF-16 text
 }
-_OTHER_FORMATS = {
+_OTHER_FORMATS: Final = {
     "a ZIP archive or an Office document": rb"PK(\x03\x04|\x05\x06)",
     "an archive": rb"7z\xbc\xaf|Rar!|\x1f\x8b|BZh|\xfd7zXZ",
     "an Office document": rb"\xd0\xcf\x11\xe0",
@@ -68,10 +68,10 @@ _OTHER_FORMATS = {
     "a playlist, which only lists recordings": rb"#EXTM3U|\[playlist\]|ffconcat|v=0\r?\n"
     rb"|\s*<(\?xml[^>]*>\s*<)?(MPD|asx|smil)",
 }
-_PCM_FORMATS = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
-_TEXT_SAMPLE_BYTES = 512
-_ID3_HEADER_BYTES = 10
-_MAX_PATTERN_BYTES = 64  # the longest of the patterns above
+_PCM_FORMATS: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
+_TEXT_SAMPLE_BYTES: Final = 512
+_ID3_HEADER_BYTES: Final = 10
+_MAX_PATTERN_BYTES: Final = 64  # the longest of the patterns above
 
 
 class FileContent(Protocol):
@@ -241,12 +241,12 @@ def _end_of_mp4(source: FileContent) -> int:
     offset = 0
     for _ in range(_MAX_CHUNKS):
         header = source.read_at(offset, 16)
-        if len(header) < 8:  # noqa: PLR2004 (a box begins with 8 bytes)
+        if len(header) < 8:  # noqa: PLR2004  # a box begins with 8 bytes
             break
         n_bytes, name = struct.unpack(">I4s", header[:8])
-        if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004 (64-bit size after the name)
+        if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004  # 64-bit size after the name
             (n_bytes,) = struct.unpack(">Q", header[8:])
-        if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004 (0: to the end; else junk)
+        if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004  # 0: to the end; else junk
             break
         offset += n_bytes
     return offset
@@ -299,9 +299,9 @@ def mp3_length_s(source: FileContent) -> float | None:
         return None
     _, version, frequency = found[1][0], found[1][1] >> 3 & 3, found[1][2] >> 2 & 3
     has_frames = found[4] is not None or found[2][0] & 1
-    if frequency == 3 or not has_frames:  # noqa: PLR2004 (a reserved number)
+    if frequency == 3 or not has_frames:  # noqa: PLR2004  # a reserved number
         return None
-    is_mpeg_1 = version == 3  # noqa: PLR2004 (2 is MPEG 2, 0 is MPEG 2.5)
+    is_mpeg_1 = version == 3  # noqa: PLR2004  # 2 is MPEG 2, 0 is MPEG 2.5
     rate_hz = (44_100, 48_000, 32_000)[frequency] / {3: 1, 2: 2}.get(version, 4)
     n_frames = int.from_bytes(found[4] or found[3], "big")
     return n_frames * (1152 if is_mpeg_1 else 576) / rate_hz

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_FULL_SCALE = 0.999
-_MIN_CLIPPED_RUN = 3  # one sample at full scale is a peak, three in a row are a flat top
-_MAX_SENSIBLE = 1e6  # +120 dBFS: a float sample beyond it is garbage that happens to be finite
-_INVERTED_CORRELATION = -0.9
-_SILENT_RMS = 1e-4  # -80 dBFS: a connected but unused input stays below
-_NOTED_DC = 0.01
-_NOTED_CLIPPING_S = 0.05
-_QUIET_PEAK_DBFS = -40.0
-_STEREO = 2
+_FULL_SCALE: Final = 0.999
+_MIN_CLIPPED_RUN: Final = 3  # one sample at full scale is a peak, three in a row are a flat top
+_MAX_SENSIBLE: Final = 1e6  # +120 dBFS: a float sample beyond it is garbage that happens to be finite
+_INVERTED_CORRELATION: Final = -0.9
+_SILENT_RMS: Final = 1e-4  # -80 dBFS: a connected but unused input stays below
+_NOTED_DC: Final = 0.01
+_NOTED_CLIPPING_S: Final = 0.05
+_QUIET_PEAK_DBFS: Final = -40.0
+_STEREO: Final = 2
 
 
 class Levels:

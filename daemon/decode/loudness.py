@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soxr
@@ -18,17 +18,17 @@ from daemon.decode.waveform import SAMPLE_RATE_HZ
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TARGET_LUFS = -23.0
+TARGET_LUFS: Final = -23.0
 """Programme loudness of EBU R 128."""
-CEILING_DBTP = -1.0
+CEILING_DBTP: Final = -1.0
 """Highest true peak of EBU R 128."""
 
-_STEP_SAMPLES = SAMPLE_RATE_HZ // 10  # gating blocks of 400 ms overlap by 75 %
-_STEPS_PER_GATING_BLOCK = 4
-_OFFSET_LUFS = -0.691  # makes a 997 Hz sine at 0 dBFS read -3.01 LUFS
-_ABSOLUTE_GATE_LUFS = -70.0
-_RELATIVE_GATE_LU = -10.0
-_TRUE_PEAK_OVERSAMPLING = 4
+_STEP_SAMPLES: Final = SAMPLE_RATE_HZ // 10  # gating blocks of 400 ms overlap by 75 %
+_STEPS_PER_GATING_BLOCK: Final = 4
+_OFFSET_LUFS: Final = -0.691  # makes a 997 Hz sine at 0 dBFS read -3.01 LUFS
+_ABSOLUTE_GATE_LUFS: Final = -70.0
+_RELATIVE_GATE_LU: Final = -10.0
+_TRUE_PEAK_OVERSAMPLING: Final = 4
 
 
 class LoudnessMeter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import av
 import av.error
@@ -28,26 +28,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 # Demuxers that read one file and open no other; playlists and manifests are not among them.
-_DEMUXERS = (
+_DEMUXERS: Final = (
     "wav,w64,mp3,mov,mp4,m4a,3gp,3g2,mj2,flac,ogg,matroska,webm,aac,asf,amr,amrnb,amrwb,aiff,caf,au,ac3,eac3,avi,mpegts"
     ",mpeg,mxf,flv,wv,tta,ape,mpc,mpc8,tak,shn,dsf,dss,voc"
 )
-_IO_BUFFER_BYTES = 1 << 18
-_CHECK_EVERY_PACKETS = 256
-_MAX_BROKEN_PER_GOOD = 3
+_IO_BUFFER_BYTES: Final = 1 << 18
+_CHECK_EVERY_PACKETS: Final = 256
+_MAX_BROKEN_PER_GOOD: Final = 3
 # Formats whose length FFmpeg takes from the bit rate, the file size or the last time stamp.
-_GUESSED_DURATIONS = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "dss"})
+_GUESSED_DURATIONS: Final = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "dss"})
 # Formats in which a jump of the time stamps means damage; in the others recorders may skip pauses.
-_GAPLESS = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
-_DRM_TAGS = frozenset({"drms", "drmi", "enca", "aavd"})
-_BLOCKS_READ = 8  # 4 MB of 16 bits
-_FILE_SLACK_S = 0.01
-_CONTAINER_SLACK_S = 0.25  # declared durations count encoder delay and padding
+_GAPLESS: Final = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
+_DRM_TAGS: Final = frozenset({"drms", "drmi", "enca", "aavd"})
+_BLOCKS_READ: Final = 8  # 4 MB of 16 bits
+_FILE_SLACK_S: Final = 0.01
+_CONTAINER_SLACK_S: Final = 0.25  # declared durations count encoder delay and padding
 
-_UNKNOWN_FRAMES = 1 << 36  # the length field of FLAC has 36 bits; libsndfile returns its largest number for "unknown"
-_SF_UNRECOGNISED = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
+# The length field of FLAC has 36 bits; libsndfile returns its largest number for "unknown".
+_UNKNOWN_FRAMES: Final = 1 << 36
+_SF_UNRECOGNISED: Final = 1  # SF_ERR_UNRECOGNISED_FORMAT of libsndfile
 
-_COPY_AGAIN = "Copy it again from the original."
+_COPY_AGAIN: Final = "Copy it again from the original."
 
 
 class DamagedError(Exception):
@@ -225,7 +226,7 @@ class _ContainerReader:
             self.close()
             raise
 
-    def _choose_stream(self) -> Any:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+    def _choose_stream(self) -> Any:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
         """Return the audio stream to decode; the others, video above all, are skipped unread."""
         known = [stream for stream in self._container.streams.audio if stream.codec_context is not None]
         if not known:
@@ -334,7 +335,7 @@ class _ContainerReader:
         self._container.close()
 
 
-def _decode(packet: Any) -> list[Any] | None:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+def _decode(packet: Any) -> list[Any] | None:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
     """Return the frames of a packet, None if it cannot be decoded."""
     try:
         frames: list[Any] = packet.decode()
@@ -345,7 +346,7 @@ def _decode(packet: Any) -> list[Any] | None:  # noqa: ANN401 (PyAV is not typed
     return frames
 
 
-def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401 (PyAV is not typed strictly enough to be checked)
+def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
     """Return the number of channels, and replace an unusual channel order in the decoder.
 
     PyAV up to 19.0 frees the table of a custom order twice, which crashes the process; the changelog

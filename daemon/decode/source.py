@@ -6,7 +6,7 @@ import contextlib
 import errno
 import hashlib
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from daemon import errors
 from daemon.decode import headers
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-_HEAD_BYTES = 4096
-_HASHED_BYTES = 1 << 20
+_HEAD_BYTES: Final = 4096
+_HASHED_BYTES: Final = 1 << 20
 
 
 class NotARecordingError(errors.JobError):

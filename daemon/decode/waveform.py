@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import tempfile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-SAMPLE_RATE_HZ = 16_000
+SAMPLE_RATE_HZ: Final = 16_000
 """Sample rate of the speech model, the VAD and every waveform."""
 
-_SAMPLE_BYTES = 4
-_NOT_STORED = "the decoded audio could not be stored"
+_SAMPLE_BYTES: Final = 4
+_NOT_STORED: Final = "the decoded audio could not be stored"
 # Errors of file systems without unnamed files (NFS, some overlays).
-_NO_TMPFILE = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
+_NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
 
 class Waveform:
@@ -166,5 +166,5 @@ def open_unlinked(cache: Path) -> io.FileIO:
             if error.errno not in _NO_TMPFILE:
                 raise
             descriptor, name = tempfile.mkstemp(prefix=".audio-", dir=cache)
-            os.unlink(name)  # noqa: PTH108 (mkstemp returns a string)
+            os.unlink(name)  # noqa: PTH108  # mkstemp returns a string
     return io.FileIO(descriptor, "r+b")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 # A pause of this length begins a new paragraph; people seldom take turns faster in a meeting.
 PARAGRAPH_PAUSE_S: Final = 2.0
-_S_PER_MINUTE, _S_PER_HOUR = 60, 3600
+_S_PER_MINUTE: Final = 60
+_S_PER_HOUR: Final = 3600
 
 
 class Kind(Enum):

@@ -25,8 +25,10 @@ _CUE_LINES: Final = 2
 _MIN_CUE_S: Final = 0.5
 _CUT_CUE_S: Final = 5.0  # how long the mark of a cut-off recording is shown
 # Chinese and Japanese lines do not begin with these.
-_NEVER_FIRST: Final = frozenset("、。，．！？；：）」』】〕》…ー々")  # noqa: RUF001 - exactly these characters are meant
-_MS_PER_S, _MS_PER_MINUTE, _MS_PER_HOUR = 1000, 60_000, 3_600_000
+_NEVER_FIRST: Final = frozenset("、。，．！？；：）」』】〕》…ー々")  # noqa: RUF001  # exactly these characters are meant
+_MS_PER_S: Final = 1000
+_MS_PER_MINUTE: Final = 60_000
+_MS_PER_HOUR: Final = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.engine.device_loop import DeviceLoop
     from daemon.engine.protocol import ChunkRequest, ChunkResponse
     from daemon.engine.slot_model import SlotModel
-    from daemon.engine.slots import Generated, RowState, Slots, Snapshot
+    from daemon.engine.slots import Generated, RowSnapshot, RowState, Slots
     from daemon.transcript import ModelIdentity
 
 log = structlog.get_logger()
@@ -43,7 +43,7 @@ class _Running:
 class _Look:
     """Rows that are on their way to the host, and which request was in each: rows may have been moved since."""
 
-    snapshot: Snapshot
+    snapshot: RowSnapshot
     running: dict[int, _Running]
 
 

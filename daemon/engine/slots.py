@@ -68,7 +68,7 @@ class Generated:
     logprobs: list[float]
 
 
-class Snapshot:
+class RowSnapshot:
     """The rows of some slots at one point of the device's work, readable later.
 
     Args:
@@ -158,9 +158,9 @@ class Slots:
         counters = (self.n_generated, self.max_new_tokens, self.is_live, self.has_failed)
         return (*self.keys, *self.values, self.token, self.position, *counters, self.generated, self.logprobs)
 
-    def snapshot(self, *, is_deferred: bool = False) -> Snapshot:
-        """Return the rows as they are after the work launched so far; see `Snapshot`."""
-        return Snapshot(self, is_deferred=is_deferred)
+    def snapshot(self, *, is_deferred: bool = False) -> RowSnapshot:
+        """Return the rows as they are after the work launched so far; see `RowSnapshot`."""
+        return RowSnapshot(self, is_deferred=is_deferred)
 
     def stop(self, row: int) -> None:
         """Mark a row as finished."""

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import socket
 import struct
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-_LENGTH = struct.Struct(">I")
-_MAX_MESSAGE_BYTES = 1 << 26  # the speech spans of a day take 2 MB
-_BLOCK_BYTES = 1 << 16
-_MAX_DESCRIPTORS = 2
+_LENGTH: Final = struct.Struct(">I")
+_MAX_MESSAGE_BYTES: Final = 1 << 26  # the speech spans of a day take 2 MB
+_BLOCK_BYTES: Final = 1 << 16
+_MAX_DESCRIPTORS: Final = 2
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path  # noqa: TC003 (pydantic needs the types at run time, here and below)
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from pathlib import Path  # noqa: TC003  # pydantic needs the type at run time
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 from pydantic import Field, TypeAdapter
 
-from daemon.config import Preprocess  # noqa: TC001
+from daemon.config import Preprocess  # noqa: TC001  # pydantic needs the type at run time
 from daemon.frontend.channel import Channel
-from daemon.segment import Span  # noqa: TC001
-from daemon.transcript import Receipt  # noqa: TC001
+from daemon.segment import Span  # noqa: TC001  # pydantic needs the type at run time
+from daemon.transcript import Receipt  # noqa: TC001  # pydantic needs the type at run time
 
 if TYPE_CHECKING:
     import socket
@@ -73,7 +73,7 @@ class AudioReady:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class AudioFailed:
     """Response: one of our errors, by the name of its class."""
 
     error: str
@@ -91,12 +91,12 @@ class Bug:
 
 
 Request: TypeAlias = Prepare | Probe
-Response: TypeAlias = Ready | Probed | AudioReady | Failed | Bug
+Response: TypeAlias = Ready | Probed | AudioReady | AudioFailed | Bug
 DaemonEnd: TypeAlias = Channel[Request, Response]
 ProcessEnd: TypeAlias = Channel[Response, Request]
 
-_REQUESTS: TypeAdapter[Request] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
-_RESPONSES: TypeAdapter[Response] = TypeAdapter(Annotated[Response, Field(discriminator="kind")])
+_REQUESTS: Final[TypeAdapter[Request]] = TypeAdapter(Annotated[Request, Field(discriminator="kind")])
+_RESPONSES: Final[TypeAdapter[Response]] = TypeAdapter(Annotated[Response, Field(discriminator="kind")])
 
 
 def daemon_end(end: socket.socket) -> DaemonEnd:

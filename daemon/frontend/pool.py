@@ -8,13 +8,13 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, NotARecordingError, RecordingFile, Waveform, open_unlinked
-from daemon.frontend.messages import AudioReady, Bug, Failed, Prepare, Probe, Probed, Ready
+from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready
 from daemon.frontend.process import CONVERT, AudioProcess
 
 if TYPE_CHECKING:
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from daemon.segment import Span
     from daemon.transcript import Receipt
 
-_POLL_S = 0.25
+_POLL_S: Final = 0.25
 # A poll that returns later than this was held up by something else: the machine or the service was frozen.
-_MAX_POLL_S = 30.0
-_START_LIMIT_S = 120.0
-_PROBE_LIMIT_S = 20.0
+_MAX_POLL_S: Final = 30.0
+_START_LIMIT_S: Final = 120.0
+_PROBE_LIMIT_S: Final = 20.0
 # The longest that preparing may take. It runs at 250 x real time; a network share may deliver 1 MB/s.
-_LIMIT_S = 60.0
-_LIMIT_BYTES_PER_S = 1e6
-_LIMIT_TIMES_REAL_TIME = 10.0
-_SAMPLE_BYTES = 4
-_ERRORS = {
+_LIMIT_S: Final = 60.0
+_LIMIT_BYTES_PER_S: Final = 1e6
+_LIMIT_TIMES_REAL_TIME: Final = 10.0
+_SAMPLE_BYTES: Final = 4
+_ERRORS: Final = {
     kind.__name__: kind
     for kind in (
         errors.JobError,
@@ -47,7 +47,7 @@ _ERRORS = {
         errors.EngineUnavailableError,
     )
 }
-_INVALID = "The decoder returned invalid data."
+_INVALID: Final = "The decoder returned invalid data."
 
 log = structlog.get_logger()
 
@@ -207,7 +207,7 @@ class FrontEnd:
             self._put_back(process, is_reusable=is_reusable)
         if isinstance(response, Bug):
             raise DecoderError(response.traceback)
-        if isinstance(response, Failed):
+        if isinstance(response, AudioFailed):
             raise _ERRORS.get(response.error, errors.JobError)(response.what, response.remedy)
         return response
 
@@ -276,7 +276,7 @@ class FrontEnd:
 
 def _can_go_on(response: Response) -> bool:
     """Return whether the process that sent this response can be used again."""
-    if isinstance(response, Failed):
+    if isinstance(response, AudioFailed):
         # One that ran out of memory may be in any state; one without the VAD's weights can no longer load them.
         return response.error in _ERRORS and response.error != errors.EngineUnavailableError.__name__
     return not isinstance(response, Bug)

@@ -9,19 +9,20 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
+from typing import Final
 
 import structlog
 
 from daemon import errors
 from daemon.frontend.messages import daemon_end
 
-CONVERT = "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
+CONVERT: Final = "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
 """What to do with a recording that a codec cannot handle."""
 
-_DEATH_S = 2.0
-_LAST_WORDS_BYTES = 2000
+_DEATH_S: Final = 2.0
+_LAST_WORDS_BYTES: Final = 2000
 # Sent by the kernel when memory runs out, or by a person: the recording is not to blame.
-_SENT_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+_SENT_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 
 log = structlog.get_logger()
 
@@ -37,10 +38,10 @@ class AudioProcess:
         end, its_end = socket.socketpair()
         lifeline, self._lifeline = os.pipe()
         self.channel = daemon_end(end)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `end`)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # closed by `end`
         command = [sys.executable, "-P", "-m", "daemon.frontend.worker_process", str(its_end.fileno()), str(lifeline)]
         try:
-            self._process = subprocess.Popen(  # noqa: S603 (our own interpreter and module)
+            self._process = subprocess.Popen(  # noqa: S603  # our own interpreter and module
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -63,7 +64,7 @@ class AudioProcess:
 
     def waits_for_disk(self) -> bool:
         """Return whether it hangs in the kernel, as on a network share that went away."""
-        with suppress(OSError), open(f"/proc/{self._process.pid}/stat", "rb") as file:  # noqa: PTH123 (no path object needed)
+        with suppress(OSError), open(f"/proc/{self._process.pid}/stat", "rb") as file:  # noqa: PTH123  # no path object needed
             return file.read().rpartition(b")")[2].split()[0] == b"D"
         return False
 

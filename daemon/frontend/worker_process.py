@@ -18,7 +18,7 @@ import traceback
 from collections import deque
 from contextlib import closing, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import soundfile
@@ -27,7 +27,7 @@ from daemon import errors
 from daemon.config import Preprocess
 from daemon.decode import RecordingFile, WaveformWriter, readers
 from daemon.decode.cleaning import decode, is_recording
-from daemon.frontend.messages import AudioReady, Bug, Failed, Prepare, Probe, Probed, Ready, process_end
+from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready, process_end
 from daemon.host import sandbox
 from daemon.host.privileges import leave_no_core
 from daemon.segment.silero import load_weights
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 # On top of what the process uses after loading. A recording of ten hours needs a tenth of it, for the
 # index of its packets.
-_MEMORY_BYTES = 1 << 29
-_WARM_UP_RATE_HZ = 8000
-_F_SETSIG = 10  # fcntl.h; the module fcntl does not have it
-_MOST_DISPENSABLE = "1000"
+_MEMORY_BYTES: Final = 1 << 29
+_WARM_UP_RATE_HZ: Final = 8000
+_F_SETSIG: Final = 10  # fcntl.h; the module fcntl does not have it
+_MOST_DISPENSABLE: Final = "1000"
 
-_OUT_OF_MEMORY = "Decoding this recording takes more memory than a recording can need."
-_OUT_OF_MEMORY_REMEDY = "Convert it with another program, for instance to FLAC, and try again."
+_OUT_OF_MEMORY: Final = "Decoding this recording takes more memory than a recording can need."
+_OUT_OF_MEMORY_REMEDY: Final = "Convert it with another program, for instance to FLAC, and try again."
 
 
 def main() -> None:
@@ -90,7 +90,7 @@ def _load_ahead() -> None:
                 waveform, _ = decode(source, writer, settings)
             detect_speech(waveform, "energy", lambda: None)
     try:
-        raise ValueError  # noqa: TRY301 (formatting a traceback loads what that needs)
+        raise ValueError  # noqa: TRY301  # formatting a traceback loads what that needs
     except ValueError:
         traceback.format_exc()
 
@@ -117,10 +117,10 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
             with io.FileIO(descriptors[1], "r+b") as file:
                 return _prepare(source, file, request)
     except errors.ScribedError as error:
-        return Failed(type(error).__name__, error.what, error.remedy)
+        return AudioFailed(type(error).__name__, error.what, error.remedy)
     except MemoryError:
-        return Failed(MemoryError.__name__, _OUT_OF_MEMORY, _OUT_OF_MEMORY_REMEDY)
-    except Exception:  # noqa: BLE001 (the daemon raises it, as if it had happened there)
+        return AudioFailed(MemoryError.__name__, _OUT_OF_MEMORY, _OUT_OF_MEMORY_REMEDY)
+    except Exception:  # noqa: BLE001  # the daemon raises it, as if it had happened there
         return Bug(traceback.format_exc())
 
 

@@ -15,7 +15,7 @@ import os
 import stat
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from daemon.errors import ScribedError, TransientError
 from daemon.host import files
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-_OPEN_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_BLOCK_BYTES = 1 << 20
-_MAX_DEPTH = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
+_OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_BLOCK_BYTES: Final = 1 << 20
+_MAX_DEPTH: Final = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
 
 
 class LinkInTheWayError(TransientError):
@@ -175,7 +175,7 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of all that is in here."""
-        return os.listdir(self.fd)  # noqa: PTH208, a path knows no descriptors
+        return os.listdir(self.fd)  # noqa: PTH208  # a path knows no descriptors
 
     def lstat(self, name: str) -> os.stat_result:
         """Return the facts of a file, of a link itself where it is one."""

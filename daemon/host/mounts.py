@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Final
 
-_TABLE = Path("/proc/self/mountinfo")
+_TABLE: Final = Path("/proc/self/mountinfo")
 # Here others write without our kernel knowing: only our own changes would cause events.
-_SILENT = re.compile(r"nfs4?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|virtiofs|vboxsf|vmhgfs|fuse(?!ctl).*")
-_COMPRESSING = frozenset({"btrfs", "zfs", "bcachefs", "ntfs3", "erofs"})
-_ESCAPE = re.compile(r"\\([0-7]{3})")
+_SILENT: Final = re.compile(r"nfs4?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|virtiofs|vboxsf|vmhgfs|fuse(?!ctl).*")
+_COMPRESSING: Final = frozenset({"btrfs", "zfs", "bcachefs", "ntfs3", "erofs"})
+_ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
 def top_of(folder: Path) -> Path:

@@ -23,7 +23,7 @@ def root_of(path: Path, shared: Iterable[Path]) -> tuple[Path, str] | None:
         path: absolute.
         shared: folders into which others may write.
     """
-    spellings = (os.path.normpath(path), os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118 - strings
+    spellings = (os.path.normpath(path), os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118  # strings
     for root in shared:
         for spelling in spellings:
             for top in (os.path.normpath(root), os.path.realpath(root)):

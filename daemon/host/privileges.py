@@ -6,14 +6,14 @@ import ctypes
 import os
 import pwd
 import resource
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.errors import NoPermissionError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PR_SET_DUMPABLE = 4  # linux/prctl.h
+_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def become_owner(state: Path) -> None:

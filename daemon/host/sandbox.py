@@ -16,13 +16,16 @@ from typing import Final
 from daemon.host import seccomp
 
 # linux/landlock.h; the numbers of its system calls are the same on all architectures.
-_CREATE_RULESET, _RESTRICT_SELF = 444, 446
-_ASK_VERSION = 1
-_PR_SET_NO_NEW_PRIVS = 38  # linux/prctl.h
+_CREATE_RULESET: Final = 444
+_RESTRICT_SELF: Final = 446
+_ASK_VERSION: Final = 1
+_PR_SET_NO_NEW_PRIVS: Final = 38  # linux/prctl.h
 # How many rights to files each version of Landlock knows: the lowest n bits.
 _N_FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-_NETWORK_VERSION, _NETWORK_RIGHTS = 4, 0b11  # bind and connect TCP
-_SCOPE_VERSION, _SCOPES = 6, 0b11  # abstract UNIX sockets, and signals to processes outside
+_NETWORK_VERSION: Final = 4  # bind and connect TCP
+_NETWORK_RIGHTS: Final = 0b11
+_SCOPE_VERSION: Final = 6  # abstract UNIX sockets, and signals to processes outside
+_SCOPES: Final = 0b11
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ MACHINES: Final = {
     "x86_64": Machine(
         0xC000003E,
         317,
-        dict(  # noqa: C408 (half as long as a literal)
+        dict(  # noqa: C408  # half as long as a literal
             read=0, write=1, close=3, fstat=5, poll=7, lseek=8, mmap=9, mprotect=10, munmap=11, brk=12,
             rt_sigaction=13, rt_sigprocmask=14, rt_sigreturn=15, ioctl=16, pread64=17, pwrite64=18, readv=19,
             writev=20, sched_yield=24, mremap=25, madvise=28, dup=32, dup2=33, nanosleep=35, getpid=39, sendto=44,
@@ -52,7 +52,7 @@ MACHINES: Final = {
     "aarch64": Machine(
         0xC00000B7,
         277,
-        dict(  # noqa: C408 (half as long as a literal)
+        dict(  # noqa: C408  # half as long as a literal
             dup=23, dup3=24, fcntl=25, ioctl=29, ftruncate=46, close=57, lseek=62, read=63, write=64, readv=65,
             writev=66, pread64=67, pwrite64=68, preadv=69, pwritev=70, ppoll=73, newfstatat=79, fstat=80, fsync=82,
             fdatasync=83, exit=93, exit_group=94, futex=98, set_robust_list=99, nanosleep=101, clock_gettime=113,
@@ -71,15 +71,23 @@ _CLONE_THREAD: Final = 0x10000
 _FIOCLEX: Final = 0x5451
 
 # linux/bpf_common.h and linux/seccomp.h
-_LOAD_WORD, _JUMP_IF_EQUAL, _AND, _RETURN = 0x20, 0x15, 0x54, 0x06
-_ALLOW, _FAIL, _KILL_PROCESS = 0x7FFF0000, 0x00050000, 0x80000000
-_OFFSET_NUMBER, _OFFSET_ARCH, _OFFSET_ARGUMENTS = 0, 4, 16
-_SET_MODE_FILTER, _GET_ACTION_AVAIL = 1, 2
-_FLAG_TSYNC = 1  # the filter holds for all threads
+_LOAD_WORD: Final = 0x20
+_JUMP_IF_EQUAL: Final = 0x15
+_AND: Final = 0x54
+_RETURN: Final = 0x06
+_ALLOW: Final = 0x7FFF0000
+_FAIL: Final = 0x00050000
+_KILL_PROCESS: Final = 0x80000000
+_OFFSET_NUMBER: Final = 0
+_OFFSET_ARCH: Final = 4
+_OFFSET_ARGUMENTS: Final = 16
+_SET_MODE_FILTER: Final = 1
+_GET_ACTION_AVAIL: Final = 2
+_FLAG_TSYNC: Final = 1  # the filter holds for all threads
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
+class ArgumentTest:
     """A condition on 32 bits of an argument: `word & mask == value`.
 
     Attributes:
@@ -91,24 +99,24 @@ class Word:
     mask: int = 0xFFFFFFFF
 
 
-def _rules() -> dict[str, tuple[tuple[Word, ...], ...]]:
+def _rules() -> dict[str, tuple[tuple[ArgumentTest, ...], ...]]:
     """Return the calls that depend on their arguments: each is allowed if all words of one alternative fit."""
-    no_code = ((Word(4, 0, mmap.PROT_EXEC),),)
+    no_code = ((ArgumentTest(4, 0, mmap.PROT_EXEC),),)
     return {
         "mmap": no_code,
         "mprotect": no_code,
-        "clone": ((Word(0, _CLONE_THREAD, _CLONE_THREAD),),),  # threads, but no processes
+        "clone": ((ArgumentTest(0, _CLONE_THREAD, _CLONE_THREAD),),),  # threads, but no processes
         # Without a path: the C library asks for the size of an open file in this way.
-        "newfstatat": ((Word(6, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),),
-        "statx": ((Word(4, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),),
+        "newfstatat": ((ArgumentTest(6, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),),
+        "statx": ((ArgumentTest(4, _AT_EMPTY_PATH, _AT_EMPTY_PATH),),),
         # F_SETOWN and F_SETSIG would make the kernel send signals to other processes.
         "fcntl": tuple(
-            (Word(2, command),)
+            (ArgumentTest(2, command),)
             for command in (fcntl.F_GETFD, fcntl.F_SETFD, fcntl.F_GETFL, fcntl.F_DUPFD, fcntl.F_DUPFD_CLOEXEC)
         ),
-        "ioctl": ((Word(2, _FIOCLEX),),),
-        "tgkill": ((Word(0, os.getpid()),),),  # abort() ends itself this way
-        "prlimit64": ((Word(0, 0), Word(4, 0), Word(5, 0)),),  # read our own limits
+        "ioctl": ((ArgumentTest(2, _FIOCLEX),),),
+        "tgkill": ((ArgumentTest(0, os.getpid()),),),  # abort() ends itself this way
+        "prlimit64": ((ArgumentTest(0, 0), ArgumentTest(4, 0), ArgumentTest(5, 0)),),  # read our own limits
     }
 
 
@@ -134,7 +142,7 @@ def program(machine: Machine) -> bytes:
     return b"".join(code)
 
 
-def _alternative(words: tuple[Word, ...]) -> list[bytes]:
+def _alternative(words: tuple[ArgumentTest, ...]) -> list[bytes]:
     """Return instructions that allow the call if all words fit, and else go on behind them."""
     code: list[bytes] = []
     n_left = 3 * len(words) + 1

@@ -10,16 +10,16 @@ import contextlib
 import os
 import socket
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 # systemd drops a message of more than 4096 bytes; a character takes up to four.
-_MAX_STATUS_CHARS = 500
+_MAX_STATUS_CHARS: Final = 500
 # For its queue to have room again; a service that hangs here would fail its watchdog.
-_SEND_TIMEOUT_S = 1.0
-JOURNAL_SOCKET = "/run/systemd/journal/socket"
+_SEND_TIMEOUT_S: Final = 1.0
+JOURNAL_SOCKET: Final = "/run/systemd/journal/socket"
 
 
 class Notifier:

@@ -154,7 +154,7 @@ class InboxEvents:
         if self._observer is None or self.writers.has_lost_events():
             return False
         emitters = self._observer.emitters
-        reader = self._observer._inotify_fd  # noqa: SLF001 - it has no public name; without it no event comes
+        reader = self._observer._inotify_fd  # noqa: SLF001  # it has no public name; without it no event comes
         try:
             is_same = self._identity() == self._watched
         except OSError:
@@ -181,8 +181,8 @@ class InboxEvents:
         group = self._group()
         if group is None:
             return
-        path = os.path.join(self._root_bytes, os.fsencode(folder)) if folder else self._root_bytes  # noqa: PTH118 - bytes
-        if group._active_callbacks_by_path.get(path, _UNWATCHED) != _UNWATCHED:  # noqa: SLF001 - see the module's head
+        path = os.path.join(self._root_bytes, os.fsencode(folder)) if folder else self._root_bytes  # noqa: PTH118  # bytes
+        if group._active_callbacks_by_path.get(path, _UNWATCHED) != _UNWATCHED:  # noqa: SLF001  # see the module's head
             return
         if not self._is_full:
             try:
@@ -194,15 +194,15 @@ class InboxEvents:
     def _group(self) -> InotifyWatchGroup | None:
         emitters = self._observer.emitters if self._observer is not None else ()
         emitter = next(iter(emitters), None)
-        return emitter._inotify if isinstance(emitter, InotifyEmitter) else None  # noqa: SLF001 - as above
+        return emitter._inotify if isinstance(emitter, InotifyEmitter) else None  # noqa: SLF001  # as above
 
     @staticmethod
     def _add_watch(group: InotifyWatchGroup, path: bytes) -> None:
         """Do what watchdog's `_add_callback` does, but let the error through."""
-        with group._lock:  # noqa: SLF001 - as above
-            number = group._inotify_fd.add_callback(path, group.event_mask, group, group._id)  # noqa: SLF001 - as above
-            group._active_callbacks_by_path[path] = number  # noqa: SLF001 - as above
-            group._active_callbacks_by_watch[number] = path  # noqa: SLF001 - as above
+        with group._lock:  # noqa: SLF001  # as above
+            number = group._inotify_fd.add_callback(path, group.event_mask, group, group._id)  # noqa: SLF001  # as above
+            group._active_callbacks_by_path[path] = number  # noqa: SLF001  # as above
+            group._active_callbacks_by_watch[number] = path  # noqa: SLF001  # as above
 
     def shortage(self) -> WatchShortage | None:
         """Return which limit keeps folders from being watched, as the last scan found it."""
@@ -221,7 +221,7 @@ def _is_no_late_event(record: logging.LogRecord) -> bool:
 
 
 # Opening and reading are not among them: they would wake us whenever a file is read.
-_EVENTS: list[type[FileSystemEvent]] = [
+_EVENTS: Final[list[type[FileSystemEvent]]] = [
     FileCreatedEvent,
     FileModifiedEvent,
     FileClosedEvent,

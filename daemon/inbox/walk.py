@@ -89,7 +89,7 @@ class Walk:
         try:
             way.append(_Folder(os.open(self._root, _FOLDER_FLAGS), ""))
             self._enter("")
-            yield from self._files_in(way[0], os.listdir(way[0].descriptor))  # noqa: PTH208 - a descriptor
+            yield from self._files_in(way[0], os.listdir(way[0].descriptor))  # noqa: PTH208  # a descriptor
             while way:
                 if not way[-1].ahead:
                     os.close(way.pop().descriptor)
@@ -127,7 +127,7 @@ class Walk:
         """List a sub-folder whole or not at all; os.scandir would keep what it learns of every file until the end."""
         self._enter(folder.path)
         try:
-            return os.listdir(folder.descriptor)  # noqa: PTH208 - a descriptor
+            return os.listdir(folder.descriptor)  # noqa: PTH208  # a descriptor
         except OSError as error:
             self.faults.append(FolderFault(folder.path, error.strerror or str(error)))
             return []

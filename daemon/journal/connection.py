@@ -72,7 +72,7 @@ class OpenJournal:
         assignments = ", ".join(f"{column} = ?" for column in columns)
         with self._transaction() as db:
             db.execute(
-                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608 (keywords of this file)
+                f"UPDATE jobs SET {assignments} WHERE job_id = ?",  # noqa: S608  # keywords of this file
                 (*columns.values(), job_id),
             )
 

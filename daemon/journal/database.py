@@ -233,9 +233,9 @@ def _put_aside(path: Path) -> Path:
         known = {row[1] for row in kept.execute("PRAGMA table_info(jobs)")}
         kept.execute("BEGIN")
         for row in _readable_jobs(path):
-            columns = [column for column in row.keys() if column in known]  # noqa: SIM118 (a Row iterates over values)
+            columns = [column for column in row.keys() if column in known]  # noqa: SIM118  # a Row iterates over values
             marks = ", ".join("?" * len(columns))
-            insert = f"INSERT OR IGNORE INTO jobs ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608 (known columns)
+            insert = f"INSERT OR IGNORE INTO jobs ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608  # known columns
             with suppress(sqlite3.IntegrityError):  # a damaged value
                 kept.execute(insert, [row[column] for column in columns])
         kept.execute("COMMIT")
@@ -251,7 +251,7 @@ def _readable_jobs(path: Path) -> Iterator[sqlite3.Row]:
         with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(path, timeout=_BUSY_MS / 1000)) as db:
             db.row_factory = sqlite3.Row
             db.execute("PRAGMA query_only = ON")
-            yield from db.execute(f"SELECT * FROM jobs ORDER BY rowid {order}")  # noqa: S608 (one of two words)
+            yield from db.execute(f"SELECT * FROM jobs ORDER BY rowid {order}")  # noqa: S608  # one of two words
 
 
 def _erase(path: Path) -> None:

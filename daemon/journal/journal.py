@@ -127,7 +127,7 @@ class Journal(OpenJournal):
         elif len(rows) == 1:
             counts = ", n_early_crashes = n_early_crashes + 1"
         with self._transaction() as db:
-            db.execute(f"UPDATE jobs SET is_in_flight = 0, is_suspect = 1{counts} WHERE is_in_flight = 1")  # noqa: S608 (constants)
+            db.execute(f"UPDATE jobs SET is_in_flight = 0, is_suspect = 1{counts} WHERE is_in_flight = 1")  # noqa: S608  # constants
         return tuple(job for row in rows if (job := self.find(row["job_id"])))
 
     def cancel(self, job_id: str) -> None:
@@ -362,7 +362,7 @@ class Journal(OpenJournal):
             db.execute("UPDATE looks SET due_at = NULL, n_again = n_again + 1 WHERE job_id = ?", (job_id,))
 
     def _looks(self, where: str, *values: object) -> tuple[SecondLook, ...]:
-        rows = self._select(f"SELECT * FROM looks JOIN jobs USING (job_id) WHERE {where}", *values)  # noqa: S608 (a constant of this file)
+        rows = self._select(f"SELECT * FROM looks JOIN jobs USING (job_id) WHERE {where}", *values)  # noqa: S608  # a constant of this file
         return tuple(
             SecondLook(job_of(row), row["n_bytes"] or 0, row["n_again"], json.loads(row["documents"] or "{}"))
             for row in rows
@@ -427,13 +427,13 @@ class Journal(OpenJournal):
             TransientError: not everything could be erased; it can be tried again.
         """
         with self._transaction() as db:
-            n_erased = db.execute(f"DELETE FROM jobs WHERE {_NAMED}", _name_values(name)).rowcount  # noqa: S608 (a constant)
+            n_erased = db.execute(f"DELETE FROM jobs WHERE {_NAMED}", _name_values(name)).rowcount  # noqa: S608  # a constant
         self._wipe_log()
         with explained_database("written"):
             return n_erased + sum(erase_from(aside, name) for aside in self.find_put_aside())
 
     def _outcomes(self, where: str, *values: object) -> tuple[PastJob, ...]:
-        rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608 (a constant of this file)
+        rows = self._select(f"SELECT * FROM jobs WHERE {where}", *values)  # noqa: S608  # a constant of this file
         return tuple(past_job_of(row) for row in rows)
 
 

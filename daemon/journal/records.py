@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from daemon.job import Job
 
-_COARSEST_TIME_NS = 2_000_000_000
+_COARSEST_TIME_NS: Final = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True)

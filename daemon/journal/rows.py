@@ -69,7 +69,7 @@ def past_job_of(row: sqlite3.Row) -> PastJob:
     """Return how the job of a row ended."""
     audio_path = None
     if row["audio_name"] is not None:
-        audio_path = os.path.join(os.fsdecode(row["outbox_folder"] or b""), os.fsdecode(row["audio_name"]))  # noqa: PTH118 (within a folder that is not known here)
+        audio_path = os.path.join(os.fsdecode(row["outbox_folder"] or b""), os.fsdecode(row["audio_name"]))  # noqa: PTH118  # within a folder that is not known here
     return PastJob(
         job=job_of(row),
         finished_at=row["finished_at"] or row["claimed_at"],

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.decode import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-_NEW_CHUNK_PAUSE_S = 2.0  # silence this long inside a chunk costs time, and makes models invent text
-_MIN_CHUNK_S = 1.0  # for less than about 0.5 s the model returns nothing
-_MIN_SPLIT_S = 2.0
-_DEFAULT_OVERLAP_S = 5.0
+_NEW_CHUNK_PAUSE_S: Final = 2.0  # silence this long inside a chunk costs time, and makes models invent text
+_MIN_CHUNK_S: Final = 1.0  # for less than about 0.5 s the model returns nothing
+_MIN_SPLIT_S: Final = 2.0
+_DEFAULT_OVERLAP_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import importlib.util
 from collections import defaultdict
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -22,18 +22,24 @@ from daemon import errors
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-FRAME_SAMPLES = 512
+FRAME_SAMPLES: Final = 512
 """One frame of the model: 32 ms."""
-CONTEXT_SAMPLES = 64
+CONTEXT_SAMPLES: Final = 64
 """Samples of the previous frame that the model also sees."""
 
-_WINDOW_SAMPLES, _HOP_SAMPLES = 256, 128
-_CONVOLUTIONS = ((4, 1), (4, 2), (2, 2), (1, 1))  # (steps, stride); a frame and its context give four spectra
-_N_HIDDEN = 128
+_WINDOW_SAMPLES: Final = 256
+_HOP_SAMPLES: Final = 128
+_CONVOLUTIONS: Final = ((4, 1), (4, 2), (2, 2), (1, 1))  # (steps, stride); a frame and its context give four spectra
+_N_HIDDEN: Final = 128
 # Field numbers of an ONNX model, and two of its wire types.
-_GRAPH, _INITIALIZER, _DIMENSIONS, _NAME, _CONTENT = 7, 5, 1, 8, 9
-_VARINT, _COUNTED = 0, 2
-_N_TOGETHER = 256  # frames computed at once: 2 MB at the widest layer, which fits into a cache
+_GRAPH: Final = 7
+_INITIALIZER: Final = 5
+_DIMENSIONS: Final = 1
+_NAME: Final = 8
+_CONTENT: Final = 9
+_VARINT: Final = 0
+_COUNTED: Final = 2
+_N_TOGETHER: Final = 256  # frames computed at once: 2 MB at the widest layer, which fits into a cache
 
 
 class Silero:

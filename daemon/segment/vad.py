@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 # The model carries a state from frame to frame. Here it runs on stretches of 60 s on an absolute grid,
 # each warmed up on the 10 s before it. Compared with one sequential pass this changes under 1 % of the
 # decisions (without warm-up: half of them), and stretches run in parallel.
-_STRETCH_FRAMES = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
-_WARM_UP_FRAMES = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
-_ROWS = 32  # stretches in one batch
-_SLAB_FRAMES = 128  # read at a time: 4 s of each row; with all intermediate results that takes 20 MB
+_STRETCH_FRAMES: Final = 60 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_WARM_UP_FRAMES: Final = -(-10 * SAMPLE_RATE_HZ // FRAME_SAMPLES)
+_ROWS: Final = 32  # stretches in one batch
+_SLAB_FRAMES: Final = 128  # read at a time: 4 s of each row; with all intermediate results that takes 20 MB
 
-_MIN_PAUSE_FRAMES = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
-_LONG_FRAMES = 8  # 250 ms
-_NEAR_FRAMES = 32  # 1 s
-_PADDING_SAMPLES = SAMPLE_RATE_HZ // 5
+_MIN_PAUSE_FRAMES: Final = 4  # over 100 ms; a shorter dip is the closure of a stop consonant
+_LONG_FRAMES: Final = 8  # 250 ms
+_NEAR_FRAMES: Final = 32  # 1 s
+_PADDING_SAMPLES: Final = SAMPLE_RATE_HZ // 5
 
-_FLOOR_WINDOW_FRAMES = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
-_FLOOR_PERCENTILE = 10  # even in speech without pauses a tenth of the frames lie between syllables
-_MIN_FLOOR_DBFS = -70.0
+_FLOOR_WINDOW_FRAMES: Final = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
+_FLOOR_PERCENTILE: Final = 10  # even in speech without pauses a tenth of the frames lie between syllables
+_MIN_FLOOR_DBFS: Final = -70.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +45,8 @@ class _Thresholds:
 
 # The first two are silero's own. A lone short word ("no", "hm") reaches 0.95 or more; clicks, knocks,
 # coughs and beeps stay below 0.2 (espeak voices, in silence and in noise at 30 dB).
-_PROBABILITY = _Thresholds(high=0.5, low=0.35, certain=0.8)
-_DECIBELS_ABOVE_FLOOR = _Thresholds(high=10.0, low=6.0, certain=20.0)
+_PROBABILITY: Final = _Thresholds(high=0.5, low=0.35, certain=0.8)
+_DECIBELS_ABOVE_FLOOR: Final = _Thresholds(high=10.0, low=6.0, certain=20.0)
 
 
 def detect_speech(waveform: Waveform, method: str, raise_if_stopped: Callable[[], None]) -> tuple[Span, ...]:

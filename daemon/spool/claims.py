@@ -37,7 +37,8 @@ _CACHE_BYTES: Final = 256 << 20
 _OTHER_BYTES: Final = 16 << 20
 _MAX_HOTWORDS_BYTES: Final = 16 << 10
 _PRIVATE_FOLDER: Final = 0o700
-_GONE = (FileNotFoundError, NotADirectoryError, JobError, LinkInTheWayError)  # from the inbox, or no file any more
+# What is raised where a recording has left the inbox, or is no file any more.
+_GONE: Final = (FileNotFoundError, NotADirectoryError, JobError, LinkInTheWayError)
 
 log = structlog.get_logger()
 

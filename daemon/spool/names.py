@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME_BYTES: Final = 255  # NAME_MAX of every common file system
-_LONGEST_ENDING = len(".json")
-_MAX_ENDING_BYTES = 32  # what is longer is no ending but a name with a dot in it
-_HASH_DIGITS = 8
-_RESERVED_STEM = "status"
+_LONGEST_ENDING: Final = len(".json")
+_MAX_ENDING_BYTES: Final = 32  # what is longer is no ending but a name with a dot in it
+_HASH_DIGITS: Final = 8
+_RESERVED_STEM: Final = "status"
 
 
 def new_job_id() -> str:
@@ -34,9 +34,9 @@ def fit(name: str, n_spare: int) -> str:
         return name
     mark = f"~{hashlib.sha256(encoded).hexdigest()[:_HASH_DIGITS]}"
     kept = encoded[: room - len(mark)]
-    while kept and kept[-1] & 0xC0 == 0x80:  # noqa: PLR2004, never cut within a UTF-8 letter: walk back over its tail
+    while kept and kept[-1] & 0xC0 == 0x80:  # noqa: PLR2004  # never cut within a UTF-8 letter: walk back over its tail
         kept = kept[:-1]
-    if kept and kept[-1] & 0xC0 == 0xC0:  # noqa: PLR2004, and over its first byte
+    if kept and kept[-1] & 0xC0 == 0xC0:  # noqa: PLR2004  # and over its first byte
         kept = kept[:-1]
     return os.fsdecode(kept) + mark
 
@@ -82,7 +82,7 @@ def hotwords_name(audio_name: str) -> str:
 
 
 def _split(name: str) -> tuple[str, str]:
-    stem, ending = os.path.splitext(name)  # noqa: PTH122, Path drops the dot of "talk."
+    stem, ending = os.path.splitext(name)  # noqa: PTH122  # Path drops the dot of "talk."
     return (stem, ending) if len(os.fsencode(ending)) <= _MAX_ENDING_BYTES else (name, "")
 
 

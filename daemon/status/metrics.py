@@ -10,7 +10,7 @@ import threading
 from bisect import bisect_left
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon import __version__
 from daemon.host import own_files
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from daemon.transcript import Transcript
 
 # The collector runs as a user of its own.
-_MODE = 0o644
+_MODE: Final = 0o644
 # From a memo to a day in court, and from a GPU to a slow CPU.
-_BOUNDS_S = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
+_BOUNDS_S: Final = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
 
 
 @dataclass(slots=True)

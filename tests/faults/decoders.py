@@ -70,7 +70,7 @@ def _serve(listener: socket.socket) -> None:
                 listener.close()
                 _be_decoder(end)
             end.close()
-    except BaseException:  # noqa: BLE001 - it must not run on as a second copy of its parent
+    except BaseException:  # noqa: BLE001  # it must not run on as a second copy of its parent
         traceback.print_exc()
     finally:
         os._exit(1)

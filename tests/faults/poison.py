@@ -148,7 +148,7 @@ def _kills(root: Path, size: _Size) -> list[str]:
     """Recordings are in flight, now these, now those, when the process is killed from outside."""
     names = [f"innocent-{n}.wav" for n in range(size.n_innocent)]
     drops = _drop(root, names, size.backoff_s)
-    chance = random.Random(_SEED)  # noqa: S311 - it picks, and keeps no secret
+    chance = random.Random(_SEED)  # noqa: S311  # it picks, and keeps no secret
 
     def kill(n_life: int) -> _Killer | None:
         return _Killer(root, "innocent", chance.randint(1, _MAX_STEPS)) if n_life < size.n_kills else None

@@ -25,7 +25,7 @@ LIMIT_S = 600.0  # only to find out what hangs, however busy the machine
 FINE = frozenset({0, 1})  # 1: a recording moved to failed, as it should
 STOPPED = FINE | {130}  # by SIGTERM; it may have been done already
 _MIN_FREE_BYTES = 2 << 30
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - a mount point, not a file that is made with a known name
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # a mount point, not a file that is made with a known name
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,7 +141,7 @@ def main() -> int:
         base = Path(folder)
         undisturbed(World(base, make_drops(base), {}), base / "modules")
         import_all((base / "modules").read_text().splitlines())
-        chance = random.Random(options.seed)  # noqa: S311 - it disturbs, and keeps no secret
+        chance = random.Random(options.seed)  # noqa: S311  # it disturbs, and keeps no secret
         soak = _Soak(base / "soak", _make_sources(base / "sources"), options.recordings, chance)
         (soak.root / "inbox" / "team").mkdir(parents=True)
         config = lay_out(soak.root, [])

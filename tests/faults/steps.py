@@ -172,7 +172,7 @@ def _be_child(program: Callable[[], int], to_parent: socket.socket, *, sees_look
         os.close(listener)
         to_parent.close()
         code = program()
-    except BaseException:  # noqa: BLE001 - it must not run on as a second copy of its parent
+    except BaseException:  # noqa: BLE001  # it must not run on as a second copy of its parent
         traceback.print_exc()
     finally:
         sys.stdout.flush()

@@ -98,7 +98,7 @@ def main() -> int:
         import_all(modules.read_text().splitlines())
         cases = [case for case in _cases(steps) if options.fault in {None, case.fault}]
         if options.runs:
-            cases = random.Random(options.seed).sample(cases, min(options.runs, len(cases)))  # noqa: S311 - it picks, and keeps no secret
+            cases = random.Random(options.seed).sample(cases, min(options.runs, len(cases)))  # noqa: S311  # it picks, and keeps no secret
         with forked_decoders(base):
             outcomes = _run_all(world, cases, options.jobs)
     return report(outcomes)
@@ -165,7 +165,7 @@ def run_case(world: World, case: Case) -> Outcome:
             outcome.verdict.join(check_end(root, world.drops, dict(world.texts), folders))
             if case.fault == STOP and set(attempts_of(places_of(root, folders)["outbox"])) != {1}:
                 outcome.verdict.add("partial", "an orderly stop was charged as an attempt")
-    except Exception:  # noqa: BLE001 - a case that cannot be judged is reported with the others
+    except Exception:  # noqa: BLE001  # a case that cannot be judged is reported with the others
         outcome.verdict.add("partial", traceback.format_exc())
     if not outcome.verdict.complaints:
         for folder in {root, *(path.parent for path in folders.values())}:

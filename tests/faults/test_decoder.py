@@ -97,7 +97,7 @@ def line(shared_line: Line, said: str) -> Iterator[Line]:
     yield shared_line
     assert shared_line.model.is_alive()
     assert shared_line.transcribe(SAMPLES / "memo.wav").text == said
-    assert os.listdir(shared_line.config.folders.cache) == []  # noqa: PTH208 (names are wanted)
+    assert os.listdir(shared_line.config.folders.cache) == []  # noqa: PTH208  # names are wanted
 
 
 def when_decoding(path: Path, act: Callable[[int], None]) -> Callable[[], None]:
@@ -195,7 +195,7 @@ def test_process_has_no_torch_no_gpu_and_only_its_own_files(line: Line) -> None:
 
     def look(pid: int) -> None:
         seen.extend(hostile.open_files_of(pid))
-        with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123 (no path object needed)
+        with open(f"/proc/{pid}/maps") as file:  # noqa: PTH123  # no path object needed
             maps.append(file.read())
         raise StoppedError("seen enough")
 

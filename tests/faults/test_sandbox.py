@@ -54,7 +54,7 @@ class Scene:
 
     def is_untouched(self) -> bool:
         names = {path.name for path in self.folder.iterdir()} - {"launcher"}
-        return names == {"state", "attack.wav"} and os.listdir(self.folder / "state") == ["journal"]  # noqa: PTH208 (names are wanted)
+        return names == {"state", "attack.wav"} and os.listdir(self.folder / "state") == ["journal"]  # noqa: PTH208  # names are wanted
 
 
 @pytest.fixture

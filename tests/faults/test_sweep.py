@@ -68,7 +68,7 @@ def test_every_step_is_seen_and_can_be_steered(tmp_path: Path) -> None:
             stream.write(b"x")
             stream.flush()
             os.fsync(stream.fileno())
-        os.rename(tmp_path / "one", tmp_path / "two")  # noqa: PTH104 - the call itself is looked at
+        os.rename(tmp_path / "one", tmp_path / "two")  # noqa: PTH104  # the call itself is looked at
         try:
             (tmp_path / "folder").mkdir()
         except OSError as error:

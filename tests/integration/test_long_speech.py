@@ -118,7 +118,7 @@ class ToneListener:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_merged_text_is_the_reference(seed: int, tmp_path: Path, front_end: FrontEnd) -> None:
-    chance = random.Random(seed)  # noqa: S311 (no secret)
+    chance = random.Random(seed)  # noqa: S311  # no secret
     words: list[int] = []
     tones: list[NDArray[np.float32]] = []
     while sum(map(len, tones)) < TEN_MINUTES_S * S:
@@ -163,7 +163,7 @@ def breathless(tmp_path_factory: pytest.TempPathFactory) -> tuple[NDArray[np.flo
         trim = ["silence", "1", "0.01", "0.5%", "reverse", "silence", "1", "0.01", "0.5%", "reverse"]
         media.sox(spoken, "-r", str(S), folder / f"{number}.wav", "gain", "-n", "-6", *trim)
         sounds.append(media.read_audio(folder / f"{number}.wav")[0])
-    chance = random.Random(1)  # noqa: S311 (no secret)
+    chance = random.Random(1)  # noqa: S311  # no secret
     order: list[int] = []
     said: list[Spoken] = []
     at = 0
@@ -192,7 +192,7 @@ def test_merging_adds_no_error_to_those_of_the_chunks(
             for sentence in whole
             if (cut_off := max(0, start - sentence.start) + max(0, sentence.stop - stop))
         )
-    print(f"{n_errors} errors in {n_words} words; in {len(chunks.texts)} chunks {n_heard_wrong}")  # noqa: T201
+    print(f"{n_errors} errors in {n_words} words; in {len(chunks.texts)} chunks {n_heard_wrong}")  # noqa: T201  # shown with -s
     assert len(chunks.texts) >= TEN_MINUTES_S / 15
     assert transcript.is_complete
     assert n_errors <= n_heard_wrong
@@ -216,6 +216,6 @@ def test_seams_add_at_most_1_2_points_of_word_error(
             alone, _ = run(sound[sentence.start : sentence.stop], tmp_path, segment, front_end, model)
             errors_of[sentence.words] = count_word_errors(sentence.words, alone.text)[0]
     one_by_one = sum(errors_of[sentence.words] for sentence in spoken)
-    print(f"{joined} errors in {n_words} words joined, {one_by_one} one by one")  # noqa: T201
+    print(f"{joined} errors in {n_words} words joined, {one_by_one} one by one")  # noqa: T201  # shown with -s
     assert transcript.is_complete
     assert 100 * (joined - one_by_one) / n_words <= 1.2

@@ -269,5 +269,5 @@ def opened(lines: list[str]) -> set[str]:
         found = OPENED.match(line)
         if found and found[4] != "= -1":
             folder = "/" if found[1] in (None, "AT_FDCWD") else str(found[2])
-            paths.add(os.path.normpath(os.path.join(folder, found[3])))  # noqa: PTH118 - text, not files of this machine
+            paths.add(os.path.normpath(os.path.join(folder, found[3])))  # noqa: PTH118  # text, not files of this machine
     return paths

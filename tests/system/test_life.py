@@ -72,7 +72,7 @@ def find_leftover_speech(unit: Unit, text: str) -> list[str]:
     box.do("journalctl", "--sync")
     phrase = words_of(text)
     assert phrase not in box.do("journalctl", "--output=export")  # whose files are compressed
-    places = ["/tmp", "/var/tmp", "/var/log", "/run/log", "/var/lib/scribed", "/var/cache/scribed", "/dev/shm"]  # noqa: S108 - to look whether something is left there
+    places = ["/tmp", "/var/tmp", "/var/log", "/run/log", "/var/lib/scribed", "/var/cache/scribed", "/dev/shm"]  # noqa: S108  # to look whether something is left there
     found = box.run("grep", "--recursive", "--files-with-matches", "--text", "--fixed-strings", phrase, *places)
     left = box.run("find", *places[:2], "/var/cache/scribed", "/var/lib/systemd/coredump", "-type", "f")
     cores = box.run("find", "/", "-xdev", "-maxdepth", "3", "-type", "f", "-name", "core.*", "-newer", unit.config)

@@ -205,7 +205,7 @@ def test_a_clean_recording_has_no_notes(spoken: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("inverted_first", [True, False])
-def test_inverted_stereo_uses_the_stronger_channel(inverted_first: bool, spoken: Path, tmp_path: Path) -> None:  # noqa: FBT001 (a parameter of the test)
+def test_inverted_stereo_uses_the_stronger_channel(inverted_first: bool, spoken: Path, tmp_path: Path) -> None:  # noqa: FBT001  # a parameter of the test
     words, rate_hz = media.read_audio(spoken)
     words = 0.5 * words
     stereo = np.stack((-0.9 * words, words) if inverted_first else (words, -0.9 * words), axis=1)

@@ -332,7 +332,7 @@ SENTENCES = st.lists(WORDS | st.sampled_from(["and", "今天", "---", "&", "-->"
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 5), st.floats(0, 30), SENTENCES), max_size=5), st.booleans())
-def test_any_words_at_any_times_make_valid_subtitles(parts: list[tuple[float, float, list[str]]], is_cut: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+def test_any_words_at_any_times_make_valid_subtitles(parts: list[tuple[float, float, list[str]]], is_cut: bool) -> None:  # noqa: FBT001  # hypothesis gives it
     segments: list[Segment] = []
     for pause_s, length_s, words in parts:
         start_s = (segments[-1].end_s if segments else 0.0) + pause_s

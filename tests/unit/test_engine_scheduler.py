@@ -19,7 +19,7 @@ from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.model import ResidentModel, count_new_tokens, count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
-from daemon.engine.slots import Snapshot
+from daemon.engine.slots import RowSnapshot
 from daemon.errors import EngineLostError, JobError, StoppedError, TransientError
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_chunk, save_tiny_model
@@ -428,15 +428,15 @@ def test_lost_device_ends_every_chunk(model: WatchedModel) -> None:
 
 
 def test_rows_are_read_only_after_the_next_steps_were_launched(model: WatchedModel) -> None:
-    def note_wait(snapshot: Snapshot) -> list[RowState]:
+    def note_wait(snapshot: RowSnapshot) -> list[RowState]:
         events.append("read")
         return read_states(snapshot)
 
     events: list[str] = []
     model.on_step = lambda _: events.append("step")
-    read_states = Snapshot.read_states
+    read_states = RowSnapshot.read_states
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Snapshot, "read_states", note_wait)
+        patch.setattr(RowSnapshot, "read_states", note_wait)
         for min_rows_ahead, beginning in ((None, ["step", "read", "step"]), (1, ["step", "step", "read", "step"])):
             events.clear()
             model.min_rows_ahead = min_rows_ahead

@@ -29,7 +29,7 @@ NOBODY = 65534
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system than tmp_path."""
-    memory = Path("/dev/shm")  # noqa: S108 - a second file system is what is wanted
+    memory = Path("/dev/shm")  # noqa: S108  # a second file system is what is wanted
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system at /dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory))
@@ -60,7 +60,7 @@ if os.geteuid() == 0 and {drops}:
 """
 
 
-def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN401 - what the code prints as JSON
+def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN401  # what the code prints as JSON
     """Run code in a process of its own; the paths it uses are its arguments."""
     preamble = _PREAMBLE.format(drops=drops, nobody=NOBODY)
     command = [sys.executable, "-c", preamble + code, *map(str, arguments)]
@@ -69,7 +69,7 @@ def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN
     return json.loads(done.stdout)
 
 
-def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401 - the same
+def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401  # the same
     """Run code without root's powers."""
     return run(code, *arguments, drops=True)
 
@@ -206,10 +206,10 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(tmp_path / "socket.wav"))
     for refused in (tmp_path / "link.wav", tmp_path / "pipe.wav", tmp_path / "socket.wav", tmp_path, Path("/dev/null")):
-        n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers, not paths
+        n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers, not paths
         with pytest.raises(JobError):
             files.open_regular(refused)
-        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
+        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208  # the same
     with os.fdopen(files.open_regular(regular), "rb") as stream:
         assert stream.read() == b"sound"
 

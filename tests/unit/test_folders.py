@@ -30,7 +30,7 @@ NOBODY = 65534
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system than tmp_path."""
-    memory = Path("/dev/shm")  # noqa: S108 - a second file system is what is wanted
+    memory = Path("/dev/shm")  # noqa: S108  # a second file system is what is wanted
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system at /dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory))
@@ -51,7 +51,7 @@ def names_in(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401 - what the code prints as JSON
+def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401  # what the code prints as JSON
     """Run code in a process without root's powers."""
     preamble = f"""
 import json, os, sys
@@ -86,7 +86,7 @@ def test_link_in_place_of_a_folder_is_named_and_not_followed(tmp_path: Path, met
         getattr(folder, method)(f"{relative}/below")
     assert f"{link} is a symbolic link" in str(told.value)
     assert names_in(secret) == set()
-    assert len(os.listdir("/proc/self/fd")) < 100  # noqa: PTH208 - they are numbers, not paths
+    assert len(os.listdir("/proc/self/fd")) < 100  # noqa: PTH208  # they are numbers, not paths
 
 
 def test_root_may_be_a_link(tmp_path: Path) -> None:
@@ -373,14 +373,14 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "link").symlink_to("a")
     (tmp_path / "file").write_bytes(b"")
-    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers, not paths
+    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers, not paths
     with Folder.open(tmp_path) as root:
         for relative in ("a", "link/x", "file/x", "gone/x", ".."):
             for method in (root.descend, root.make):
                 with suppress(OSError, TransientError), method(relative):
                     pass
         assert [relative for relative, _ in root.walk()] == ["", "gone", "gone/x", "a"]
-    assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
+    assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208  # the same
 
 
 def test_modes_of_files_and_folders_are_decided_in_one_place() -> None:

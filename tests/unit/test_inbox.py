@@ -480,14 +480,14 @@ def test_folder_nested_too_deeply_is_named_and_the_rest_goes_on(
     for folder in ("a", "z"):
         (root / folder).mkdir()
         (root / folder / "b.wav").write_bytes(b"sound")
-    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers
+    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers
     with watched(root) as watching:
         assert sorted(watching.settled()) == ["a/b.wav", "z/b.wav"]
         (fault,) = watching.scan().faults
         assert fault.reason == "it is nested too deeply"
         assert set(fault.path.split("/")) == {names[0]}
         assert len(f"{root}/{fault.path}") > 4000 or fault.path.count("/") == 100 - 1
-    assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
+    assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208  # the same
     monkeypatch.chdir(root)
     while (top := Path(names[0])).exists():  # neither pytest nor shutil can remove that by its path
         if (inner := top / names[0]).exists():
@@ -843,21 +843,21 @@ def threads_end(watching: Watched) -> bool:
 
 def test_watching_a_missing_inbox_leaks_no_thread_or_descriptor(tmp_path: Path) -> None:
     with watched(tmp_path / "nowhere") as watching:
-        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers
+        before = set(threading.enumerate()), len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers
         for _ in range(5):
             with pytest.raises(FileNotFoundError):
                 watching.scan(LONG_S)
         assert not watching.inbox.has_events()
-        assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before  # noqa: PTH208 - the same
+        assert (set(threading.enumerate()), len(os.listdir("/proc/self/fd"))) == before  # noqa: PTH208  # the same
 
 
 def test_stopping_twice_is_harmless_and_leaks_no_descriptor(root: Path) -> None:
-    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers
+    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers
     with watched(root) as watching:
         watching.scan()
         watching.inbox.stop()
         assert not watching.inbox.has_events()
-        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
+        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208  # the same
         assert watching.settled() == []
 
 
@@ -876,12 +876,12 @@ class RefusingWatches(InotifyObserver):
 @pytest.mark.parametrize("refusing", [refuse_instance, RefusingWatches])
 def test_scan_works_without_events(root: Path, monkeypatch: pytest.MonkeyPatch, refusing: object) -> None:
     monkeypatch.setattr("daemon.inbox.events.InotifyObserver", refusing)
-    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - they are numbers
+    n_open = len(os.listdir("/proc/self/fd"))  # noqa: PTH208  # they are numbers
     with watched(root) as watching:
         (root / "a.wav").write_bytes(b"sound")
         assert watching.settled(LONG_S) == ["a.wav"]
         assert not watching.inbox.has_events()
-        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208 - the same
+        assert len(os.listdir("/proc/self/fd")) == n_open  # noqa: PTH208  # the same
 
 
 _FEW_WATCHES = """
@@ -1048,7 +1048,7 @@ def test_inbox_is_watched_again_after_unmount_and_mount(root: Path) -> None:
 def test_100_000_files_settle_within_two_scans() -> None:
     """In memory, where there is one; what a scan takes is measured in benchmarks/daemon.py."""
     n_files = 100_000
-    memory = Path("/dev/shm")  # noqa: S108 - a file system in memory is what is wanted
+    memory = Path("/dev/shm")  # noqa: S108  # a file system in memory is what is wanted
     with (
         tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder,
         watched(Path(folder), Watch(mode="poll", settle_s=SETTLE_S)) as watching,

@@ -235,7 +235,7 @@ def test_ended_job_is_not_in_flight(journal: Journal, end: str) -> None:
 
 def test_chunks_are_recalled_only_with_the_same_plan(journal: Journal, tmp_path: Path) -> None:
     added(journal, "1", "22")
-    said = {(0, 16_000): ChunkText("one", "English", is_finished=True), (16_000, 20_000): ChunkText("", None, False)}  # noqa: FBT003 - a field, not a flag
+    said = {(0, 16_000): ChunkText("one", "English", is_finished=True), (16_000, 20_000): ChunkText("", None, False)}  # noqa: FBT003  # a field, not a flag
     for span, text in said.items():
         journal.remember_chunk("1", "plan", span, text)
     journal = reopen(journal, tmp_path)
@@ -479,7 +479,7 @@ def test_threads_can_share_a_journal(journal: Journal) -> None:
                 journal.remember_chunk(job_id, "p", (number, number + 1), said)
                 journal.begin(job_id)
                 assert len(journal.remembered_chunks(job_id, "p")) == number + 1
-        except BaseException as error:  # noqa: BLE001 - shown by the test's own thread
+        except BaseException as error:  # noqa: BLE001  # shown by the test's own thread
             failed.append(error)
 
     threads = [threading.Thread(target=work, args=(job_id,)) for job_id in "abcd"]

@@ -27,7 +27,7 @@ NOBODY = 65534
 @pytest.fixture
 def other_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder on another file system than tmp_path."""
-    memory = Path("/dev/shm")  # noqa: S108 - a second file system is what is wanted
+    memory = Path("/dev/shm")  # noqa: S108  # a second file system is what is wanted
     if not memory.is_dir() or memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is no second file system at /dev/shm")
     folder = Path(tempfile.mkdtemp(dir=memory))
@@ -58,7 +58,7 @@ if os.geteuid() == 0 and {drops}:
 """
 
 
-def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN401 - what the code prints as JSON
+def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN401  # what the code prints as JSON
     """Run code in a process of its own; the paths it uses are its arguments."""
     preamble = _PREAMBLE.format(drops=drops, nobody=NOBODY)
     command = [sys.executable, "-c", preamble + code, *map(str, arguments)]
@@ -67,7 +67,7 @@ def run(code: str, *arguments: object, drops: bool = False) -> Any:  # noqa: ANN
     return json.loads(done.stdout)
 
 
-def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401 - the same
+def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401  # the same
     """Run code without root's powers."""
     return run(code, *arguments, drops=True)
 

@@ -31,12 +31,12 @@ ANY_TEXT = st.text(st.characters(codec=None))
 
 
 @pytest.fixture(autouse=True)
-def _logging_undone() -> Any:  # noqa: ANN401 - a fixture's generator
+def _logging_undone() -> Any:  # noqa: ANN401  # a fixture's generator
     yield
     logs.close()
 
 
-def make_log(**settings: Any) -> io.StringIO:  # noqa: ANN401 - as Logging takes them
+def make_log(**settings: Any) -> io.StringIO:  # noqa: ANN401  # as Logging takes them
     stream = io.StringIO()
     logs.configure(Logging(**settings), stream=stream)
     return stream
@@ -317,7 +317,7 @@ def test_stream_redirected_away_from_the_journal_has_no_priorities(monkeypatch: 
 
 
 @pytest.mark.parametrize("is_plain", [False, True])
-def test_terminal_has_colour_unless_no_color_is_set(is_plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001 - a parameter of pytest
+def test_terminal_has_colour_unless_no_color_is_set(is_plain: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001  # a parameter of pytest
     monkeypatch.delenv("NO_COLOR", raising=False)
     if is_plain:
         monkeypatch.setenv("NO_COLOR", "1")

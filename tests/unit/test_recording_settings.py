@@ -119,12 +119,12 @@ def test_fault_of_a_folder_with_a_hostile_name_is_one_line(tmp_path: Path) -> No
 
 def test_reading_closes_all_files(tmp_path: Path) -> None:
     write(tmp_path, "transcribe: {language: de}\n", "a/b/scribed.yaml")
-    before = os.listdir("/proc/self/fd")  # noqa: PTH208 - names are enough
+    before = os.listdir("/proc/self/fd")  # noqa: PTH208  # names are enough
     for folder in ("", "a", "a/b", "a/gone"):
         config.read_folder_settings(tmp_path, folder, OUTER)
     with pytest.raises(ConfigError):
         config.load(tmp_path)
-    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - names are enough
+    assert os.listdir("/proc/self/fd") == before  # noqa: PTH208  # names are enough
 
 
 def test_hotwords_are_added_once() -> None:

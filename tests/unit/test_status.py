@@ -501,11 +501,11 @@ class Publisher:
         address = str(config.folders.cache / "notify")
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(address)
-        self._socket.setblocking(False)  # noqa: FBT003 - its only parameter
+        self._socket.setblocking(False)  # noqa: FBT003  # its only parameter
         self.journal = Journal(config.folders.state)
         self.it = StatusPublisher(self.journal, self.faults, Notifier(address, 0.0), Counters(), self.clock)
 
-    def show(self, state: str = "ready", **parts: Any) -> None:  # noqa: ANN401 - as the publisher takes them
+    def show(self, state: str = "ready", **parts: Any) -> None:  # noqa: ANN401  # as the publisher takes them
         self.clock.now_s += 20
         self.it.show(Settings(self.config), state, **({"arriving": (), "waiting": (), "running": ()} | parts))
 

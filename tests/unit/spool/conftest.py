@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def fast() -> Iterator[Path]:
     """A folder in memory where there is one: hundreds of crashes need thousands of syncs."""
-    memory = Path("/dev/shm")  # noqa: S108 - a file system in memory is what is wanted
+    memory = Path("/dev/shm")  # noqa: S108  # a file system in memory is what is wanted
     folder = Path(tempfile.mkdtemp(dir=memory if memory.is_dir() else None))
     yield folder
     shutil.rmtree(folder)

@@ -46,7 +46,7 @@ class Crasher:
 
     def _before(self, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def wrapped(*arguments: object, **named: object) -> Any:  # noqa: ANN401 - whatever the function returns
+        def wrapped(*arguments: object, **named: object) -> Any:  # noqa: ANN401  # whatever the function returns
             self.step()
             return function(*arguments, **named)
 
@@ -78,12 +78,12 @@ class _Connection:
         self._db = db
         self._crasher = crasher
 
-    def execute(self, query: str, *values: Any) -> sqlite3.Cursor:  # noqa: ANN401 - as sqlite3 takes them
+    def execute(self, query: str, *values: Any) -> sqlite3.Cursor:  # noqa: ANN401  # as sqlite3 takes them
         if query.startswith(("COMMIT", "PRAGMA")) or self._crasher.is_dead:
             self._crasher.step()
         return self._db.execute(query, *values)
 
-    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - as sqlite3 has them
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401  # as sqlite3 has them
         return getattr(self._db, name)
 
 

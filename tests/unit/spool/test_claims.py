@@ -74,7 +74,7 @@ def test_a_recording_waits_for_hotwords_that_a_disk_withholds(
     arrival = world.drop(hotwords=WORDS)
     move = Folder.move
 
-    def refuse(source: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401 - as they come
+    def refuse(source: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
         if name == "talk.hotwords.txt":
             raise OSError(number, os.strerror(number))
         move(source, name, *where, is_private=is_private)

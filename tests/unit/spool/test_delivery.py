@@ -159,7 +159,7 @@ def test_deliveries_that_race_for_a_stem_get_each_their_own(world: World, monkey
     start, stems = threading.Barrier(len(jobs)), []
     reserve, meeting = world.journal.reserve, threading.Barrier(2)
 
-    def reserve_together(*arguments: Any) -> None:  # noqa: ANN401 - as they come
+    def reserve_together(*arguments: Any) -> None:  # noqa: ANN401  # as they come
         with suppress(threading.BrokenBarrierError):  # two that have looked meet here, if they are let
             meeting.wait(0.3)
         reserve(*arguments)

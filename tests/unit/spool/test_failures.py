@@ -136,7 +136,7 @@ def test_the_note_of_a_later_failure_is_not_swept_with_an_earlier_one(world: Wor
     move = Folder.resume_move
     with pytest.MonkeyPatch.context() as patch:
 
-        def sweep_first(source: Folder, name: str, *where: Any) -> None:  # noqa: ANN401 - as they come
+        def sweep_first(source: Folder, name: str, *where: Any) -> None:  # noqa: ANN401  # as they come
             if name == "talk.wav":
                 world.sweep()  # between the note and the audio
             move(source, name, *where)
