@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from daemon.errors import ScribedError, TransientError
-from daemon.host import files
+from daemon.host import files, links
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +53,16 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a configured folder. Links on the way to it are the administrator's, and are followed."""
+        """Open a configured folder.
+
+        Raises:
+            UntrustedLinkError: a link on the way to it belongs neither to root nor to our user.
+        """
+        return cls(links.open_configured(path), path)
+
+    @classmethod
+    def open_anywhere(cls, path: Path) -> Self:
+        """Open a folder that is not shared; links on the way to it are followed as usual."""
         return cls(os.open(path, _OPEN_FOLDER), path)
 
     def close(self) -> None:

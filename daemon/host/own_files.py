@@ -45,7 +45,7 @@ def open_folder(path: Path, shared: Iterable[Path] = ()) -> Folder:
     """
     found = root_of(path, shared)
     if found is None:
-        return Folder.open(path.parent)
+        return Folder.open_anywhere(path.parent)
     root, rest = found
     with Folder.open(root) as top:
         return top.descend(rest.rpartition("/")[0])

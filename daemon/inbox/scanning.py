@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.host import mounts
+from daemon.host.links import UntrustedLinkError
 from daemon.inbox.events import InboxEvents
 from daemon.inbox.settling import (
     Arrival,
@@ -151,6 +152,7 @@ class Inbox:
 
         Raises:
             OSError: the inbox itself cannot be listed.
+            UntrustedLinkError: a link of another user leads to it.
         """
         now_s = self._monotonic()
         self._keep_listening(now_s)
@@ -178,7 +180,7 @@ class Inbox:
                     sighting = self._see(turn, facts, sight, sighting)
                 seen[path] = sighting
                 self._judge(turn, sighting, path, facts, (folder, name))
-        except OSError:
+        except (OSError, UntrustedLinkError):
             self._writers.give_back_closed(closed)
             raise
         self._keep_known_of(walk.faults, turn)

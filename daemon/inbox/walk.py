@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, TypeAlias
 
+from daemon.host import links
 from daemon.inbox.names import ERROR_SUFFIX, is_companion, is_temporary
 
 if TYPE_CHECKING:
@@ -84,10 +85,11 @@ class Walk:
 
         Raises:
             OSError: the inbox itself cannot be listed.
+            UntrustedLinkError: a link of another user leads to it.
         """
         way: list[_Folder] = []
         try:
-            way.append(_Folder(os.open(self._root, _FOLDER_FLAGS), ""))
+            way.append(_Folder(links.open_configured(self._root), ""))
             self._enter("")
             yield from self._files_in(way[0], os.listdir(way[0].descriptor))  # noqa: PTH208  # a descriptor
             while way:

@@ -87,6 +87,8 @@ class Intake:
         except OSError as error:
             what = f"The inbox cannot be listed: {error.strerror}."
             self._faults.note("inbox", what, "Check that its disk or share is mounted.")
+        except TransientError as error:
+            self._faults.note("inbox", error.what, error.remedy)
         else:
             self._faults.clear("inbox")
             report_scan(self._faults, self.scan, self._config.logging.names)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from daemon.errors import NoPermissionError, TransientError
-from daemon.host import files, mounts
+from daemon.host import files, links, mounts
 from daemon.host.folders import Folder
 from daemon.host.locks import Lock
 from daemon.journal.records import Roots
@@ -39,7 +39,7 @@ class SharedFolders:
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
-        self.roots = Roots(**{name: Path(os.path.realpath(getattr(folders, name))) for name in _SHARED})
+        self.roots = Roots(**{name: links.resolve(getattr(folders, name)) for name in _SHARED})
 
     # Ways in
 

@@ -115,7 +115,8 @@ def test_destdir_install_writes_only_below_destdir(box: Box) -> None:
 
 
 def test_folders_are_closed_to_everyone_outside_the_group(box: Box) -> None:
-    for folder in ("", "/inbox", "/outbox", "/processed", "/failed"):
+    assert box.do("stat", "--format=%U:%G:%a", "/srv/scribed").strip() == "scribed:scribed:750"
+    for folder in ("/inbox", "/outbox", "/processed", "/failed"):
         assert box.do("stat", "--format=%U:%G:%a", f"/srv/scribed{folder}").strip() == "scribed:scribed:2770"
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.cli.check import kernel, transcription
 from daemon.cli.check.finding import Installation
+from daemon.cli.check.folders import check_folders
 from daemon.config import Config, Folders, ModelSettings, Watch
 from daemon.errors import UsageError
 from daemon.host import sandbox
@@ -25,6 +26,18 @@ def installation(tmp_path: Path) -> Installation:
     for folder in folders.values():
         folder.mkdir()
     return Installation(Config(folders=Folders(**folders)), None)
+
+
+@pytest.mark.parametrize(("mode", "is_named"), [(0o750, False), (0o1777, False), (0o2770, True), (0o757, True)])
+def test_folder_around_the_shared_ones_that_others_can_write_to_is_a_warning(
+    installation: Installation, tmp_path: Path, mode: int, *, is_named: bool
+) -> None:
+    for folder in (installation.config.folders.inbox, installation.config.folders.outbox):
+        folder.chmod(0o2770)
+    tmp_path.chmod(mode)
+    found = [finding for finding in check_folders(installation) if "others can write" in finding.what]
+    assert [finding.what.split(":")[0] for finding in found] == (["folder inbox", "folder outbox"] if is_named else [])
+    assert all(finding.level == "warning" and f"chmod g-w,o-w {tmp_path}" in finding.remedy for finding in found)
 
 
 def write_limits(root: Path, **limits: int) -> Path:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _LOW_BYTES: Final = 2 << 30
 # The group may read, write and enter, and new files and folders belong to the group too.
 _SHARED_MODE: Final = stat.S_ISGID | stat.S_IRWXG
+_OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def check_folders(installation: Installation) -> Iterator[Finding]:
@@ -46,14 +47,29 @@ def _check_folder(name: str, folder: Path) -> Finding:
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         remedy = f"Give this user read and write permission on {folder}."
         return Finding("fault", f"folder {name}: {folder} is not readable and writable", remedy, ExitCode.NO_PERMISSION)
-    if name in SHARED_FOLDERS and folder.stat().st_mode & _SHARED_MODE != _SHARED_MODE:
-        remedy = f"sudo chgrp scribed {folder} && sudo chmod 2770 {folder}"
-        return Finding("warning", f"folder {name}: {folder} is not shared with a group", remedy)
+    if name in SHARED_FOLDERS and (found := _check_sharing(name, folder)) is not None:
+        return found
     free_bytes = files.free_bytes(folder)
     if free_bytes < _LOW_BYTES:
         what = f"folder {name}: {folder} has only {free_bytes >> 20} MiB free"
         return Finding("warning", what, "Free some space.")
     return Finding("ok", f"folder {name}: {folder}")
+
+
+def _check_sharing(name: str, folder: Path) -> Finding | None:
+    if folder.stat().st_mode & _SHARED_MODE != _SHARED_MODE:
+        remedy = f"sudo chgrp scribed {folder} && sudo chmod 2770 {folder}"
+        return Finding("warning", f"folder {name}: {folder} is not shared with a group", remedy)
+    parent = folder.resolve().parent
+    if _can_be_replaced_in(parent.stat().st_mode):
+        what = f"folder {name}: others can write to {parent} and so replace {folder}"
+        return Finding("warning", what, f"sudo chmod g-w,o-w {parent}")
+    return None
+
+
+def _can_be_replaced_in(mode: int) -> bool:
+    """Whether others than the owner can rename what is in a folder of this mode."""
+    return bool(mode & _OTHERS_WRITE) and not mode & stat.S_ISVTX
 
 
 def check_group(installation: Installation) -> Iterator[Finding]:

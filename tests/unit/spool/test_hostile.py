@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from daemon.config import Watch
 from daemon.errors import AlreadyRunningError, TransientError
 from daemon.host.folders import LinkInTheWayError
+from daemon.host.links import UntrustedLinkError
+from daemon.inbox import Inbox
+from daemon.spool import SharedFolders
 from tests.unit.spool.world import AUDIO, REASON, WORDS, World, tree
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from daemon.job import Job
-    from daemon.spool import SharedFolders
 
 MEMBER, GROUP = 12345, 54321
 _AS_MEMBER = f"""
@@ -130,6 +133,42 @@ def test_configured_folders_may_be_links(tmp_path: Path) -> None:
     assert world.deliver(world.claim("sub/talk.wav")) == "talk"
     assert (tmp_path / "disk" / "processed" / "sub" / "talk.wav").exists()
     world.close()
+
+
+@needs_root
+@pytest.mark.parametrize("name", ["inbox", "outbox", "processed", "failed"])
+def test_link_that_a_member_puts_in_place_of_a_shared_folder_leads_nowhere(shared_world: World, name: str) -> None:
+    world, folder = shared_world, getattr(shared_world.folders, name)
+    waiting, job = world.drop("waiting.wav"), world.claim("talk.wav")
+    (world.folders.state / "memo.wav").write_bytes(AUDIO)
+    os.chown(folder.parent, -1, GROUP)
+    folder.parent.chmod(0o770)  # as an administrator may have set it
+    before = tree(world.folders.state)
+    swap = "os.rename(sys.argv[1], sys.argv[1] + '.old'); os.symlink(sys.argv[2], sys.argv[1])"
+    as_member(swap, folder, world.folders.state)
+    assert getattr(SharedFolders(world.folders).roots, name) == folder  # at a start while the link is there
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: world.spool.claim(waiting),
+        lambda: world.deliver(job),
+        lambda: world.set_aside(job),
+        world.retry,
+        lambda: world.sweep(processed_days=1, failed_days=1),
+        lambda: Inbox(world.folders.inbox, lambda: Watch(mode="poll")).scan(),
+        world.shared.make_claims,
+    )
+    refused = []
+    for step in steps:
+        try:
+            step()
+        except UntrustedLinkError as error:
+            refused.append(error.what)
+    assert refused
+    assert all(str(folder) in what for what in refused)
+    assert tree(world.folders.state) == before
+    folder.unlink()
+    Path(f"{folder}.old").rename(folder)
+    if name != "failed":
+        assert world.deliver(world.claim("other.wav")) == "other"
 
 
 def test_claimed_audio_is_reached_though_the_folder_of_claims_is_swapped(world: World, tmp_path: Path) -> None:
