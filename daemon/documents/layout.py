@@ -1,19 +1,14 @@
-"""What all documents for people share: the order of their parts, marks for what is missing, times, paragraphs."""
+"""What all documents for people share: the order of their parts, marks for what is missing, voices, times."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from daemon.transcript import Gap, Segment, Transcript
 
-# A pause of this length begins a new paragraph; people seldom take turns faster in a meeting.
-PARAGRAPH_PAUSE_S: Final = 2.0
 _S_PER_MINUTE: Final = 60
 _S_PER_HOUR: Final = 3600
 
@@ -42,13 +37,19 @@ class Item:
     kind: Kind = Kind.SPEECH
     segment: Segment | None = None
 
+    @property
+    def voice(self) -> tuple[object, ...]:
+        """Who speaks, as far as it is known, for comparison."""
+        part = self.segment
+        return () if part is None else (part.track, part.channel, part.speaker)
+
 
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the configuration sets for documents.
 
     Attributes:
-        has_timestamps: whether each paragraph of the txt begins with its time.
+        has_timestamps: whether each paragraph begins with its time.
     """
 
     has_timestamps: bool = False
@@ -65,25 +66,25 @@ def list_items(transcript: Transcript) -> list[Item]:
     return items
 
 
-def group_paragraphs(items: Sequence[Item]) -> list[list[Item]]:
-    """Return the items by paragraph: one ends at a long pause, and each mark is a paragraph of its own."""
-    groups = [[item] for item in items[:1]]
-    for before, item in pairwise(items):
-        is_same = item.kind is before.kind is Kind.SPEECH and item.start_s - before.end_s < PARAGRAPH_PAUSE_S
-        if is_same:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups
-
-
 def describe_gap(gap: Gap) -> str:
     """Return the mark that is shown in place of speech without a transcription."""
     return f"[not transcribed, {clock(gap.start_s)} to {clock(gap.end_s)}: {gap.reason}]"
 
 
+def describe_voice(transcript: Transcript, segment: Segment | None) -> str | None:
+    """Return who speaks in a segment: a name or an id, else the channel or track; None if that is not known."""
+    if segment is None:
+        return None
+    if segment.speaker is not None:
+        names = {speaker.speaker_id: speaker.name for speaker in transcript.speakers}
+        return names.get(segment.speaker) or segment.speaker
+    if segment.channel is not None:
+        return f"Channel {segment.channel}"
+    return None if segment.track is None else f"Track {segment.track}"
+
+
 def clock(time_s: float) -> str:
-    """Return a time as h:mm:ss."""
+    """Return a time as hh:mm:ss."""
     whole_s = int(time_s)
     minutes = whole_s // _S_PER_MINUTE % _S_PER_MINUTE
-    return f"{whole_s // _S_PER_HOUR}:{minutes:02}:{whole_s % _S_PER_MINUTE:02}"
+    return f"{whole_s // _S_PER_HOUR:02}:{minutes:02}:{whole_s % _S_PER_MINUTE:02}"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine import TextToken
 from daemon.pipeline.confidence import score_segment, score_words
+from daemon.pipeline.cuts import cut_at_pauses
 from daemon.text import merge_overlap
 from daemon.transcript import Coverage, Gap, Segment
 
@@ -20,8 +21,11 @@ _GAP: Final = TextToken(" ", 0.0)
 _NO_TRUSTED_TEXT: Final = "no reliable transcription of this section, even after splitting it"
 
 
-def assemble(results: Sequence[ChunkResult]) -> tuple[Segment, ...]:
-    """Return a segment for each chunk with text; words that overlapping chunks have in common appear once."""
+def assemble(results: Sequence[ChunkResult], speech: SpeechMap) -> tuple[Segment, ...]:
+    """Return the text as segments; words that overlapping chunks have in common appear once.
+
+    A segment is what was said in one chunk between two pauses at which a sentence ends.
+    """
     texts = [result.said.text for result in results]
     starts = [result.chunk.start for result in results]
     for index, result in enumerate(results):
@@ -36,7 +40,15 @@ def assemble(results: Sequence[ChunkResult]) -> tuple[Segment, ...]:
             shared / (after.stop - after.start),
         )
         starts[index] = after.own_start  # its words before that are in the text of its predecessor now
-    return tuple(_segment(results, index, text) for index, text in enumerate(texts) if text)
+    return tuple(
+        part
+        for index, text in enumerate(texts)
+        if text
+        for part in cut_at_pauses(
+            _segment(results, index, text),
+            speech.list_spans_s(results[index].chunk.own_start, results[index].chunk.own_stop),
+        )
+    )
 
 
 def _segment(results: Sequence[ChunkResult], index: int, text: str) -> Segment:

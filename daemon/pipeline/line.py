@@ -68,7 +68,7 @@ def transcribe(
             source=source,
             audio=receipt,
             model=engine.identity,
-            segments=assemble(results),
+            segments=assemble(results, speech),
             coverage=measure_coverage(receipt, speech, results),
             processing=_clock(recording.attempt, started_at, started_s, receipt.duration_s),
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -64,10 +64,16 @@ class SpeechMap:
 
     def count_s(self, start: int, stop: int) -> float:
         """Return the seconds of speech between two samples."""
-        first = bisect_left(self.spans, start, key=lambda span: span.stop)
+        return sum(stop_s - start_s for start_s, stop_s in self.list_spans_s(start, stop))
+
+    def list_spans_s(self, start: int, stop: int) -> list[tuple[float, float]]:
+        """Return (start, end) in seconds of each stretch of speech between two samples."""
+        first = bisect_right(self.spans, start, key=lambda span: span.stop)
         last = bisect_left(self.spans, stop, key=lambda span: span.start)
-        n_samples = sum(min(span.stop, stop) - max(span.start, start) for span in self.spans[first:last])
-        return n_samples / SAMPLE_RATE_HZ
+        return [
+            (max(span.start, start) / SAMPLE_RATE_HZ, min(span.stop, stop) / SAMPLE_RATE_HZ)
+            for span in self.spans[first:last]
+        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,20 @@
-"""Work on plain text: spacing and tokens, the merge of overlapping texts, word error counts. No I/O, no state."""
+"""Work on plain text: spacing, tokens and sentences, the merge of overlapping texts, word error counts. Pure."""
 
-from daemon.text.joining import bare, join_texts, tokens_of, words_of
+from daemon.text.joining import bare, is_tight, join_texts, tokens_of, unspaced_of, words_of
 from daemon.text.overlap import merge_overlap
+from daemon.text.sentences import ends_sentence, split_sentences, weigh
 from daemon.text.wer import count_word_errors
 
-__all__ = ["bare", "count_word_errors", "join_texts", "merge_overlap", "tokens_of", "words_of"]
+__all__ = [
+    "bare",
+    "count_word_errors",
+    "ends_sentence",
+    "is_tight",
+    "join_texts",
+    "merge_overlap",
+    "split_sentences",
+    "tokens_of",
+    "unspaced_of",
+    "weigh",
+    "words_of",
+]

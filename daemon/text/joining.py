@@ -17,6 +17,7 @@ _PUNCTUATION: Final = "\u3000-\u3040\uff00-\uff65"  # their punctuation, and ful
 _UNSPACED: Final = f"{_LETTERS}{_PUNCTUATION}"
 
 _IS_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")
+_UNSPACED_LETTER: Final = re.compile(f"[{_LETTERS}]")
 _TOKEN: Final = re.compile(f"\\s*(?:[{_UNSPACED}]|[^\\s{_UNSPACED}]+)")
 _WORD: Final = re.compile(f"[{_LETTERS}]|[^\\W_{_LETTERS}]+")
 _NOT_LETTER: Final = re.compile(r"[\W_]+")
@@ -28,9 +29,18 @@ def join_texts(texts: Iterable[str]) -> str:
     for text in (text.strip() for text in texts):
         if not text:
             continue
-        is_tight = bool(joined) and bool(_IS_UNSPACED.match(joined[-1])) and bool(_IS_UNSPACED.match(text[0]))
-        joined = f"{joined}{'' if is_tight or not joined else ' '}{text}"
+        joined = f"{joined}{'' if not joined or is_tight(joined, text) else ' '}{text}"
     return joined
+
+
+def is_tight(before: str, after: str) -> bool:
+    """Return whether two texts, neither empty, are written without a space between them."""
+    return bool(_IS_UNSPACED.match(before[-1])) and bool(_IS_UNSPACED.match(after[0]))
+
+
+def unspaced_of(text: str) -> list[str]:
+    """Return the letters of a text that belong to scripts without spaces."""
+    return _UNSPACED_LETTER.findall(text)
 
 
 def tokens_of(text: str) -> list[str]:

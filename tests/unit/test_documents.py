@@ -73,7 +73,7 @@ def test_txt_has_paragraphs_and_marked_gaps() -> None:
         "\n"
         "First the budget.\n"
         "\n"
-        "[not transcribed, 0:00:30 to 0:00:32: the model did not finish here]\n"
+        "[not transcribed, 00:00:30 to 00:00:32: the model did not finish here]\n"
         "\n"
         "Then the plan.\n"
     )
@@ -82,15 +82,15 @@ def test_txt_has_paragraphs_and_marked_gaps() -> None:
 def test_txt_with_timestamps() -> None:
     late = replace(TALK, segments=(*TALK.segments[:2], Segment(3725.0, 3726.0, "Late.")))
     assert text(late, "txt", has_timestamps=True).split("\n\n") == [
-        "[0:00:00] Good morning. Let us begin.",
-        "[0:00:30] [not transcribed, 0:00:30 to 0:00:32: the model did not finish here]",
-        "[1:02:05] Late.\n",
+        "[00:00:00] Good morning. Let us begin.",
+        "[00:00:30] [not transcribed, 00:00:30 to 00:00:32: the model did not finish here]",
+        "[01:02:05] Late.\n",
     ]
 
 
 def test_txt_marks_a_cut_recording() -> None:
     cut = replace(TALK, audio=replace(RECEIPT, is_complete=False))
-    assert text(cut, "txt").endswith("Then the plan.\n\n[the recording could only be read up to 0:02:05]\n")
+    assert text(cut, "txt").endswith("Then the plan.\n\n[the recording could only be read up to 00:02:05]\n")
 
 
 def test_txt_without_speech_is_empty() -> None:
@@ -272,7 +272,7 @@ def test_srt_of_a_talk() -> None:
     shown = " ".join(" ".join(lines) for *_, lines in cues_of(text(TALK, "srt"), ","))
     assert shown == (
         "Good morning. Let us begin. First the budget."
-        " [not transcribed, 0:00:30 to 0:00:32: the model did not finish here] Then the plan."
+        " [not transcribed, 00:00:30 to 00:00:32: the model did not finish here] Then the plan."
     )
 
 
@@ -323,7 +323,7 @@ def test_subtitles_mark_a_cut_recording_at_its_end() -> None:
     cut = replace(TALK, audio=replace(RECEIPT, duration_s=3600.0, is_complete=False))
     start_s, end_s, lines = cues_of(text(cut, "srt"), ",")[-1]
     assert (start_s, end_s) == (3595.0, 3600.0)
-    assert " ".join(lines) == "[the recording could only be read up to 1:00:00]"
+    assert " ".join(lines) == "[the recording could only be read up to 01:00:00]"
 
 
 WORDS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1, max_size=90)
