@@ -94,7 +94,7 @@ def _refuse_taken(folder: Path, partial: Path, source: str, *, is_forced: bool) 
     origin = Path(source).expanduser()
     for path in (folder, partial):
         if source not in (HUB, MODELSCOPE) and path.exists() and origin.exists() and path.samefile(origin):
-            raise CannotWriteError(f"{origin} is where the model would be written.", "Name another folder with --from.")
+            raise CannotWriteError(f"{origin} is the destination folder itself.", "Pass another folder to --from.")
 
 
 def _collect(model_id: str, source: str, partial: Path, report: Callable[[str], None]) -> None:

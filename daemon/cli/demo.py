@@ -70,7 +70,7 @@ def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:
     if n_done < len(references):
         raise ScribedError(f"Only {n_done} of {len(references)} recordings were transcribed.", f"See {root / _LOG}.")
     console.print(Text(f"\nThe transcripts are in {shown}/outbox, the recordings in {shown}/processed."))
-    console.print("The demo model knows about a hundred words of one computer voice; `scribed fetch-model` gets")
+    console.print("The demo model knows 174 words spoken by a synthetic voice; `scribed fetch-model` gets")
     console.print(f"a real model. The daemon's log is {_LOG} in the same folder.")
     return ExitCode.OK
 
@@ -108,11 +108,15 @@ def _make_room(root: Path, source: Path | None, *, is_forced: bool) -> None:
     if not there:
         return
     if not is_forced:
-        raise CannotWriteError(f"{shown} already has {there[0]}.", "Name another folder, or use --force to delete it.")
+        raise CannotWriteError(
+            f"{shown} already has {there[0]}.", "Choose another folder, or use --force to delete its contents."
+        )
     if source is not None:
         outputs.refuse_taken([path], [source.stat()], is_forced=True)
     if not _is_of_a_demo(root):
-        raise CannotWriteError(f"{shown} was not made by `scribed demo`: nothing in it is deleted.", "Name another.")
+        raise CannotWriteError(
+            f"{shown} was not made by `scribed demo`: nothing in it is deleted.", "Choose another folder."
+        )
     with files.explained(f"{shown} cannot be cleared", root):
         for name in there:
             if (root / name).is_dir() and not (root / name).is_symlink():

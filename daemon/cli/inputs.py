@@ -53,7 +53,7 @@ def find(words: Sequence[str]) -> list[tuple[str, os.stat_result]]:
         UsageError: there is no such file, or nothing that can be read as a recording.
     """
     if words.count(STANDARD_INPUT) > 1:
-        raise UsageError("Standard input can be read only once.", "Name `-` once.")
+        raise UsageError("Standard input can be read only once.", "Use `-` only once.")
     return [(word, _look_up(word)) for word in words]
 
 

@@ -52,7 +52,7 @@ def run(config: ConfigOption = None) -> None:
 def once(config: ConfigOption = None) -> None:
     """Transcribe what is in the inbox, then exit.
 
-    Recordings that are still being written are named and left there.
+    Recordings that are still being written are reported and stay there.
     """
     from daemon.cli.run import run as run_daemon
 
@@ -71,7 +71,7 @@ def transcribe(
     force: ForceFlag = False,
     config: ConfigOption = None,
 ) -> None:
-    """Transcribe files, which stay where they are.
+    """Transcribe files in place, without the folders.
 
     FILE is a recording, a link to one, or a pipe; `-` is standard input, and its documents are named stdin.
     Without -o the text goes to standard output.
@@ -150,7 +150,7 @@ def forget(
     name: Annotated[str, typer.Argument(metavar="NAME", hidden=True)],
     config: ConfigOption = None,
 ) -> None:
-    """Erase what is remembered about a recording.
+    """Erase all records of a recording.
 
     NAME is the name of a recording that is done or failed, or its path within the inbox. Its audio and documents stay.
     """

@@ -1,4 +1,4 @@
-"""`scribed transcribe`: named files, which stay where they are."""
+"""`scribed transcribe`: transcribe files in place."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]
         shown = ", ".join(map(escape, unknown)) or repr(formats)
         raise UsageError(f"Unknown format {shown}.", f"Choose from {', '.join(FORMATS)}.")
     if not has_folder and len(wanted) > 1:
-        raise UsageError("Several formats need a folder to go to.", "Name it with -o DIR.")
+        raise UsageError("Several formats need an output folder.", "Specify one with -o DIR.")
     return wanted
 
 
@@ -145,7 +145,7 @@ def _make_folder(outbox: Path) -> None:
         with files.explained(f"{shown} cannot be used", outbox.absolute().parent):
             outbox.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
-        raise CannotWriteError(f"{shown} is not a folder.", "Name a folder with -o.") from None
+        raise CannotWriteError(f"{shown} is not a folder.", "Specify a folder with -o.") from None
 
 
 def _name_documents(outbox: Path, words: Sequence[str], formats: Sequence[str]) -> list[dict[str, Path]]:

@@ -96,7 +96,7 @@ class Watch(Section):
     scan_s: float = Field(default=2.0, ge=0.2, le=3600, description="seconds between two scans of the inbox")
     recursive: bool = Field(default=True, description="scan sub-folders too")
     ignore: WordList = Field(
-        default=(), description='globs on the path within the inbox to leave alone, such as ["drafts/*", "*.bak"]'
+        default=(), description='glob patterns of paths in the inbox to ignore, such as ["drafts/*", "*.bak"]'
     )
     unsupported: Literal["fail", "ignore"] = Field(
         default="fail", description="files that are not audio or video: move them to failed, or leave them in the inbox"
@@ -140,7 +140,7 @@ class ModelSettings(Section):
         description="folder of the model, or demo for the small one in the package",
     )
     device: Device = Field(
-        default="auto", description="auto, cuda, cuda:N or cpu; auto is the GPU where the machine has one, else the CPU"
+        default="auto", description="auto, cuda, cuda:N or cpu; auto is the GPU if there is one, else the CPU"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         default="auto", description="number format of the weights"
@@ -164,7 +164,7 @@ class Transcribe(Section):
         default=(), description='names and terms to expect, such as ["Müller-Lüdenscheidt", "stent"]'
     )
     channels: Literal["auto", "mix", "split"] = Field(
-        default="auto", description="mix the channels, or transcribe each by itself"
+        default="auto", description="mix the channels, or transcribe each separately"
     )
     channel_names: WordList = Field(default=(), description="names of the channels, in order")
     tracks: Track = Field(default="auto", description="audio tracks to transcribe: auto, all, or a number from 1")

@@ -233,7 +233,7 @@ class _ContainerReader:
             kind = headers.audio_format(self._source.head)
             if self._container.streams.audio or kind is None:
                 raise _unreadable_error(self._source)
-            raise errors.JobError(f"This {kind} file has no audio track.", "Drop a recording that has one.")
+            raise errors.JobError(f"This {kind} file has no audio track.", "Drop a recording that contains audio.")
         best = self._container.streams.best("audio")
         chosen = best if best in known else known[0]
         if chosen.codec_context.codec_tag in _DRM_TAGS:

@@ -234,7 +234,7 @@ class FrontEnd:
             if not is_started:
                 self._put_back(process, is_reusable=False)
         if not is_started:
-            raise errors.TransientError("The decoder process did not start.", "See the log of the service.")
+            raise errors.TransientError("The decoder process did not start.", "See the service's log.")
         return process
 
     def _report_missing(self, protections: tuple[str, ...]) -> None:

@@ -43,7 +43,7 @@ _WARM_UP_RATE_HZ: Final = 8000
 _F_SETSIG: Final = 10  # fcntl.h; the module fcntl does not have it
 _MOST_DISPENSABLE: Final = "1000"
 
-_OUT_OF_MEMORY: Final = "Decoding this recording takes more memory than a recording can need."
+_OUT_OF_MEMORY: Final = "Decoding this recording exceeded the memory limit."
 _OUT_OF_MEMORY_REMEDY: Final = "Convert it with another program, for instance to FLAC, and try again."
 
 

@@ -72,11 +72,11 @@ def explained(what: str, folder: Path) -> Iterator[None]:
         raise NoPermissionError(f"{what}: {folder} is not writable.", remedy) from error
     except OSError as error:
         if error.errno == errno.EROFS:
-            remedy = f"{folder} is mounted read-only here. A unit must name it: ReadWritePaths={folder} in a drop-in."
+            remedy = f"{folder} is read-only here. Allow it in a drop-in of the unit: ReadWritePaths={folder}."
         elif error.errno in _DISK_FULL:
             remedy = f"Free some space on the disk of {folder}."
         else:
-            remedy = f"Look at {folder}."
+            remedy = f"Check {folder} and its disk."
         raise TransientError(f"{what}: {error.strerror or error}.", remedy) from error
 
 
@@ -194,7 +194,7 @@ def open_regular(path: Path | str | int, dir_fd: int | None = None) -> int:
             raise JobError("It is a link, not a recording.", "Put the recording itself into the inbox.") from error
         if error.errno == errno.ENXIO:  # a socket
             raise _not_a_file() from error
-        raise TransientError(f"It cannot be opened: {error.strerror}.", "Look at the folder's disk.") from error
+        raise TransientError(f"It cannot be opened: {error.strerror}.", "Check the disk that holds it.") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise _not_a_file()

@@ -56,8 +56,8 @@ class Lock:
                 raise
         if not is_ours:
             os.close(fd)
-            remedy = "Stop it first, or give this one folders of its own."
-            raise AlreadyRunningError(f"Another scribed already holds {holds}.", remedy)
+            remedy = "Stop it first, or give this instance its own folders."
+            raise AlreadyRunningError(f"Another scribed instance is already using {holds}.", remedy)
         self._fd = fd
 
     def release(self) -> None:

@@ -19,10 +19,10 @@ _LINKED_QUIET_S: Final = 60.0  # some programs commit an upload by link, then un
 _BLOCK_BYTES: Final = 512  # the unit of st_blocks, whatever the file system's own
 
 _RECENT: Final = "arrived a moment ago"
-_UNSEEN: Final = "arrived a moment ago, and whether its sender is done cannot be seen here"
+_UNSEEN: Final = "arrived a moment ago, and scribed cannot see here whether the upload is complete"
 _OPEN: Final = "still being written"
 _EMPTY: Final = "still empty"
-_HOLES: Final = "has space reserved at its end that is not filled yet"
+_HOLES: Final = "has reserved space at its end that is not filled yet"
 _LINKED: Final = "has a second name (a hard link)"
 
 

@@ -181,7 +181,7 @@ class Loop:
             self._faults.note("journal", what, "Restart the service; no recording is lost by it.")
         if put_aside := journal.find_put_aside():
             names = ", ".join(str(path) for path in put_aside)
-            what = f"The journal was damaged; history and attempt counters began again. The old ones are in {names}."
+            what = f"The journal was damaged; history and attempt counters start over. The old ones are in {names}."
             self._faults.note("damaged journal", what, "Check the disk of the state folder, then delete the file.")
         else:
             self._faults.clear("damaged journal")
@@ -194,7 +194,11 @@ class Loop:
             return
         folders = ", ".join(sorted({str(folder) for _, folder in displaced}))
         what = f"The inbox was changed while {len(displaced)} recording(s) were claimed; they are in {folders}."
-        self._faults.note("displaced", what, "They are processed from there; the service needs access until then.")
+        self._faults.note(
+            "displaced",
+            what,
+            "They are processed from there; the service needs access to that folder until they are done.",
+        )
 
     def _reload(self) -> None:
         self._flags.is_reload_wanted.clear()

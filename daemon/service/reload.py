@@ -35,7 +35,7 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
         merged, refused = configuration.reload(settings.current, config_path)
     except ConfigError as error:
         log.warning("config.refused", faults=list(error.faults), what=error.what)
-        faults.note("config", "The changed configuration has errors; the old one stays in force.", error.what)
+        faults.note("config", "The changed configuration has errors; the previous one stays in effect.", error.what)
         return
     faults.clear("config")
     settings.swap(merged, sha256_of(config_path))

@@ -37,7 +37,7 @@ _CACHE_BYTES: Final = 256 << 20
 _OTHER_BYTES: Final = 16 << 20
 _MAX_HOTWORDS_BYTES: Final = 16 << 10
 _PRIVATE_FOLDER: Final = 0o700
-# What is raised where a recording has left the inbox, or is no file any more.
+# What is raised where a recording has left the inbox, or is no longer a file.
 _GONE: Final = (FileNotFoundError, NotADirectoryError, JobError, LinkInTheWayError)
 
 log = structlog.get_logger()
@@ -226,10 +226,10 @@ def _check_movable(source: Folder, name: str) -> None:
     facts, above = source.lstat(name), os.fstat(source.fd)
     is_owner = os.geteuid() in {0, facts.st_uid, above.st_uid}
     if above.st_mode & stat.S_ISVTX and not is_owner:
-        what = f"Recordings in {source.path} cannot be taken: only their owners may move them."
+        what = f"Recordings in {source.path} cannot be claimed: only their owners can move them."
         raise NoPermissionError(what, f"Run chmod -t on {source.path}.")
     if not source.is_writable():
-        what = f"Recordings in {source.path} cannot be taken: the folder is not writable."
+        what = f"Recordings in {source.path} cannot be claimed: the folder is not writable."
         raise NoPermissionError(what, f"Give the service's user write permission on {source.path}.")
 
 

@@ -19,7 +19,7 @@ _ROOM_FOR_NUMBER: Final = len(" (9999)")
 # The longest that is put behind a recording's name, or in place of its ending.
 _LONGEST_ENDING: Final = max(map(len, (ERROR_SUFFIX, HOTWORDS_SUFFIX, ".listen.opus")))
 _SPARE: Final = _ROOM_FOR_NUMBER + _LONGEST_ENDING
-_WHAT: Final = "Its path is too long for the folder {folder} ({n_bytes} bytes, {limit} are possible)."
+_WHAT: Final = "Its path is too long for the folder {folder} ({n_bytes} bytes; the limit is {limit})."
 _REMEDY: Final = "Shorten the name of the recording, or of the folders it is in, and move it back into the inbox."
 
 

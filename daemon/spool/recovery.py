@@ -152,7 +152,7 @@ def _check_usable(root: Path, where: str, name: str) -> None:
             if not folder.exists(PRIVATE_FOLDER):
                 raise TransientError(f"{what}, which is empty or not mounted now.", remedy)
             if not folder.is_writable():
-                raise TransientError(f"{what}, which is not writable for the service any more.", remedy)
+                raise TransientError(f"{what}, which is no longer writable for the service.", remedy)
             with open_private(folder):
                 pass
     except (OSError, NoPermissionError) as error:

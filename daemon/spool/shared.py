@@ -74,11 +74,13 @@ class SharedFolders:
             with suppress(FileExistsError), files.explained(f"The {name} folder cannot be made", folder.parent):
                 folder.mkdir(parents=True)
             if not folder.is_dir():
-                raise TransientError(f"{folder} is not a folder.", f"Make it one, or change folders.{name}.")
+                raise TransientError(
+                    f"{folder} is not a folder.", f"Replace it with a folder, or change folders.{name}."
+                )
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 remedy = f"Give the service's user read and write permission on {folder}."
                 if os.statvfs(folder).f_flag & os.ST_RDONLY:  # so the unit shows what it does not name
-                    remedy = f"It is mounted read-only here. A unit must name it: ReadWritePaths={folder} in a drop-in."
+                    remedy = f"It is read-only here. Allow it in a drop-in of the unit: ReadWritePaths={folder}."
                 raise NoPermissionError(f"The {name} folder {folder} is not readable and writable.", remedy)
         self.make_claims()
 
@@ -128,7 +130,7 @@ class SharedFolders:
             top = remembered.get(str(folder))
             if top is not None and mounts.top_of(folder) != Path(top):
                 what = f"The disk or share of the {name} folder is not there: nothing is mounted at {top}."
-                remedy = f"Mount it. If it is gone for good, remove {self._shares} and restart the service."
+                remedy = f"Mount it. If it is gone permanently, remove {self._shares} and restart the service."
                 raise TransientError(what, remedy)
 
     def remember_mounts(self) -> None:

@@ -52,7 +52,7 @@ def _report_folders(faults: Faults, found: tuple[FolderFault, ...], names: str) 
         faults.clear(key)
     for key, fault in listed.items():
         shown = shortened(shown_name(fault.path, names))
-        what = f"{shown} in the inbox cannot be used: {fault.reason}. Everything else in the inbox is taken as usual."
+        what = f"{shown} in the inbox cannot be used: {fault.reason}. Everything else in the inbox is claimed as usual."
         faults.note(key, what, "Check its disk or share, or move what is in it to another folder of the inbox.")
     if len(found) > len(listed):
         what = f"{len(found) - len(listed)} more folders in the inbox cannot be used."
@@ -63,7 +63,7 @@ def _report_folders(faults: Faults, found: tuple[FolderFault, ...], names: str) 
 
 def _explain(shortage: WatchShortage) -> tuple[str, str]:
     line = f"{shortage.sysctl}={shortage.wanted}"
-    remedy = f"Run `sysctl {line}` as root, and put the line `{line}` into {_SYSCTL_FILE} so that it lasts."
+    remedy = f"Run `sysctl {line}` as root, and add the line `{line}` to {_SYSCTL_FILE} to make it permanent."
     where = {0: "the inbox", 1: "one folder of the inbox"}.get(
         shortage.n_folders, f"{shortage.n_folders} folders of the inbox"
     )

@@ -57,7 +57,7 @@ def _read(state: Path) -> dict[str, Any]:
         status = json.loads(path.read_bytes())
     except FileNotFoundError:
         if _is_missing(state):
-            remedy = "Has the service been started with this configuration? If so, bring its disk or share back."
+            remedy = "If the service has run with this configuration, mount the disk or share of that folder."
             raise ScribedError(f"The state folder {state} does not exist.", remedy) from None
         return as_dict(Snapshot(state="stopped", updated_at=""))
     except PermissionError as error:
@@ -65,7 +65,7 @@ def _read(state: Path) -> dict[str, Any]:
     except ValueError as error:
         raise _damaged(path) from error
     except OSError as error:
-        remedy = "Look at its disk or share."
+        remedy = "Check its disk or share."
         raise ScribedError(f"The status in {state} cannot be read: {error.strerror}.", remedy) from error
     if not isinstance(status, dict) or status.get("schema") != SCHEMA or not isinstance(status.get("queue"), dict):
         raise _damaged(path)
@@ -88,7 +88,7 @@ def _call_it_stopped(status: dict[str, Any]) -> None:
     queue["n_waiting"] = queue.get("n_waiting", 0) + len(names)
     queue["running"] = []
     status["state"] = "stopped"
-    what = "The service is not running, and it was not stopped in order."
+    what = "The service is not running, and it did not shut down cleanly."
     _add_fault(status, what, "`systemctl status scribed` and `journalctl -u scribed` say why. No recording is lost.")
 
 
@@ -107,5 +107,5 @@ def _damaged(path: Path) -> ScribedError:
 
 
 def _not_for_you(state: Path) -> NoPermissionError:
-    remedy = "Ask an administrator to make you a member of the service's group."
+    remedy = "Ask an administrator to add you to the service's group."
     return NoPermissionError(f"You have no permission to read {state}.", remedy)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 _STATES: Final = {
     "waiting": "scribed is waiting for one of its folders. Recordings stay where they are until it is back.",
-    "loading": "scribed is starting: the speech model is being loaded. Recordings are taken as soon as it is ready.",
+    "loading": "scribed is starting and loading the speech model. Recordings are transcribed as soon as it is ready.",
     "ready": "scribed is running.",
-    "idle": "scribed is running. The speech model is unloaded and comes back with the next recording.",
+    "idle": "scribed is running. The speech model is unloaded and will be loaded for the next recording.",
     "draining": "scribed is stopping.",
     "stopped": "scribed is stopped. Recordings stay where they are until it runs again.",
 }
@@ -54,14 +54,14 @@ def _named_lines(snapshot: Snapshot, names: str) -> list[str]:
 
     def show_arriving(arriving: Arriving) -> str:
         due = due_at(arriving)
-        when = f"; taken at {due[11:19]} UTC if it does not change" if due else ""
+        when = f"; claimed at {due[11:19]} UTC if it does not change" if due else ""
         return f"{show(arriving.path)}: {arriving.reason}{when}"
 
     running, arriving = snapshot.running, snapshot.arriving[:MAX_LISTED]
     waiting, failed, recent = snapshot.waiting[:MAX_LISTED], snapshot.failed[:MAX_LISTED], snapshot.recent
     return [
         *_group("Being transcribed", [f"{show(r.name)}  {r.progress:.0%}" for r in running], len(running)),
-        *_group("Arriving (taken when complete)", [show_arriving(file) for file in arriving], len(snapshot.arriving)),
+        *_group("Arriving (claimed when complete)", [show_arriving(file) for file in arriving], len(snapshot.arriving)),
         *_group("Waiting for their turn", [show(name) for name in waiting], len(snapshot.waiting)),
         *_group(
             "Failed (the .error.txt file next to each recording in the failed folder says what to do)",
@@ -69,7 +69,7 @@ def _named_lines(snapshot: Snapshot, names: str) -> list[str]:
             snapshot.n_failed,
         ),
         *_group(
-            "Finished last",
+            "Recently finished",
             [f"{show(d.name)}{'  (parts of the speech are missing)' if d.complete is False else ''}" for d in recent],
             len(recent),
         ),

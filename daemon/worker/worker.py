@@ -50,7 +50,7 @@ def recordings_in_flight(engine: Engine) -> int:
 
 
 class ChangedError(ScribedError):
-    """The recording was written to while it was transcribed; it is done again, and nothing is charged."""
+    """The recording changed while it was being transcribed; it is transcribed again, and no attempt is charged."""
 
 
 @dataclass(slots=True)
@@ -135,7 +135,7 @@ class Worker:
             return frozenset(self._runs)
 
     def take_changed(self) -> list[Job]:
-        """Return, once, the jobs whose recording was written to while it was transcribed: they have to settle again."""
+        """Return, once, the jobs whose recording changed while it was being transcribed: they must settle again."""
         with self._lock:
             changed, self._changed = self._changed, []
         return changed
@@ -226,7 +226,7 @@ class Worker:
         transcript = self._transcribe(run, settings)
         if resources.spool.fingerprint(job) != before:
             resources.journal.drop_chunks(job.job_id)
-            raise ChangedError("The recording was written to while it was transcribed.")
+            raise ChangedError("The recording changed while it was being transcribed.")
         self._raise_if_stopped(run)
         documents = render(transcript, settings.output.formats, has_timestamps=settings.output.timestamps)
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)

@@ -21,7 +21,7 @@ _UNSTEERED = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 @_UNSTEERED
 @pytest.mark.parametrize(("kind", "n_runs"), [(LINK, 16), (INSTANCE, 6), (KEY, 8)])
-def test_attack_loses_doubles_and_reaches_nothing(kind: str, n_runs: int) -> None:
+def test_no_attack_loses_or_doubles_a_recording_or_reaches_outside(kind: str, n_runs: int) -> None:
     command = [
         sys.executable,
         "-m",
@@ -48,7 +48,7 @@ def plant(root: Path) -> Planter:
     return planter
 
 
-def test_planter_replaces_what_the_step_names_with_a_link_to_the_outside(tmp_path: Path) -> None:
+def test_planter_replaces_the_path_of_a_step_with_a_link_to_the_outside(tmp_path: Path) -> None:
     planter = plant(tmp_path)
     assert planter.planted is not None
     assert planter.planted.is_symlink()
@@ -59,7 +59,7 @@ def test_planter_replaces_what_the_step_names_with_a_link_to_the_outside(tmp_pat
 
 
 @pytest.mark.parametrize("damage", ["write", "read"])
-def test_check_sees_whatever_reaches_the_outside(tmp_path: Path, damage: str) -> None:
+def test_check_detects_any_access_to_the_outside(tmp_path: Path, damage: str) -> None:
     planter = plant(tmp_path)
     before = planter.picture()
     clean = Verdict()

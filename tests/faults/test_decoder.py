@@ -138,7 +138,7 @@ def test_memory_limit_refuses_the_recording(line: Line) -> None:
     before = line.decoder()
     error = line.fails(bomb)
     assert isinstance(error, JobError)
-    assert error.what == "Decoding this recording takes more memory than a recording can need."
+    assert error.what == "Decoding this recording exceeded the memory limit."
     assert before not in hostile.decoders_of(os.getpid())
 
 

@@ -13,7 +13,7 @@ from tests.faults.steps import why_not
 _EVERY = 25
 
 
-def test_what_was_called_done_outlives_a_power_cut() -> None:
+def test_finished_recordings_survive_a_power_cut() -> None:
     if reason := why_not() or why_no_disk():
         pytest.skip(f"the power cut cannot be tried: {reason}")
     words = ["-m", "tests.faults.powercut", "--every", str(_EVERY)]

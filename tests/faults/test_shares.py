@@ -42,7 +42,7 @@ def unmount(instance: Instance) -> None:
     subprocess.run(["umount", "--lazy", instance.folder("inbox")], check=True)
 
 
-def test_an_empty_mount_point_is_no_empty_inbox(instance: Instance) -> None:
+def test_empty_mount_point_is_not_taken_for_an_empty_inbox(instance: Instance) -> None:
     assert instance.run("once").returncode == 0
     unmount(instance)
     ended = instance.run("once")
@@ -92,7 +92,7 @@ def far(make_instance: MakeInstance, tmp_path: Path) -> Iterator[tuple[Instance,
             subprocess.run(["umount", "--lazy", made.folder(name)], capture_output=True, check=False)
 
 
-def test_what_comes_over_a_share_unheard_is_found_and_delivered_there(far: tuple[Instance, Path]) -> None:
+def test_recordings_on_a_share_without_events_are_found_and_delivered(far: tuple[Instance, Path]) -> None:
     instance, server = far
     instance.start()
     assert "inbox.polled" in instance.log

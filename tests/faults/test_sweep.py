@@ -34,17 +34,17 @@ def sweep(n_runs: int, *words: str) -> None:
 
 
 @_UNSTEERED
-def test_the_promise_holds_wherever_it_is_broken_off() -> None:
+def test_kill_at_any_step_loses_and_doubles_nothing() -> None:
     sweep(_N_RUNS)
 
 
 @_UNSTEERED
-def test_the_promise_holds_wherever_it_is_stopped() -> None:
+def test_stop_at_any_step_loses_and_doubles_nothing() -> None:
     sweep(_N_RUNS // 2, "--fault", "SIGTERM")
 
 
 @_UNSTEERED
-def test_the_promise_holds_between_two_disks(tmp_path: Path) -> None:
+def test_kill_at_any_step_between_two_disks_loses_and_doubles_nothing(tmp_path: Path) -> None:
     memory = Path(roomy() or "/")
     if memory.stat().st_dev == tmp_path.stat().st_dev:
         pytest.skip("there is only one file system here with room for it")
@@ -52,7 +52,7 @@ def test_the_promise_holds_between_two_disks(tmp_path: Path) -> None:
 
 
 @_UNSTEERED
-def test_every_step_is_seen_and_can_be_steered(tmp_path: Path) -> None:
+def test_every_step_is_reported_and_can_be_controlled(tmp_path: Path) -> None:
     seen: list[Step] = []
 
     def decide(step: Step, _: int) -> Answer | int:
@@ -133,7 +133,7 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object]]] = {
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_the_check_sees_every_way_to_break_the_promise(tmp_path: Path, what: str) -> None:
+def test_check_detects_every_kind_of_loss_and_duplication(tmp_path: Path, what: str) -> None:
     drops = make_drops(tmp_path)
     finish(tmp_path, drops)
     assert check_end(tmp_path, drops).complaints == []

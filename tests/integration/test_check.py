@@ -58,7 +58,7 @@ def test_deep_check_understands_a_sample_of_the_demo_model(make_instance: MakeIn
     assert f'ok      test: demo on cpu as float32 heard "{MEMO_TEXT}"' in ended.stdout
 
 
-def test_deep_check_compares_a_sample_of_ones_own_with_its_words(make_instance: MakeInstance) -> None:
+def test_deep_check_compares_a_sample_of_the_user_with_its_text(make_instance: MakeInstance) -> None:
     instance, memo = make_instance(), str(SAMPLES / "memo.wav")
     one_wrong = MEMO_TEXT.replace("friday", "monday")
     ended = instance.run("check", "--deep", "--sample", memo, "--text", one_wrong)
@@ -73,13 +73,13 @@ def test_deep_check_compares_a_sample_of_ones_own_with_its_words(make_instance: 
         assert instance.run("check", *words).returncode == 2
 
 
-def test_a_real_model_is_checked_with_a_real_voice() -> None:
+def test_real_model_is_checked_with_a_real_voice() -> None:
     folder = Path(daemon.__file__).parent / "samples"
     assert (folder / "jfk.flac").stat().st_size < 300_000
     assert "ask not what your country" in (folder / "jfk.txt").read_text()
 
 
-def test_too_little_memory_is_named_and_not_blamed_on_the_model(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_too_little_memory_is_reported_as_such(make_instance: MakeInstance, tmp_path: Path) -> None:
     # A model of 4 GB whose files are holes: everything about it is right but its contents.
     model = tmp_path / "model"
     shutil.copytree(checkpoint.find_folder("demo"), model)
@@ -125,7 +125,9 @@ def make_foreign_package(folder: Path) -> Path:
 _CHECK = "import sys; from daemon.cli.main import main; sys.argv = ['scribed', *sys.argv[1:]]; main()"
 
 
-def test_foreign_package_of_our_name_on_the_import_path_is_named(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_foreign_package_named_daemon_on_the_import_path_is_reported(
+    make_instance: MakeInstance, tmp_path: Path
+) -> None:
     foreign, ours = make_foreign_package(tmp_path / "site"), Path(daemon.__file__).parent.parent
     config = ["check", "--config", str(make_instance().config)]
     ended = run_python(_CHECK, *config, path=f"{ours}:{foreign}", cwd=tmp_path)
@@ -135,7 +137,7 @@ def test_foreign_package_of_our_name_on_the_import_path_is_named(make_instance: 
     assert f"{foreign / 'daemon' / '__init__.py'} is named `daemon` too; scribed's own comes first" in ended.stdout
 
 
-def test_package_that_has_overwritten_ours_is_named_by_every_command(tmp_path: Path) -> None:
+def test_package_that_has_overwritten_ours_is_reported_by_every_command(tmp_path: Path) -> None:
     site = tmp_path / "site"
     shutil.copytree(Path(daemon.__file__).parent, site / "daemon", ignore=shutil.ignore_patterns("model", "*.flac"))
     (site / "daemon" / "__init__.py").write_text("class DaemonContext: pass\n")

@@ -157,7 +157,7 @@ def test_terminal_as_standard_input_is_wrong_usage(make_instance: MakeInstance) 
     assert "terminal" in plain(ended)
 
 
-def test_full_device_and_closed_pipe_end_plainly(make_instance: MakeInstance, memo: Path) -> None:
+def test_full_device_and_closed_pipe_give_a_plain_error(make_instance: MakeInstance, memo: Path) -> None:
     instance = make_instance()
     for words in ("status", "status --json", "check", "prepare $memo -o $out --json --force", "transcribe $memo"):
         ended = shell(instance, f"$scribed {words} $config > /dev/full", memo=memo, out=memo.with_name("out.wav"))
@@ -170,7 +170,7 @@ def test_full_device_and_closed_pipe_end_plainly(make_instance: MakeInstance, me
     assert shell(instance, "$scribed status $config >&- 2>&-").returncode == 0
 
 
-def test_names_cannot_command_the_terminal(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_names_cannot_send_escape_sequences_to_the_terminal(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()
     name = "evil\x1b[2J\x1b]0;owned\x07\n\u202egpj.wav"
     (tmp_path / name).write_text("no audio")
@@ -208,7 +208,7 @@ def test_interrupted_pipe_ends_with_130(make_instance: MakeInstance) -> None:
     process.stderr.close()
 
 
-def test_demo_deletes_nothing_that_no_demo_made(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_demo_deletes_only_folders_that_a_demo_made(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance()  # the folders of a real service
     (instance.folder("inbox") / "only-copy.wav").write_bytes(b"x")
     command = [*instance.command()[:3], "demo", "--into", str(instance.root)]

@@ -247,7 +247,7 @@ def test_second_instance_is_refused(make_instance: MakeInstance) -> None:
     instance.start()
     second = instance.run("once")
     assert second.returncode == 75
-    assert "Another scribed already holds" in second.stderr
+    assert "Another scribed instance is already using" in second.stderr
     assert "Traceback" not in second.stderr
     assert instance.stop(signal.SIGINT) == 130
 

@@ -45,7 +45,7 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]
     server.close()
 
 
-def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard: list[str], tmp_path: Path) -> None:
+def test_service_reports_its_state_to_systemd(make_instance: MakeInstance, heard: list[str], tmp_path: Path) -> None:
     figures = tmp_path / "scribed.prom"
     instance = make_instance(watch={"scan_s": 0.2}, logging={"names": "hashed"}, metrics={"textfile": str(figures)})
     instance.start()
@@ -78,7 +78,7 @@ def test_systemd_hears_how_the_service_fares(make_instance: MakeInstance, heard:
     assert "scribed_recording_audio_seconds_count 1" in figures.read_text()
 
 
-def test_a_model_that_is_not_there_is_never_ready_and_said_in_the_outbox(
+def test_service_without_a_model_is_never_ready_and_says_so_in_status_txt(
     make_instance: MakeInstance, heard: list[str], tmp_path: Path
 ) -> None:
     instance = make_instance(model={"path": str(tmp_path / "nowhere")})
@@ -90,7 +90,7 @@ def test_a_model_that_is_not_there_is_never_ready_and_said_in_the_outbox(
     assert "fetch-model" in status
 
 
-def test_after_failed_starts_it_waits_says_so_and_takes_the_model_when_it_comes(
+def test_service_backs_off_after_failed_starts_and_loads_the_model_when_it_appears(
     make_instance: MakeInstance, heard: list[str], tmp_path: Path
 ) -> None:
     model = tmp_path / "model"

@@ -47,7 +47,7 @@ def test_group_members_see_the_status_of_a_running_and_a_stopped_service(unit: U
     assert "member of the service's group" in refused.stderr
 
 
-def test_restart_after_any_end_resumes_and_leaves_no_speech_behind(unit: Unit, long: Path) -> None:
+def test_restart_after_any_kind_of_exit_resumes_and_leaves_no_speech_behind(unit: Unit, long: Path) -> None:
     unit.drop_in(HASTE)
     # A kill before the first chunk of a start is charged to a recording that is alone; blame is not shown here.
     unit.configure(retry={"max_attempts": 10}, segment=SMALL_CHUNKS)

@@ -326,7 +326,7 @@ def test_demo_is_not_a_relative_path(tmp_path: Path) -> None:
     assert load_text(tmp_path, "model: {path: demo}").model.path == Path("demo")
 
 
-def test_a_path_in_code_must_be_absolute() -> None:
+def test_path_in_code_must_be_absolute() -> None:
     with pytest.raises(ValidationError, match="an absolute path"):
         config.Folders(inbox=Path("in"))
 

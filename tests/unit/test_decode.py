@@ -195,7 +195,7 @@ def test_loudness_of_a_very_short_recording_and_of_silence(tmp_path: Path) -> No
 # What the receipt says
 
 
-def test_a_clean_recording_has_no_notes(spoken: Path, tmp_path: Path) -> None:
+def test_clean_recording_has_no_notes(spoken: Path, tmp_path: Path) -> None:
     media.sox(spoken, tmp_path / "quieter.wav", "gain", "-6")
     receipt = clean(tmp_path / "quieter.wav", tmp_path)[1]
     assert receipt.notes == ()

@@ -292,7 +292,7 @@ def test_subtitles_without_speech_are_empty() -> None:
     assert text(SILENCE, "vtt") == "WEBVTT\n"
 
 
-def test_a_long_segment_shares_its_time_among_cues() -> None:
+def test_long_segment_shares_its_time_among_cues() -> None:
     words = " ".join(f"word{number}" for number in range(100))
     cues = cues_of(text(saying(words, 10.0, 40.0), "srt"), ",")
     assert len(cues) > 5

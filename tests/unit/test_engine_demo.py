@@ -55,7 +55,7 @@ def test_spoken_words_are_written(engine: Engine) -> None:
     assert n_right >= 0.9 * len(spoken), written
 
 
-def test_a_forced_language_and_hotwords_go_together_with_others(engine: Engine) -> None:
+def test_chunks_with_forced_language_and_hotwords_share_a_batch_with_others(engine: Engine) -> None:
     sound = speak(SENTENCES[0])
     plain, forced = (engine.submit(ChunkRequest(sound, language, (), "a")) for language in (None, "English"))
     other = engine.submit(ChunkRequest(speak(SENTENCES[2]), None, ("monday", "budget"), "b"))
@@ -63,7 +63,7 @@ def test_a_forced_language_and_hotwords_go_together_with_others(engine: Engine) 
     assert other.result(TIMEOUT_S).text
 
 
-def test_what_is_not_speech_gives_no_words(engine: Engine) -> None:
+def test_audio_without_speech_gives_no_words(engine: Engine) -> None:
     rng = np.random.default_rng(7)
     seconds = np.arange(3 * 16_000) / 16_000
     sounds = {

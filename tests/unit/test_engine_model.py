@@ -167,7 +167,7 @@ def test_demo_model_generates_the_tokens_of_generate_for_speech(demo: Pair) -> N
     assert len(text_of(demo, expected[0], chunks[0]).text.split()) > 5
 
 
-def test_moved_row_goes_on(tiny: Pair) -> None:
+def test_moved_row_continues(tiny: Pair) -> None:
     long, short = MIXED[5], MIXED[1]
     expected = tiny.generate(long)
     prepared = [tiny.ours.prepare(chunk) for chunk in (short, long)]

@@ -83,7 +83,7 @@ def test_source_that_is_the_target_itself_is_refused_even_if_forced(source: Path
     (folder / "notes.md").write_text("mine")
     (tmp_path / "other-name").symlink_to(folder)
     for origin in (folder, tmp_path / "other-name"):
-        with pytest.raises(CannotWriteError, match="where the model would be written"):
+        with pytest.raises(CannotWriteError, match="is the destination folder itself"):
             fetch(DEFAULT_MODEL, str(origin), tmp_path / "models", lambda _: None, is_forced=True)
     assert (folder / "notes.md").read_text() == "mine"
 

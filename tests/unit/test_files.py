@@ -77,7 +77,7 @@ def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401  # the s
 # Writing and publishing
 
 
-def test_what_is_published_is_whole_and_has_its_mode(tmp_path: Path) -> None:
+def test_published_file_is_complete_and_has_its_mode(tmp_path: Path) -> None:
     target = tmp_path / "talk.txt"
     files.publish(files.write_temporary(target, b"words", 0o664), target)
     assert target.read_bytes() == b"words"
@@ -102,7 +102,7 @@ def test_publish_never_overwrites(tmp_path: Path, kind: str) -> None:
     assert temporary.read_bytes() == b"ours"
 
 
-def test_a_temporary_name_is_never_the_same_and_always_fits(tmp_path: Path) -> None:
+def test_temporary_names_are_unique_and_fit(tmp_path: Path) -> None:
     target = tmp_path / ("x" * 255)
     temporaries = [files.write_temporary(target, b"whole", 0o600) for _ in range(3)]
     assert len(set(temporaries)) == 3
@@ -119,7 +119,7 @@ def test_no_file_gets_set_id_sticky_or_execute_bits(tmp_path: Path, wanted: int)
     assert stat.S_IMODE(target.stat().st_mode) == wanted & 0o666
 
 
-def test_replace_writes_over_an_earlier_version_and_what_a_crash_left(tmp_path: Path) -> None:
+def test_replace_overwrites_earlier_versions_and_leftovers_of_a_crash(tmp_path: Path) -> None:
     target = tmp_path / "status.json"
     files.temporary_beside(target).write_bytes(b"half a docu")
     files.replace(target, b"one", 0o640)
@@ -129,7 +129,7 @@ def test_replace_writes_over_an_earlier_version_and_what_a_crash_left(tmp_path: 
     assert names_in(tmp_path) == {"status.json"}
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with pytest.raises(OSError, match="directory"):
         files.replace(tmp_path / "taken", b"x", 0o600)
@@ -165,7 +165,7 @@ print(json.dumps(said))
 
 
 @pytest.mark.parametrize("refused", [{"renameat2": errno.EINVAL}, {"renameat2": errno.EINVAL, "linkat": errno.EPERM}])
-def test_nothing_is_overwritten_where_no_such_rename_exists(tmp_path: Path, refused: dict[str, int]) -> None:
+def test_nothing_is_overwritten_without_renameat2(tmp_path: Path, refused: dict[str, int]) -> None:
     numbers = _NUMBERS.get(platform.machine())
     if numbers is None or ctypes.sizeof(ctypes.c_void_p) != 8:
         pytest.skip(f"the numbers of system calls on {platform.machine()} are not known here")
@@ -181,7 +181,7 @@ def test_nothing_is_overwritten_where_no_such_rename_exists(tmp_path: Path, refu
     assert names_in(tmp_path) == {"taken", "free"}
 
 
-def test_a_link_that_worked_though_it_was_answered_otherwise_is_seen(tmp_path: Path) -> None:
+def test_link_that_succeeded_despite_an_error_is_detected(tmp_path: Path) -> None:
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(b"sound")
     target.hardlink_to(source)  # what a repeated request of NFS finds
@@ -189,7 +189,7 @@ def test_a_link_that_worked_though_it_was_answered_otherwise_is_seen(tmp_path: P
     assert names_in(tmp_path) == {"target"}
 
 
-def test_a_disk_that_is_not_there_is_none(tmp_path: Path, other_disk: Path) -> None:
+def test_disk_of_a_missing_path_is_none(tmp_path: Path, other_disk: Path) -> None:
     assert files.disk_of(tmp_path) == tmp_path.stat().st_dev != files.disk_of(other_disk)
     assert files.disk_of(tmp_path / "nowhere") is None
     assert files.free_bytes(tmp_path) > 0
@@ -214,7 +214,7 @@ def test_only_regular_files_are_opened(tmp_path: Path) -> None:
         assert stream.read() == b"sound"
 
 
-def test_a_file_that_is_gone_may_come_back(tmp_path: Path) -> None:
+def test_missing_file_is_a_transient_error(tmp_path: Path) -> None:
     with pytest.raises(TransientError, match="No such file"):
         files.open_regular(tmp_path / "gone.wav")
 
@@ -258,6 +258,6 @@ def test_sha256_can_be_interrupted(tmp_path: Path) -> None:
         (errno.EEXIST, FileExistsError, "File exists"),
     ],
 )
-def test_errors_of_the_file_system_say_what_to_do(tmp_path: Path, code: int, kind: type[Exception], words: str) -> None:
+def test_file_system_errors_have_a_remedy(tmp_path: Path, code: int, kind: type[Exception], words: str) -> None:
     with pytest.raises(kind, match=words), files.explained("It cannot be written", tmp_path):
         raise OSError(code, os.strerror(code), "x")

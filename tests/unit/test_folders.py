@@ -174,7 +174,7 @@ def test_no_file_that_is_written_gets_set_id_sticky_or_execute_bits(tmp_path: Pa
     assert stat.S_IMODE((tmp_path / "talk.txt").stat().st_mode) == wanted & 0o666
 
 
-def test_a_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_write_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     with Folder.open(tmp_path) as folder, pytest.raises(OSError, match="directory"):
         folder.replace("taken", b"x", 0o600, "1")
@@ -264,7 +264,7 @@ def test_move_never_overwrites(tmp_path: Path, other_disk: Path) -> None:
     assert names_in(other_disk) == {"b.wav"}
 
 
-def test_a_file_that_may_not_leave_is_not_doubled(open_folder: Path, other_disk: Path) -> None:
+def test_file_that_cannot_be_removed_is_not_doubled(open_folder: Path, other_disk: Path) -> None:
     source = open_folder / "closed" / "a.wav"
     source.parent.mkdir()
     source.write_bytes(b"audio")
@@ -283,7 +283,7 @@ except PermissionError:
     source.parent.chmod(0o755)
 
 
-def test_a_move_between_disks_that_a_crash_cut_off_is_completed(tmp_path: Path, other_disk: Path) -> None:
+def test_move_between_disks_that_a_crash_cut_off_is_completed(tmp_path: Path, other_disk: Path) -> None:
     source, target = tmp_path / "a.wav", other_disk / "a.wav"
     source.write_bytes(b"audio")
     target.write_bytes(b"audio")
@@ -309,7 +309,7 @@ def make(root: Path, relative: str, model: Path | None = None) -> Path:
     return root / relative
 
 
-def test_made_folders_have_mode_and_group_of_their_twins(tmp_path: Path) -> None:
+def test_created_folders_have_mode_and_group_of_their_twins(tmp_path: Path) -> None:
     model, root = tmp_path / "inbox", tmp_path / "outbox"
     (model / "a" / "b").mkdir(parents=True)
     root.mkdir()
@@ -330,7 +330,7 @@ def test_set_user_id_and_sticky_bits_of_a_twin_are_not_copied(tmp_path: Path) ->
     assert stat.S_IMODE(make(tmp_path / "outbox", "a", tmp_path / "inbox").stat().st_mode) == 0o2770
 
 
-def test_a_folder_is_never_wider_than_its_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_mode_never_exceeds_that_of_its_twin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "inbox" / "a").mkdir(parents=True)
     (tmp_path / "inbox" / "a").chmod(0o2710)
     (tmp_path / "outbox").mkdir()
@@ -344,26 +344,26 @@ def test_a_folder_is_never_wider_than_its_twin(tmp_path: Path, monkeypatch: pyte
     assert stat.S_IMODE(made.stat().st_mode) == 0o2710
 
 
-def test_an_existing_folder_keeps_its_mode(tmp_path: Path) -> None:
+def test_existing_folder_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "inbox" / "a").mkdir(parents=True, mode=0o755)
     (tmp_path / "outbox" / "a").mkdir(parents=True)
     (tmp_path / "outbox" / "a").chmod(0o700)
     assert stat.S_IMODE(make(tmp_path / "outbox", "a", tmp_path / "inbox").stat().st_mode) == 0o700
 
 
-def test_folders_are_made_though_their_twins_are_gone(tmp_path: Path) -> None:
+def test_folders_are_created_without_their_twins(tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
     assert make(tmp_path, "a/b", tmp_path / "inbox").is_dir()
 
 
-def test_we_may_always_write_to_a_folder_that_we_make(tmp_path: Path) -> None:
+def test_created_folder_is_always_writable_for_the_service(tmp_path: Path) -> None:
     (tmp_path / "inbox" / "a").mkdir(parents=True)
     (tmp_path / "inbox" / "a").chmod(0o070)  # its owner locked himself out, his group works there
     (tmp_path / "outbox").mkdir()
     assert stat.S_IMODE(make(tmp_path / "outbox", "a", tmp_path / "inbox").stat().st_mode) == 0o770
 
 
-def test_a_file_in_the_way_of_a_folder_is_named(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"")
     with pytest.raises(TransientError, match="a is a file where a folder"):
         make(tmp_path, "a/b")

@@ -83,7 +83,7 @@ def test_hotwords_within_speech_are_not_an_echo(text: str) -> None:
     assert not is_echo(text, HOTWORDS)
 
 
-def test_echo_is_kept_only_where_as_much_was_said() -> None:
+def test_echo_is_kept_only_with_enough_speech() -> None:
     echo = said("Dr. Meyer, Ulm, troponin")
     assert choose_response(echo, said("")) == said("")
     assert choose_response(echo, said("Yes.")) == said("Yes.")

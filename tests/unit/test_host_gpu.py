@@ -31,7 +31,7 @@ def test_gpu_is_present_by_its_device_or_its_driver(path: str, tmp_path: Path) -
     assert gpu.is_present(tmp_path)
 
 
-def test_control_device_alone_is_no_gpu(tmp_path: Path) -> None:
+def test_control_device_alone_is_not_a_gpu(tmp_path: Path) -> None:
     (tmp_path / "dev/nvidiactl").mkdir(parents=True)
     assert not gpu.is_present(tmp_path)
 
@@ -60,6 +60,6 @@ def test_failure_of_nvidia_smi_carries_its_message(tmp_path: Path, monkeypatch: 
         gpu.query()
 
 
-def test_missing_nvidia_smi_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_nvidia_smi_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert gpu.query() is None

@@ -310,7 +310,7 @@ def test_file_that_ends_in_a_hole_waits_300_seconds(poll: Watched, n_filled: int
         stream.write(bytes(range(256)) * (n_filled // 256))
         stream.truncate(1 << 20)
     assert poll.settled(299) == []
-    assert poll.reasons() == {"a.wav": "has space reserved at its end that is not filled yet"}
+    assert poll.reasons() == {"a.wav": "has reserved space at its end that is not filled yet"}
     assert len(poll.scan(1).settled) == 1
 
 
@@ -334,7 +334,7 @@ def test_upload_into_reserved_space_waits_until_its_end_is_filled(poll: Watched)
     assert poll.settled() == ["a.wav"]
 
 
-def test_a_compressing_file_system_has_no_holes(poll: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compressing_file_system_has_no_holes(poll: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mounts, "filesystem_of", lambda _path, _table=None: "btrfs")
     with (poll.root / "a.wav").open("wb") as stream:
         stream.truncate(1 << 20)  # fewer blocks than its size, as a compressed recording
@@ -939,7 +939,7 @@ def test_folders_without_a_watch_are_counted_and_their_uploads_wait_longer(root:
     assert (told["has"], told["settled"], sysctl, limit) == (True, 0, "user.max_inotify_watches", 30)
     assert 31 <= n_folders <= 60
     assert told["reasons"] == [
-        "arrived a moment ago, and whether its sender is done cannot be seen here",
+        "arrived a moment ago, and scribed cannot see here whether the upload is complete",
         "still being written",
     ]
     assert told["after"] == "None"  # the limit was raised: nothing has to be restarted

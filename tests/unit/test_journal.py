@@ -96,7 +96,7 @@ def reopened_state(journal: Journal, folder: Path) -> JobState:
     return state
 
 
-def test_the_order_of_documents_is_that_of_their_putting_down(journal: Journal) -> None:
+def test_documents_are_listed_in_the_order_they_were_recorded(journal: Journal) -> None:
     added(journal, "1")
     names = ["talk.txt", "talk.srt", "talk.vtt", "talk.json"]
     journal.reserve("1", PLACE, dict.fromkeys(names, "00"), RESULT)
@@ -105,7 +105,7 @@ def test_the_order_of_documents_is_that_of_their_putting_down(journal: Journal) 
     assert list(journal.documents("1")) == ["talk (2).json"]
 
 
-def test_what_others_have_reserved_is_message(journal: Journal) -> None:
+def test_reservations_of_other_jobs_are_listed_until_they_finish(journal: Journal) -> None:
     added(journal, "1", "22", "333")
     journal.reserve("1", PLACE, {}, RESULT)
     journal.reserve("22", Reservation("", "memo", "memo.wav"), {}, RESULT)
@@ -223,7 +223,7 @@ def test_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
 
 
 @pytest.mark.parametrize("end", ["commit", "finish", "fail"])
-def test_ended_job_is_not_in_flight(journal: Journal, end: str) -> None:
+def test_finished_job_is_not_in_flight(journal: Journal, end: str) -> None:
     added(journal, "1")
     journal.begin("1")
     {"commit": journal.commit_delivery, "finish": journal.finish, "fail": journal.fail}[end]("1")

@@ -83,7 +83,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path) -> None:
+def test_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path) -> None:
     path = tmp_path / "lock"
     command = [sys.executable, "-c", f"import sys\nfrom pathlib import Path\n{_HOLD}", str(path)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
@@ -120,7 +120,7 @@ except PermissionError:
         assert run_as_other(code, open_folder / "lock") == "refused"
 
 
-def test_who_asks_for_a_lock_does_not_keep_an_instance_from_starting(
+def test_asking_for_a_lock_does_not_keep_an_instance_from_starting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(locks, "_LOCK_PAUSE_S", 0.5)  # a slow machine must not fail this

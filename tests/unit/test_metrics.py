@@ -84,7 +84,7 @@ def test_counters_count_delivered_and_failed_recordings() -> None:
     assert found["scribed_recordings_failed_total"] == 1
 
 
-def test_file_is_readable_for_everybody_and_leaves_no_temporary_file(tmp_path: Path) -> None:
+def test_file_is_readable_for_everyone_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     target = tmp_path / "scribed.prom"
     for _ in range(2):
         write(target, GAUGES, Counters())

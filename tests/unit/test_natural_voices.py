@@ -75,7 +75,7 @@ def test_mains_hum_between_turns_is_not_taken_for_speech(
     assert found[-1].stop < moved[-1].stop + 0.6 * S
 
 
-def test_a_quiet_far_speaker_is_not_lost(tmp_path: Path) -> None:
+def test_quiet_far_speaker_is_not_lost(tmp_path: Path) -> None:
     near = voices.say("slt", TURNS[0][1])
     far = voices.from_afar(voices.say("awb", TURNS[5][1]), level=0.04)
     pause = np.zeros(S, np.float32)

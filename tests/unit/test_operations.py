@@ -60,7 +60,7 @@ def test_each_reason_is_explained(file: str, reason: str) -> None:
     assert sentence in PAGE, f"{file} says: {reason}"
 
 
-def test_the_list_of_reasons_is_no_empty_one() -> None:
+def test_list_of_reasons_is_not_empty() -> None:
     said = {reason for _, reason in all_reasons()}
     assert len(said) >= 25
     assert {

@@ -197,7 +197,7 @@ def test_damaged_file_is_named_by_its_format(head: bytes, what: str, tag: bytes,
 
 
 @pytest.mark.parametrize(("head", "what"), [(b"\x03enc", "encrypted"), (b"\x03ds2", "DS2")])
-def test_ds2_dictation_is_refused_with_the_way_out(head: bytes, what: str, tmp_path: Path) -> None:
+def test_ds2_dictation_is_refused_with_a_remedy(head: bytes, what: str, tmp_path: Path) -> None:
     (tmp_path / "dictation.ds2").write_bytes(head + bytes(3000))
     error = refusal(tmp_path / "dictation.ds2")
     assert what in error.what

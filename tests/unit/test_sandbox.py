@@ -66,7 +66,7 @@ print(*[found.what for found in sandbox.give_up_rights()], sep="\\n")
 
 @pytest.mark.skipif(not seccomp.is_available(), reason="it takes seccomp to be without something")
 @pytest.mark.parametrize(("lacking", "said"), [("landlock", "Landlock"), ("seccomp", "seccomp")])
-def test_a_protection_the_kernel_lacks_is_named_and_the_other_still_applies(lacking: str, said: str) -> None:
+def test_protection_the_kernel_lacks_is_named_and_the_other_still_applies(lacking: str, said: str) -> None:
     done = subprocess.run([sys.executable, "-c", ASK, lacking], capture_output=True, text=True, check=True, cwd=ROOT)
     found, _, given_up = done.stdout.partition("given up\n")
     others = len([missing for missing in sandbox.find_missing() if said not in missing.what])

@@ -162,7 +162,7 @@ def test_each_recording_is_in_exactly_one_list(make_harness: Callable[..., Harne
     assert set(listed) == names
 
 
-def test_fault_of_every_turn_is_shown(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+def test_fault_in_each_turn_of_the_loop_is_shown(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
     """Nothing can be taken in any more; that must not keep the reason out of the status."""
     harness = make_harness(0.2)
     wait_until(lambda: "READY=1" in harness.heard, "it is ready")
@@ -176,7 +176,7 @@ def test_fault_of_every_turn_is_shown(make_harness: Callable[..., Harness], tmp_
     wait_until(lambda: not status_of(tmp_path)["faults"], "it is gone again")
 
 
-def test_sign_of_life_is_renewed_while_idle(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
+def test_heartbeat_is_renewed_while_idle(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
     harness = make_harness(3600)
     wait_until(lambda: "READY=1" in harness.heard, "it is ready")
     wait_until(lambda: status_of(tmp_path)["state"] == "ready", "it is shown")

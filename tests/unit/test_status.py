@@ -142,7 +142,7 @@ def test_long_lists_are_cut_and_counts_are_complete() -> None:
 # STATUS.txt
 
 
-def test_status_txt_says_what_people_ask_for() -> None:
+def test_status_txt_shows_queue_results_and_problems() -> None:
     assert render_status_txt(BUSY, shows_names=True, names="full") == (
         "scribed is running.\n"
         "2 arriving, 2 waiting, 2 being transcribed, 7 done today, 1 failed.\n"
@@ -154,9 +154,9 @@ def test_status_txt_says_what_people_ask_for() -> None:
         "  talk.wav  25%\n"
         "  begun.wav  0%\n"
         "\n"
-        "Arriving (taken when complete):\n"
+        "Arriving (claimed when complete):\n"
         "  slow.wav: still being written\n"
-        "  new.wav: arrived a moment ago; taken at 09:30:13 UTC if it does not change\n"
+        "  new.wav: arrived a moment ago; claimed at 09:30:13 UTC if it does not change\n"
         "\n"
         "Waiting for their turn:\n"
         "  next.wav\n"
@@ -165,7 +165,7 @@ def test_status_txt_says_what_people_ask_for() -> None:
         "Failed (the .error.txt file next to each recording in the failed folder says what to do):\n"
         "  zip.mp3: It is not audio.\n"
         "\n"
-        "Finished last:\n"
+        "Recently finished:\n"
         "  done.wav\n"
         "  holes.wav  (parts of the speech are missing)\n"
         "  old.wav\n"
@@ -175,11 +175,11 @@ def test_status_txt_says_what_people_ask_for() -> None:
 
 
 @pytest.mark.parametrize("state", ["waiting", "loading", "ready", "idle", "draining", "stopped"])
-def test_every_state_has_its_words(state: str) -> None:
+def test_every_state_has_a_description(state: str) -> None:
     assert render_status_txt(Snapshot(state, ""), shows_names=True, names="full").startswith("scribed is ")
 
 
-def test_counts_alone_name_no_recording() -> None:
+def test_status_of_counts_names_no_recording() -> None:
     text = render_status_txt(BUSY, shows_names=False, names="full")
     assert ".wav" not in text
     assert ".mp3" not in text
@@ -231,7 +231,7 @@ ROOTS = ("/srv/in", "/srv/out")
         ("/srv/inside/a.wav is elsewhere.", ("a.wav",), "/srv/inside/a.wav is elsewhere."),
     ],
 )  # fmt: skip
-def test_names_below_shared_folders_are_concealed(text: str, known: tuple[str, ...], expected: str) -> None:
+def test_names_below_shared_folders_are_hidden(text: str, known: tuple[str, ...], expected: str) -> None:
     for name in ("Ward 7/Doe", "Ward 7", "x y z", "a b.wav", "a.wav", "a.wave is gone"):
         expected = expected.replace(f"{{{name}}}", shown_name(name, "hashed"))
     assert conceal_paths(text, ROOTS, known) == expected
@@ -266,7 +266,7 @@ def test_escaped_text_cannot_reach_a_terminal(name: str) -> None:
 # Faults of a scan
 
 
-def test_faults_of_a_scan_come_and_go() -> None:
+def test_faults_of_a_scan_appear_and_clear() -> None:
     faults = Faults()
     report_scan(faults, Scan(unreadable=("a.wav", "b.wav")), "full")
     (fault,) = faults.standing()
@@ -298,7 +298,7 @@ def test_watch_shortage_names_the_sysctl_and_the_file_for_it() -> None:
 # The sign of life
 
 
-def test_status_of_a_running_daemon_is_believed_and_its_files_have_their_modes(config: Config) -> None:
+def test_status_of_a_running_daemon_is_shown_and_its_files_have_their_modes(config: Config) -> None:
     StatusFiles(Faults()).show(config, BUSY)
     assert stat.S_IMODE((config.folders.state / SNAPSHOT_NAME).stat().st_mode) == 0o640
     assert stat.S_IMODE((config.folders.outbox / STATUS_NAME).stat().st_mode) == 0o660
@@ -338,7 +338,7 @@ def other(config: Config) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_status_left_by_a_crash_is_stopped_at_once_and_nothing_runs(
+def test_status_left_by_a_crash_shows_stopped_at_once_and_nothing_running(
     config: Config, other: subprocess.Popen[str]
 ) -> None:
     assert read_status(config.folders.state)["state"] == "ready"
@@ -348,11 +348,11 @@ def test_status_left_by_a_crash_is_stopped_at_once_and_nothing_runs(
     assert (status["state"], status["queue"]["running"]) == ("stopped", [])
     assert status["queue"]["waiting"] == ["talk.wav", "begun.wav", "next.wav", "caf\\xe9\n\x1b[31m.wav"]
     assert status["queue"]["n_waiting"] == 4
-    assert status["faults"][-1]["what"] == "The service is not running, and it was not stopped in order."
+    assert status["faults"][-1]["what"] == "The service is not running, and it did not shut down cleanly."
     assert not is_running(config.folders.state)
 
 
-def test_another_process_with_the_number_of_a_dead_daemon_is_not_the_daemon(config: Config) -> None:
+def test_another_process_with_the_pid_of_a_dead_daemon_is_not_the_daemon(config: Config) -> None:
     StatusFiles(Faults()).show(config, BUSY)
     status = read_json(config)
     assert judge(status).is_alive
@@ -382,7 +382,7 @@ def test_daemon_that_hangs_is_named(config: Config) -> None:
         ({"boottime_s": None}, None, False),
     ],
 )
-def test_sign_of_life_from_elsewhere_counts_by_its_age(
+def test_heartbeat_from_another_machine_counts_by_its_age(
     process: dict[str, Any], alive_at: str | None, *, is_alive: bool
 ) -> None:
     status = sign_of_life()
@@ -393,11 +393,11 @@ def test_sign_of_life_from_elsewhere_counts_by_its_age(
 
 
 @pytest.mark.parametrize("status", [{}, {"process": 1}, {"alive_at": 5}, {"process": {}, "alive_at": None}])
-def test_status_without_a_sign_of_life_is_of_no_running_daemon(status: dict[str, Any]) -> None:
+def test_status_without_a_heartbeat_means_no_running_daemon(status: dict[str, Any]) -> None:
     assert not judge(status).is_alive
 
 
-def test_sign_of_life_is_renewed_every_ten_seconds_and_no_more_often(config: Config) -> None:
+def test_heartbeat_is_renewed_every_ten_seconds_and_no_more_often(config: Config) -> None:
     clock = Clock()
     files = StatusFiles(Faults(), clock)
     files.beat()  # nothing to renew yet
@@ -420,12 +420,12 @@ def test_sign_of_life_is_renewed_every_ten_seconds_and_no_more_often(config: Con
 # What cannot be read
 
 
-def test_before_the_first_start_it_is_stopped(tmp_path: Path) -> None:
+def test_status_before_the_first_start_is_stopped(tmp_path: Path) -> None:
     assert read_status(tmp_path)["state"] == "stopped"
 
 
 def test_missing_state_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ScribedError, match=r"nowhere/state does not exist. Has the service been started"):
+    with pytest.raises(ScribedError, match=r"nowhere/state does not exist. If the service has run"):
         read_status(tmp_path / "nowhere" / "state")
 
 
@@ -465,13 +465,13 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("closed", [".", SNAPSHOT_NAME])
-def test_without_permission_it_says_whom_to_ask(open_folder: Path, closed: str) -> None:
+def test_missing_permission_error_says_whom_to_ask(open_folder: Path, closed: str) -> None:
     (open_folder / SNAPSHOT_NAME).write_text(json.dumps(as_dict(BUSY) | sign_of_life()))
     (open_folder / closed).chmod(0)
     told = read_as_other(open_folder)
     (open_folder / closed).chmod(0o700)
     assert told.startswith("77 You have no permission to read")
-    assert "member of the service's group" in told
+    assert "add you to the service's group" in told
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take on a group")
@@ -542,7 +542,7 @@ def block(path: Path) -> None:
 
 
 @pytest.mark.parametrize("broken", ["status.json", "STATUS.txt", "The metrics file"])
-def test_a_place_that_cannot_be_written_is_a_fault_in_the_others(
+def test_target_that_cannot_be_written_is_a_fault_in_the_others(
     config: Config, tmp_path: Path, broken: str, make_publisher: Callable[[Config], Publisher]
 ) -> None:
     config = with_sections(config, metrics=Metrics(textfile=tmp_path / "scribed.prom"))

@@ -43,7 +43,7 @@ def test_each_message_arrives_as_systemd_reads_it(listener: tuple[socket.socket,
     assert receive(server) == ["STOPPING=1"]
 
 
-def test_a_reload_says_when_it_began(listener: tuple[socket.socket, str]) -> None:
+def test_reload_says_when_it_began(listener: tuple[socket.socket, str]) -> None:
     server, address = listener
     before_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     Notifier(address).reloading()
@@ -53,7 +53,7 @@ def test_a_reload_says_when_it_began(listener: tuple[socket.socket, str]) -> Non
 
 
 @pytest.mark.parametrize("name", ["talk\nSTOPPING=1", "talk\x1b[31m", "talk\udcff.wav"])
-def test_a_name_in_the_status_stays_in_it(listener: tuple[socket.socket, str], name: str) -> None:
+def test_name_in_the_status_cannot_add_lines(listener: tuple[socket.socket, str], name: str) -> None:
     server, address = listener
     Notifier(address).status(f"working on {name}")
     (line,) = receive(server)
@@ -61,7 +61,7 @@ def test_a_name_in_the_status_stays_in_it(listener: tuple[socket.socket, str], n
     assert line.isprintable()
 
 
-def test_a_long_status_still_fits_into_a_message(listener: tuple[socket.socket, str]) -> None:
+def test_long_status_still_fits_into_a_message(listener: tuple[socket.socket, str]) -> None:
     server, address = listener
     Notifier(address).status("\U0001f600" * 5000)
     message = server.recv(100_000)
@@ -79,7 +79,7 @@ def test_without_a_listener_nothing_happens(address: str) -> None:
     assert notifier.watchdog_interval_s is None
 
 
-def test_the_watchdog_is_fed_twice_as_often_as_it_asks() -> None:
+def test_watchdog_is_fed_twice_as_often_as_it_asks() -> None:
     ours = {"WATCHDOG_USEC": "60000000", "WATCHDOG_PID": str(os.getpid())}
     assert Notifier.from_environment(ours).watchdog_interval_s == 30
     assert Notifier.from_environment({"WATCHDOG_USEC": "500000"}).watchdog_interval_s == 0.25
@@ -94,11 +94,11 @@ def test_the_watchdog_is_fed_twice_as_often_as_it_asks() -> None:
         {"WATCHDOG_USEC": "-5"},
     ],
 )
-def test_a_watchdog_of_another_process_or_of_nonsense_is_none(environ: dict[str, str]) -> None:
+def test_watchdog_of_another_process_or_with_an_invalid_value_is_ignored(environ: dict[str, str]) -> None:
     assert Notifier.from_environment(environ).watchdog_interval_s is None
 
 
-def test_an_entry_arrives_as_journald_reads_it(listener: tuple[socket.socket, str]) -> None:
+def test_entry_arrives_as_journald_reads_it(listener: tuple[socket.socket, str]) -> None:
     server, address = listener
     journal = JournalSocket(address.replace("@", "\0"))
     assert journal.send({"MESSAGE": "one\ntwo", "PRIORITY": "6", "SCRIBED_NAME": "Müller"})

@@ -165,7 +165,7 @@ def cuts(draw: st.DrawFn, words: tuple[str, ...], least: int) -> tuple[list[str]
 
 @settings(deadline=None)
 @given(cuts(FEW, 2) | cuts(MANY, 2), st.sampled_from(["", "before", "after"]))
-def test_a_sentence_cut_with_an_overlap_is_whole_again(cut: tuple[list[str], int, int], garbled: str) -> None:
+def test_sentence_cut_with_an_overlap_is_whole_again(cut: tuple[list[str], int, int], garbled: str) -> None:
     sentence, n_shared, start = cut
     before, after = sentence[: start + n_shared], sentence[start:]
     if garbled == "before":
@@ -216,7 +216,7 @@ def test_own_halves_are_whole_where_nothing_agrees(
     assert len(head) + len(rest) >= max(len(before), len(after))
 
 
-def test_one_common_word_far_from_the_seam_proves_nothing() -> None:
+def test_common_word_far_from_the_seam_is_not_taken_for_the_overlap() -> None:
     before, after = "we met the client on monday about prices", "they never called back and the offer ended"
     head, rest = merge_overlap(before, after, 6 / 8, 6 / 8)
     assert before.startswith(head)
@@ -226,13 +226,13 @@ def test_one_common_word_far_from_the_seam_proves_nothing() -> None:
 # Repetitions and spelling
 
 
-def test_an_honest_repetition_stays() -> None:
+def test_real_repetition_is_kept() -> None:
     merged = merge_lines("and he said no no no", "no no no way he said", 2)
     assert merged == "and he said no no no no way he said"
     assert merge_lines("no no no no", "no no no no", 3) == "no no no no no"
 
 
-def test_a_phrase_that_returns_is_not_taken_for_the_overlap() -> None:
+def test_phrase_that_returns_is_not_taken_for_the_overlap() -> None:
     before, after = "so we said red green blue and then yes sure", "yes sure and red green blue again later on"
     merged = "so we said red green blue and then yes sure and red green blue again later on"
     assert merge_lines(before, after, 2) == merged

@@ -24,7 +24,7 @@ def make(*segments: Segment, is_read: bool = True, gaps: tuple[Gap, ...] = ()) -
     )
 
 
-def test_the_language_is_the_one_spoken_longest() -> None:
+def test_language_is_the_one_spoken_longest() -> None:
     transcript = make(
         Segment(0, 1, "Ja.", "German"),
         Segment(1, 2, "Ja.", "German"),

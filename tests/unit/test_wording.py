@@ -126,7 +126,7 @@ def test_every_kind_of_text_is_searched(tmp_path: Path) -> None:
     assert [line for line, text in texts_of_document(document) if told.find(text)] == [1, 4]
 
 
-def test_an_exception_allows_a_phrase_only_where_it_applies() -> None:
+def test_exception_allows_a_phrase_only_where_it_applies() -> None:
     phrase = Phrase(re.compile(r"\bbeside the\b"), "", [re.compile("beside the recording")])
     assert phrase.find("a file beside the recording") is None
     assert phrase.find("a file beside the lake") == "beside the"

@@ -125,7 +125,7 @@ def complain(world: World, job: Job, old: Path, why: str) -> None:
     assert [known.job_id for known in world.journal.unfinished()] == [job.job_id]
 
 
-def test_failed_recordings_in_an_old_folder_are_retried_from_there_and_kept_in_mind(tmp_path: Path) -> None:
+def test_failed_recordings_in_an_old_folder_are_listed_and_retried_from_there(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.set_aside(world.claim("team/talk.wav", hotwords=WORDS))
     world.close()
@@ -152,7 +152,7 @@ def test_retention_deletes_from_the_folder_that_a_job_used(tmp_path: Path, key: 
     later.close()
 
 
-def test_with_a_new_state_folder_the_note_beside_the_audio_decides(tmp_path: Path) -> None:
+def test_with_a_new_state_folder_the_note_next_to_the_audio_decides(tmp_path: Path) -> None:
     world = World(tmp_path)
     job = begin(world, "half delivered")
     world.close()

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from daemon.journal.records import Roots
 
 
-def test_a_claim_is_one_rename_out_of_sight(world: World) -> None:
+def test_claim_is_one_rename_into_the_private_folder(world: World) -> None:
     arrival = world.drop("team/talk.wav", hotwords=WORDS)
     claimed = world.spool.claim(arrival)
     assert claimed is not None
@@ -68,7 +68,7 @@ def test_claim_reports_a_recording_replaced_after_it_settled(world: World) -> No
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EROFS])
-def test_a_recording_waits_for_hotwords_that_a_disk_withholds(
+def test_recording_waits_for_hotwords_that_a_failing_disk_does_not_move(
     number: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrival = world.drop(hotwords=WORDS)
@@ -105,7 +105,7 @@ def test_claim_puts_back_anything_that_is_not_a_regular_file(world: World, kind:
     assert world.spool.recover() == ()
 
 
-def test_a_link_in_place_of_a_sub_folder_is_not_followed(world: World) -> None:
+def test_link_in_place_of_a_sub_folder_is_not_followed(world: World) -> None:
     """Otherwise a member could have the journal or another user's recording moved to a readable place."""
     arrival = world.drop("team/journal.sqlite3")
     shutil.rmtree(world.folders.inbox / "team")
@@ -114,7 +114,7 @@ def test_a_link_in_place_of_a_sub_folder_is_not_followed(world: World) -> None:
     assert (world.folders.state / JOURNAL_NAME).exists()
 
 
-def test_a_claim_that_fails_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_that_fails_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     arrival = world.drop(hotwords=WORDS)
 
     def refuse(job: Job, _: Roots) -> None:
@@ -178,7 +178,7 @@ def test_folder_that_forbids_moving_files_is_a_fault_before_anything_is_written(
         shutil.rmtree(root)
 
 
-def test_hotwords_that_are_no_plain_file_do_no_harm(world: World, tmp_path: Path) -> None:
+def test_hotwords_that_are_not_a_regular_file_are_ignored(world: World, tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"secret\n")
     (world.folders.inbox / "talk.hotwords.txt").symlink_to(tmp_path / "secret")
     job = world.claim()
@@ -189,7 +189,7 @@ def test_hotwords_that_are_no_plain_file_do_no_harm(world: World, tmp_path: Path
     assert tree(world.folders.inbox) >= {"talk.hotwords.txt", "memo.hotwords.txt"}
 
 
-def test_hotwords_are_read_with_care(world: World) -> None:
+def test_hotwords_are_cleaned_and_limited(world: World) -> None:
     odd = "\ufeffBessel\r\n\n  Bessel  \r\n\u4f60\u597d\n".encode() + b"caf\xe9\n"
     assert world.spool.hotwords(world.claim(hotwords=odd)) == ("Bessel", "\u4f60\u597d", "caf\ufffd")
     many = b"".join(b"word%d\n" % number for number in range(5000))

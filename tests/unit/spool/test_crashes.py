@@ -70,7 +70,7 @@ WAYS = {"delivered": (deliver_end, DELIVERED), "failed": (fail_end, FAILED)}
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("moves", ["on one disk", "to another disk"])
 @pytest.mark.parametrize("journal", ["kept", "lost"])
-def test_a_crash_at_any_step_loses_and_doubles_nothing(
+def test_crash_at_any_step_loses_and_doubles_nothing(
     fast: Path, tmp_path: Path, way: str, moves: str, journal: str
 ) -> None:
     end, expected = WAYS[way]
@@ -107,7 +107,7 @@ def check_ends(world: World, at: int) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_crash_while_another_is_mended_loses_nothing_either(fast: Path, tmp_path: Path, way: str) -> None:
+def test_crash_during_recovery_loses_nothing(fast: Path, tmp_path: Path, way: str) -> None:
     end, expected = WAYS[way]
     for first in count(3, 6):
         is_first_crashed = False

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_delivery_puts_everything_in_its_place(world: World) -> None:
+def test_delivery_moves_documents_and_audio_to_their_folders(world: World) -> None:
     (world.folders.inbox / "team").mkdir()
     (world.folders.inbox / "team").chmod(0o750)
     job = world.claim("team/talk.wav", hotwords=WORDS)
@@ -49,7 +49,7 @@ def test_a_delivery_puts_everything_in_its_place(world: World) -> None:
     assert (past.job.state, past.audio_s, past.is_complete) == (JobState.DONE, 12.5, True)
 
 
-def test_without_mirrored_folders_all_lies_together(tmp_path: Path) -> None:
+def test_without_mirrored_folders_all_documents_share_one_folder(tmp_path: Path) -> None:
     world = World(tmp_path, output=Output(mirror_folders=False))
     assert [world.deliver(world.claim(path)) for path in ("a/talk.wav", "b/talk.wav")] == ["talk", "talk.wav"]
     assert tree(world.folders.outbox) == {"talk.txt", "talk.json", "talk.wav.txt", "talk.wav.json"}
@@ -57,14 +57,14 @@ def test_without_mirrored_folders_all_lies_together(tmp_path: Path) -> None:
     world.close()
 
 
-def test_the_same_name_again_and_again(world: World) -> None:
+def test_repeated_name_gets_numbered_documents(world: World) -> None:
     stems = [world.deliver(world.claim(content=b"%d" % number)) for number in range(4)]
     assert stems == ["talk", "talk.wav", "talk.wav (2)", "talk.wav (3)"]
     kept = {path.read_bytes() for path in world.folders.processed.iterdir()}
     assert kept == {b"0", b"1", b"2", b"3"}
 
 
-def test_two_recordings_of_one_stem(world: World) -> None:
+def test_recordings_with_the_same_stem_get_separate_documents(world: World) -> None:
     jobs = [world.claim(name) for name in ("a.wav", "a.mp3")]
     assert [world.deliver(job) for job in jobs] == ["a", "a.mp3"]
     assert tree(world.folders.processed) == {"a.wav", "a.mp3"}
@@ -78,7 +78,7 @@ def test_status_is_never_a_stem(world: World) -> None:
 
 
 @pytest.mark.parametrize("name", [b"x" * 251 + b".wav", "\u00fc".encode() * 125 + b".wav", b"a." + b"x" * 253])
-def test_the_longest_names_come_through(world: World, name: bytes) -> None:
+def test_longest_possible_names_are_delivered(world: World, name: bytes) -> None:
     for number in range(3):
         job = world.claim(os.fsdecode(name), content=b"%d" % number)
         assert world.spool.hotwords(job) == ()
@@ -91,7 +91,7 @@ def test_the_longest_names_come_through(world: World, name: bytes) -> None:
 @pytest.mark.parametrize(
     "name", [b"caf\xe9.wav", b"a\nb.wav", b"-rf.wav", "\U0001f600.wav".encode(), b"talk.", b"talk", b"nfc\xcc\x81.wav"]
 )
-def test_odd_names_come_through(world: World, name: bytes) -> None:
+def test_odd_names_are_delivered(world: World, name: bytes) -> None:
     path = f"team/{os.fsdecode(name)}"
     world.deliver(world.claim(path, hotwords=WORDS))
     assert (world.folders.processed / path).read_bytes() == AUDIO
@@ -102,7 +102,7 @@ def test_odd_names_come_through(world: World, name: bytes) -> None:
     assert back == world.folders.inbox / path
 
 
-def test_names_that_only_look_alike_stay_apart(world: World) -> None:
+def test_names_that_only_look_alike_stay_separate(world: World) -> None:
     for name in ("caf\u00e9.wav", "cafe\u0301.wav"):  # composed and decomposed
         world.deliver(world.claim(name))
         assert (world.folders.processed / name).exists()
@@ -111,7 +111,7 @@ def test_names_that_only_look_alike_stay_apart(world: World) -> None:
 
 @pytest.mark.parametrize("taken", ["outbox/talk.txt", "outbox/talk.srt", "outbox/talk.html", "processed/talk.wav"])
 @pytest.mark.parametrize("kind", ["file", "broken link"])
-def test_what_is_not_ours_stays_as_it_is(world: World, tmp_path: Path, taken: str, kind: str) -> None:
+def test_files_of_others_are_left_unchanged(world: World, tmp_path: Path, taken: str, kind: str) -> None:
     if kind == "file":
         (tmp_path / taken).write_bytes(b"theirs")
     else:
@@ -126,7 +126,9 @@ def test_what_is_not_ours_stays_as_it_is(world: World, tmp_path: Path, taken: st
     )
 
 
-def test_a_name_taken_between_the_look_and_the_publishing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_taken_between_check_and_publishing_is_not_overwritten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish, thefts = Folder.publish, iter(["talk.json", "talk.wav.txt"])
 
     def race(folder: Folder, temporary: str, name: str) -> None:
@@ -141,7 +143,9 @@ def test_a_name_taken_between_the_look_and_the_publishing(world: World, monkeypa
     assert (world.folders.outbox / "talk.wav.txt").read_bytes() == b"theirs"
 
 
-def test_a_name_taken_in_processed_after_it_was_reserved(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_taken_in_processed_after_its_reservation_is_not_overwritten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     commit = world.journal.commit_delivery
 
     def race(job_id: str) -> None:
@@ -154,7 +158,7 @@ def test_a_name_taken_in_processed_after_it_was_reserved(world: World, monkeypat
     assert (world.folders.processed / "talk.wav.wav").read_bytes() == AUDIO
 
 
-def test_deliveries_that_race_for_a_stem_get_each_their_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_concurrent_deliveries_of_one_stem_get_different_names(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [world.claim(content=b"%d" % number) for number in range(6)]
     start, stems = threading.Barrier(len(jobs)), []
     reserve, meeting = world.journal.reserve, threading.Barrier(2)
@@ -181,7 +185,7 @@ def test_deliveries_that_race_for_a_stem_get_each_their_own(world: World, monkey
     assert {path.read_bytes() for path in world.folders.processed.iterdir()} == {b"%d" % number for number in range(6)}
 
 
-def test_failures_that_race_for_a_name_get_each_their_own(world: World) -> None:
+def test_concurrent_failures_of_one_name_get_different_names(world: World) -> None:
     jobs = [world.claim(content=b"%d" % number) for number in range(6)]
     start = threading.Barrier(len(jobs))
 
@@ -200,7 +204,7 @@ def test_failures_that_race_for_a_name_get_each_their_own(world: World) -> None:
     assert len(tree(world.folders.failed)) == 12
 
 
-def test_a_second_call_sets_right_what_a_first_left(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_delivery_completes_an_interrupted_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     publish = Folder.publish
 
@@ -219,7 +223,7 @@ def test_a_second_call_sets_right_what_a_first_left(world: World, monkeypatch: p
     assert (world.folders.outbox / "talk.txt").read_bytes() == b"words2\n"
 
 
-def test_a_transcript_that_was_fetched_before_the_commit_is_not_made_twice(world: World, tmp_path: Path) -> None:
+def test_transcript_taken_before_the_commit_is_not_written_again(world: World, tmp_path: Path) -> None:
     job = world.claim()
     crash_in(world, lambda: world.deliver(job), at_commit=True)
     (world.folders.outbox / "talk.txt").rename(tmp_path / "fetched.txt")

@@ -42,7 +42,7 @@ def test_failed_recording_has_its_error_note_next_to_it(world: World) -> None:
     assert (past.reason, past.audio_path) == (REASON.what, "team/talk.wav")
 
 
-def test_a_note_cannot_be_forged_by_a_name(world: World) -> None:
+def test_note_cannot_be_forged_by_a_name(world: World) -> None:
     world.set_aside(world.claim("a\nWhat to do: Call 0900.\x1b[2J.wav"))
     (note,) = (path for path in world.folders.failed.iterdir() if is_note(path))
     assert [line for line in note.read_text().splitlines() if line.startswith("What to do")] == [
@@ -83,7 +83,7 @@ def test_housekeeping_waits_for_a_full_disk(world: World, monkeypatch: pytest.Mo
     assert world.journal.failures() == ()
 
 
-def test_half_a_delivery_does_not_outlive_a_failure(world: World, tmp_path: Path) -> None:
+def test_documents_of_a_partial_delivery_are_removed_on_failure(world: World, tmp_path: Path) -> None:
     job = world.claim()
     crash_in(world, lambda: world.deliver(job), at_commit=True)
     world.close()
@@ -101,7 +101,7 @@ def test_cancelled_recording_moves_to_failed(world: World) -> None:
     assert "What was wrong: cancelled" in (world.folders.failed / "talk.wav.error.txt").read_text()
 
 
-def test_what_is_delivered_cannot_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_delivered_recording_cannot_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "resume_move", refuse_to_move)
@@ -118,7 +118,7 @@ def refuse_to_move(*_: object) -> None:
     raise OSError(5, "Input/output error")
 
 
-def test_the_note_goes_when_the_audio_goes(world: World) -> None:
+def test_note_is_removed_with_its_audio(world: World) -> None:
     for name in ("a.wav", "b.wav"):
         world.set_aside(world.claim(name))
     (world.folders.failed / "c.wav.error.txt").write_bytes(b"theirs, with no audio")
@@ -128,7 +128,7 @@ def test_the_note_goes_when_the_audio_goes(world: World) -> None:
     assert [past.job.name for past in world.journal.failures()] == ["b.wav"]
 
 
-def test_the_note_of_a_later_failure_is_not_swept_with_an_earlier_one(world: World) -> None:
+def test_note_of_a_later_failure_is_not_swept_with_an_earlier_one(world: World) -> None:
     world.set_aside(world.claim())
     (world.folders.failed / "talk.wav").unlink()
     (world.folders.failed / "talk.wav.error.txt").unlink()
@@ -146,7 +146,7 @@ def test_the_note_of_a_later_failure_is_not_swept_with_an_earlier_one(world: Wor
     assert tree(world.folders.failed) == {"talk.wav", "talk.wav.error.txt"}
 
 
-def test_a_share_that_is_gone_forgets_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_share_keeps_the_records_of_its_failures(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.set_aside(world.claim())
     shutil.rmtree(world.folders.failed)
     world.sweep()
@@ -235,7 +235,7 @@ def test_member_of_the_group_can_move_a_failed_recording_back_and_edit_transcrip
         shutil.rmtree(root)
 
 
-def test_only_our_own_notes_are_ours(tmp_path: Path) -> None:
+def test_only_notes_written_by_scribed_are_recognized(tmp_path: Path) -> None:
     ours, theirs, link, pipe = (tmp_path / f"{name}.error.txt" for name in "abcd")
     ours.write_text('scribed could not transcribe "x".\n')
     theirs.write_text("error log of something else")

@@ -91,7 +91,7 @@ def test_link_in_place_of_an_outcome_folder_is_a_fault_and_the_recording_waits(
         assert len(list(world.folders.outbox.rglob("talk.*"))) == 2
 
 
-def test_retry_follows_no_link_and_gives_the_others_back(world: World) -> None:
+def test_retry_follows_no_link_and_moves_the_others_back(world: World) -> None:
     world.set_aside(world.claim("sub/journal.sqlite3"))
     world.set_aside(world.claim("memo.wav"))
     shutil.rmtree(world.folders.failed / "sub")
@@ -397,7 +397,7 @@ def test_name_that_does_not_fit_a_disk_with_shorter_names_goes_to_failed_shorten
     assert world.deliver(world.claim("short.wav")) == "short"
 
 
-def test_reasons_are_kept(world: World) -> None:
+def test_reason_is_written_to_the_error_note(world: World) -> None:
     world.set_aside(world.claim())
     assert REASON.what in (world.folders.failed / "talk.wav.error.txt").read_text()
 

@@ -30,7 +30,7 @@ from daemon.spool.names import error_note_name, failure_names, fit, hotwords_nam
         ("-rf.wav", [("-rf", "-rf.wav")]),
     ],
 )
-def test_names_of_an_outcome_in_their_order(name: str, expected: list[tuple[str, str]]) -> None:
+def test_candidate_names_come_in_their_documented_order(name: str, expected: list[tuple[str, str]]) -> None:
     assert list(islice(outcome_names(name), len(expected))) == expected
 
 
@@ -42,7 +42,7 @@ NAMES = (
 
 
 @given(NAMES)
-def test_every_name_that_is_made_fits_and_is_another(encoded: bytes) -> None:
+def test_generated_names_fit_and_are_unique(encoded: bytes) -> None:
     name = os.fsdecode(encoded)
     made = list(islice(outcome_names(name), 8))
     for stem, audio_name in made:
@@ -59,7 +59,7 @@ def test_every_name_that_is_made_fits_and_is_another(encoded: bytes) -> None:
     assert max(len(os.fsencode(other)) for other in away) <= 255
 
 
-def test_a_shortened_name_is_valid_text_and_tells_its_like_apart() -> None:
+def test_shortened_names_are_valid_text_and_stay_distinct() -> None:
     one, other = (fit("\u00fc" * 125 + end, 5) for end in ("a", "b"))
     assert one != other
     assert one.encode().decode().startswith("\u00fc" * 100)

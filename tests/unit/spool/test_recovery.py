@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_a_standing_json_proves_delivery_where_all_memory_is_lost(world: World, tmp_path: Path) -> None:
+def test_existing_json_proves_delivery_when_the_journal_is_lost(world: World, tmp_path: Path) -> None:
     (world.folders.outbox / "talk.json").write_bytes(b'{"job_id": "another"}')
     os.mkfifo(world.folders.outbox / "talk.wav (2).json")  # it must not be waited for
     job = world.claim()
@@ -40,7 +40,7 @@ def test_a_standing_json_proves_delivery_where_all_memory_is_lost(world: World, 
     later.close()
 
 
-def test_a_claim_without_its_note_is_entered_by_its_files(world: World, tmp_path: Path) -> None:
+def test_claim_without_its_note_is_recovered_from_its_files(world: World, tmp_path: Path) -> None:
     job = world.claim("team/talk.wav", hotwords=WORDS)
     (world.claim_folder(job) / ".claim.json").write_bytes(b"torn")
     world.close()
@@ -54,7 +54,7 @@ def test_a_claim_without_its_note_is_entered_by_its_files(world: World, tmp_path
     later.close()
 
 
-def test_jobs_come_back_with_their_odd_names(world: World, tmp_path: Path) -> None:
+def test_recovered_jobs_keep_their_odd_names(world: World, tmp_path: Path) -> None:
     path = os.fsdecode(b"team\xff/caf\xe9\n.wav")
     job = world.claim(path)
     world.close()
@@ -64,7 +64,7 @@ def test_jobs_come_back_with_their_odd_names(world: World, tmp_path: Path) -> No
     later.close()
 
 
-def test_a_claim_whose_audio_was_taken_away_is_undone(world: World) -> None:
+def test_claim_whose_audio_was_removed_is_undone(world: World) -> None:
     job = world.claim(hotwords=WORDS)
     world.audio(job).unlink()
     assert world.spool.conclude(job)
@@ -72,7 +72,7 @@ def test_a_claim_whose_audio_was_taken_away_is_undone(world: World) -> None:
     assert world.spool.recover() == ()
 
 
-def test_an_inbox_that_was_removed_with_its_claims_ends_their_jobs(world: World) -> None:
+def test_inbox_that_was_removed_with_its_claims_ends_their_jobs(world: World) -> None:
     job = world.claim()
     shutil.rmtree(world.folders.inbox)
     world.folders.inbox.mkdir()
@@ -82,7 +82,7 @@ def test_an_inbox_that_was_removed_with_its_claims_ends_their_jobs(world: World)
     assert world.claim() is not None
 
 
-def test_a_claim_is_never_removed_with_its_audio(world: World) -> None:
+def test_claim_that_still_holds_audio_is_never_removed(world: World) -> None:
     job = world.claim()
     with Folder.open(world.folders.inbox / ".scribed") as claims, pytest.raises(OSError, match="not empty"):
         remove_claim(claims, job.job_id)
@@ -90,7 +90,7 @@ def test_a_claim_is_never_removed_with_its_audio(world: World) -> None:
     assert (world.claim_folder(job) / ".claim.json").exists()
 
 
-def test_a_planned_failure_is_carried_out_after_a_crash(world: World) -> None:
+def test_planned_failure_is_carried_out_after_a_crash(world: World) -> None:
     job = world.claim()
     world.journal.plan_failure(job.job_id, REASON, FailedPlace("", "talk.wav"))
     assert world.spool.conclude(job)

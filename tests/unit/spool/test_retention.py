@@ -29,7 +29,7 @@ def put_away(world: World, end: str, path: str = "team/talk.wav") -> Path:
 
 
 @pytest.mark.parametrize("end", ["processed", "failed"])
-def test_audio_is_deleted_so_many_days_after_its_outcome(world: World, end: str) -> None:
+def test_audio_is_deleted_the_configured_days_after_its_outcome(world: World, end: str) -> None:
     audio = put_away(world, end)
     assert audio.stat().st_mtime_ns == MTIME_NS  # years ago: that is not what counts
     expire(world, 1)
@@ -44,7 +44,7 @@ def test_audio_is_deleted_so_many_days_after_its_outcome(world: World, end: str)
 
 @pytest.mark.parametrize("end", ["processed", "failed"])
 @pytest.mark.parametrize("change", ["size", "time", "link", "folder", "journal"])
-def test_what_is_not_on_record_is_never_deleted(world: World, tmp_path: Path, end: str, change: str) -> None:
+def test_files_without_a_record_are_never_deleted(world: World, tmp_path: Path, end: str, change: str) -> None:
     audio = put_away(world, end)
     if change == "size":
         audio.write_bytes(AUDIO * 2)
@@ -66,7 +66,7 @@ def test_what_is_not_on_record_is_never_deleted(world: World, tmp_path: Path, en
     world.close()
 
 
-def test_a_record_that_leads_out_of_the_folder_deletes_nothing(world: World) -> None:
+def test_record_with_a_path_outside_the_folder_deletes_nothing(world: World) -> None:
     (world.folders.inbox / "victim.wav").write_bytes(AUDIO)
     os.utime(world.folders.inbox / "victim.wav", ns=(MTIME_NS, MTIME_NS))
     job = world.claim("talk.wav")
@@ -82,9 +82,7 @@ def test_a_record_that_leads_out_of_the_folder_deletes_nothing(world: World) -> 
     assert (world.folders.inbox / "victim.wav").exists()
 
 
-def test_audio_that_got_another_name_than_was_reserved_is_known_by_it(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_audio_under_another_name_than_reserved_is_found(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     commit = world.journal.commit_delivery
 
@@ -117,7 +115,7 @@ def test_hotwords_of_another_recording_stay(world: World) -> None:
 
 
 @pytest.mark.parametrize("unit_ns", [100, 2_000_000_000])
-def test_a_share_that_keeps_times_coarsely_gives_its_audio_up_too(world: World, unit_ns: int) -> None:
+def test_audio_on_a_share_with_coarse_timestamps_is_deleted_too(world: World, unit_ns: int) -> None:
     audio = put_away(world, "processed")
     for path in (audio, audio.with_name("talk.hotwords.txt")):
         coarse_ns = path.stat().st_mtime_ns // unit_ns * unit_ns  # as SMB and FAT store it
@@ -126,7 +124,7 @@ def test_a_share_that_keeps_times_coarsely_gives_its_audio_up_too(world: World, 
     assert tree(audio.parent) == set()
 
 
-def test_many_old_recordings_go_a_hundred_at_a_time(fast: Path) -> None:
+def test_old_recordings_are_deleted_a_hundred_at_a_time(fast: Path) -> None:
     world = World(fast)
     for number in range(101):
         put_away(world, "processed", f"{number}.wav")

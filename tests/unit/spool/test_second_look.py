@@ -108,7 +108,7 @@ def test_documents_edited_after_delivery_are_kept_next_to_the_new_ones(world: Wo
     assert len(tree(world.folders.outbox)) == 4
 
 
-def test_fetched_documents_are_delivered_again(world: World) -> None:
+def test_documents_taken_from_the_outbox_are_delivered_again(world: World) -> None:
     world.deliver(claim(world), "1")
     (world.folders.outbox / "team" / "talk.txt").unlink()
     grow(world.folders.processed / "team" / "talk.wav")
@@ -118,7 +118,7 @@ def test_fetched_documents_are_delivered_again(world: World) -> None:
     assert len(tree(world.folders.outbox)) == 2
 
 
-def test_recording_that_was_taken_out_of_processed_is_not_missed(world: World) -> None:
+def test_recording_removed_from_processed_is_not_transcribed_again(world: World) -> None:
     world.deliver(claim(world), "1")
     (world.folders.processed / "team" / "talk.wav").unlink()
     look(world)
@@ -158,7 +158,7 @@ def test_across_disks_the_audio_stays_in_its_claim_until_the_look(tmp_path: Path
     world.close()
 
 
-def test_run_that_waits_for_nothing_expects_no_look_and_ends_what_waits_for_one(tmp_path: Path, far: Path) -> None:
+def test_once_expects_no_second_look_and_finishes_pending_ones(tmp_path: Path, far: Path) -> None:
     world = World(tmp_path, far)
     world.deliver(claim(world), "1")
     world.close()
@@ -173,7 +173,7 @@ def test_run_that_waits_for_nothing_expects_no_look_and_ends_what_waits_for_one(
 
 @pytest.mark.parametrize("journal", ["kept", "lost"])
 @pytest.mark.parametrize("disks", ["one", "two"])
-def test_a_crash_at_any_step_of_the_second_delivery_leaves_one_set_of_documents(
+def test_crash_at_any_step_of_the_second_delivery_leaves_one_set_of_documents(
     fast: Path, tmp_path: Path, disks: str, journal: str
 ) -> None:
     for at in count(1):

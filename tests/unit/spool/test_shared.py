@@ -19,7 +19,7 @@ def test_folders_are_made_and_claims_are_private(world: World) -> None:
     assert stat.S_IMODE((world.folders.inbox / ".scribed").stat().st_mode) == 0o700
 
 
-def test_claims_that_others_may_enter_are_closed(tmp_path: Path) -> None:
+def test_private_folder_open_to_others_is_closed(tmp_path: Path) -> None:
     (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
     (tmp_path / "inbox" / ".scribed").chmod(0o777)
     World(tmp_path).close()
@@ -35,7 +35,7 @@ def test_private_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
-def test_claims_on_a_share_where_all_belongs_to_another_are_used(
+def test_private_folder_on_a_share_owned_by_another_user_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
@@ -65,11 +65,13 @@ def test_file_or_link_in_place_of_the_private_folder_is_refused(tmp_path: Path, 
 
 def test_file_in_place_of_a_configured_folder_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "outbox").write_bytes(b"")
-    with pytest.raises(TransientError, match=r"outbox is not a folder. Make it one, or change folders\.outbox"):
+    with pytest.raises(
+        TransientError, match=r"outbox is not a folder. Replace it with a folder, or change folders\.outbox"
+    ):
         World(tmp_path)
 
 
-def test_a_share_that_is_gone_is_no_empty_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_share_is_not_taken_for_an_empty_folder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     top = world.folders.outbox
     monkeypatch.setattr(mounts, "top_of", lambda folder: top if folder == world.folders.outbox else Path("/"))
@@ -86,7 +88,7 @@ def test_a_share_that_is_gone_is_no_empty_folder(world: World, monkeypatch: pyte
     world.deliver(job)
 
 
-def test_a_damaged_memory_of_shares_is_none(world: World) -> None:
+def test_damaged_list_of_shares_counts_as_missing(world: World) -> None:
     for content in (b"{", b"[]"):
         (world.folders.state / "shares.json").write_bytes(content)
         world.shared.check_mounts()
