@@ -48,7 +48,7 @@ def resolve(path: Path) -> Path:
     """Return the path of a configured folder without links; unchanged where a link of another user leads to it."""
     try:
         fd = open_configured(path)
-    except UntrustedLinkError:  # whoever opens it gets the error
+    except UntrustedLinkError:  # the caller that opens it gets the error
         return path
     except OSError:  # not made yet
         return Path(os.path.realpath(path))

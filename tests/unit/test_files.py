@@ -252,7 +252,7 @@ def test_sha256_can_be_interrupted(tmp_path: Path) -> None:
     [
         (errno.ENOSPC, TransientError, "Free some space"),
         (errno.EDQUOT, TransientError, "Free some space"),
-        (errno.EIO, TransientError, "Look at"),
+        (errno.EIO, TransientError, "and its disk"),
         (errno.EROFS, TransientError, "ReadWritePaths="),
         (errno.EACCES, NoPermissionError, "write permission"),
         (errno.EEXIST, FileExistsError, "File exists"),

@@ -89,7 +89,7 @@ def test_lock_excludes_other_processes_and_ends_with_its_holder(tmp_path: Path) 
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(AlreadyRunningError, match="already holds the inbox"):
+        with pytest.raises(AlreadyRunningError, match="already using the inbox"):
             locks.Lock(path).acquire("the inbox")
         holder.kill()
     lock = locks.Lock(path)
