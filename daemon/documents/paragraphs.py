@@ -26,7 +26,7 @@ _MAX_WORDS: Final = 120
 _MAX_UNSPACED: Final = 250  # letters of scripts without spaces
 # A longer sentence may be divided at its clauses, so that a text without full stops has paragraphs too.
 _MAX_SENTENCE: Final = 0.5  # of the longest paragraph
-_CLAUSE_ENDS: Final = tuple(",;:،؛，；：、")  # noqa: RUF001 - exactly these characters are meant
+_CLAUSE_ENDS: Final = tuple(",;:،؛，；：、")  # noqa: RUF001  # exactly these characters are meant
 
 # What a paragraph costs: the sum is least for the best division. A long pause makes up for its end.
 _END_COST: Final = 0.5

@@ -8,8 +8,8 @@ from typing import Final
 
 from daemon.text.joining import tokens_of
 
-_CLOSERS: Final = "\"'”’»)]）」』】〉》"  # noqa: RUF001 - exactly these characters are meant
-_MARKS: Final = ".!?…。！？؟۔।॥"  # noqa: RUF001 - exactly these characters are meant
+_CLOSERS: Final = "\"'”’»)]）」』】〉》"  # noqa: RUF001  # exactly these characters are meant
+_MARKS: Final = ".!?…。！？؟۔।॥"  # noqa: RUF001  # exactly these characters are meant
 _END: Final = re.compile(f"([{re.escape(_MARKS)}]+)[{re.escape(_CLOSERS)}]*$")
 # A period after these ends no sentence: initials (J.), days (3. Mai), e.g., z.B., U.S., and common titles.
 _NO_END: Final = re.compile(

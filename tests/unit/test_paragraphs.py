@@ -75,7 +75,7 @@ def test_endless_sentence_is_divided_at_its_clauses() -> None:
 
 
 def test_chinese_paragraphs_have_at_most_250_characters() -> None:
-    text = "今天下午三点我们在会议室讨论明年的预算，然后决定。" * 30  # noqa: RUF001
+    text = "今天下午三点我们在会议室讨论明年的预算，然后决定。" * 30  # noqa: RUF001  # full-width, as it is written
     paragraphs = group_paragraphs(talk((0, 200, text)))
     assert "".join(texts(paragraphs)) == text
     assert max(len(paragraph.text) for paragraph in paragraphs) <= 280  # with punctuation

@@ -17,7 +17,7 @@ from daemon.text import ends_sentence, split_sentences, weigh
         ("Dr. Weber came on 3. Mai, z.B. by train.", ["Dr. Weber came on 3. Mai, z.B. by train."]),
         ("It costs 3.50 euros. Fine.", ["It costs 3.50 euros.", " Fine."]),
         ("He left in 2020. She stayed.", ["He left in 2020.", " She stayed."]),
-        ("今天开会。他说：“好。”然后走了！", ["今天开会。", "他说：“好。”", "然后走了！"]),  # noqa: RUF001
+        ("今天开会。他说：“好。”然后走了！", ["今天开会。", "他说：“好。”", "然后走了！"]),  # noqa: RUF001  # full-width, as it is written
         ("هل أنت هنا؟ نعم.", ["هل أنت هنا؟", " نعم."]),
         ("no marks at all", ["no marks at all"]),
         ("", []),
