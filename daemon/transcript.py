@@ -6,7 +6,7 @@ Times are seconds from the start of the recording, as floats. None means unknown
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from daemon.text import join_texts
 
@@ -58,6 +58,10 @@ class Receipt:
     dc_offset: float = 0.0
     n_invalid: int = 0
     leveled_db: float = 0.0
+
+    def with_note(self, note: str) -> Receipt:
+        """Return the receipt with one more sentence for people."""
+        return replace(self, notes=(*self.notes, note))
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,16 @@ def folder_mode(wanted: int) -> int:
     return stat.S_IMODE(wanted) & ~(stat.S_ISUID | stat.S_ISVTX) | stat.S_IRWXU
 
 
+def describe_error(error: OSError) -> str:
+    """Return what the system says and, where it is known, of which file: `Permission denied: /srv/scribed/inbox/a.wav`.
+
+    Bare names, which are relative to a descriptor, are left out: `logging.names` can hide whole paths only.
+    """
+    reason = error.strerror or str(error)
+    path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
+    return f"{reason}: {path}" if path.startswith("/") and not path.startswith("/proc/self/fd/") else reason
+
+
 @contextmanager
 def explained(what: str, folder: Path) -> Iterator[None]:
     """Turn an OSError of the file system into one of ours, which says what to do.
@@ -77,7 +87,7 @@ def explained(what: str, folder: Path) -> Iterator[None]:
             remedy = f"Free some space on the disk of {folder}."
         else:
             remedy = f"Check {folder} and its disk."
-        raise TransientError(f"{what}: {error.strerror or error}.", remedy) from error
+        raise TransientError(f"{what}: {describe_error(error)}.", remedy) from error
 
 
 def sync_folder(folder: Path) -> None:

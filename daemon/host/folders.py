@@ -13,7 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
@@ -40,7 +40,8 @@ class LinkInTheWayError(TransientError):
 class Folder:
     """An open folder. Use it as a context manager; it is for one thread at a time.
 
-    Every name that a method takes is one component, without "/". Methods raise OSError as the system calls do.
+    Every name that a method takes is one component, without "/". Methods raise OSError as the system calls do, with the
+    whole path as its file name.
 
     Attributes:
         fd: its descriptor.
@@ -156,7 +157,8 @@ class Folder:
     def step(self, name: str) -> Folder:
         """Open a folder in this one and close this one."""
         try:
-            fd = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
+            with self._naming(name):
+                fd = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
         except NotADirectoryError:
             if self.is_link(name):
                 raise LinkInTheWayError(self.path / name) from None
@@ -170,7 +172,7 @@ class Folder:
         try:
             # Never wider than the twin, not even for a moment. A chmod to setgid may be refused to us
             # (RestrictSUIDSGID); a folder made within one that is setgid has it without.
-            os.mkdir(name, mode & 0o777, dir_fd=self.fd)
+            self.mkdir(name, mode & 0o777)
         except FileExistsError:
             return
         if twin is not None:
@@ -184,11 +186,13 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of all that is in here."""
-        return os.listdir(self.fd)  # noqa: PTH208  # a path knows no descriptors
+        with self._naming():
+            return os.listdir(self.fd)  # noqa: PTH208  # a path knows no descriptors
 
     def lstat(self, name: str) -> os.stat_result:
         """Return the facts of a file, of a link itself where it is one."""
-        return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        with self._naming(name):
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
 
     def find(self, name: str) -> os.stat_result | None:
         """Return the facts of a file, or None where the name is free."""
@@ -277,14 +281,16 @@ class Folder:
         Raises:
             FileExistsError: the name is taken; the temporary file is left as it was.
         """
-        files.rename_noreplace(temporary, name, self.fd, self.fd)
+        with self._naming(name):
+            files.rename_noreplace(temporary, name, self.fd, self.fd)
         self.sync()
 
     def replace(self, name: str, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> None:
         """Write a file of our own whole, over an earlier version of itself."""
         temporary = self.write_temporary(content, mode, tag, is_durable=is_durable)
         try:
-            os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
+            with self._naming(name):
+                os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
             self._discard(temporary)
             raise
@@ -293,7 +299,8 @@ class Folder:
 
     def unlink(self, name: str) -> None:
         """Remove a file durably."""
-        os.unlink(name, dir_fd=self.fd)
+        with self._naming(name):
+            os.unlink(name, dir_fd=self.fd)
         self.sync()
 
     def discard(self, name: str) -> None:
@@ -303,11 +310,13 @@ class Folder:
 
     def mkdir(self, name: str, mode: int) -> None:
         """Make a folder."""
-        os.mkdir(name, mode, dir_fd=self.fd)
+        with self._naming(name):
+            os.mkdir(name, mode, dir_fd=self.fd)
 
     def rmdir(self, name: str) -> None:
         """Remove an empty folder durably."""
-        os.rmdir(name, dir_fd=self.fd)
+        with self._naming(name):
+            os.rmdir(name, dir_fd=self.fd)
         self.sync()
 
     def rename(self, name: str, new_name: str) -> None:
@@ -316,7 +325,8 @@ class Folder:
         Raises:
             FileExistsError: the new name is taken.
         """
-        files.rename_noreplace(name, new_name, self.fd, self.fd)
+        with self._naming(name):
+            files.rename_noreplace(name, new_name, self.fd, self.fd)
         self.sync()
 
     def move(self, name: str, to: Folder, new_name: str, tag: str, *, is_private: bool = False) -> None:
@@ -334,10 +344,11 @@ class Folder:
             FileExistsError: the new name is taken.
         """
         try:
-            if is_private:
-                os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)
-            else:
-                files.rename_noreplace(name, new_name, self.fd, to.fd)
+            with self._naming(name):
+                if is_private:
+                    os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)
+                else:
+                    files.rename_noreplace(name, new_name, self.fd, to.fd)
         except OSError as error:
             if error.errno != errno.EXDEV:
                 raise
@@ -400,7 +411,17 @@ class Folder:
 
     def _create(self, name: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(name, flags, 0o600, dir_fd=self.fd)
+        with self._naming(name):
+            return os.open(name, flags, 0o600, dir_fd=self.fd)
+
+    @contextmanager
+    def _naming(self, name: str = "") -> Iterator[None]:
+        """Give an OSError the whole path: to the system it is a name relative to a descriptor."""
+        try:
+            yield
+        except OSError as error:
+            error.filename, error.filename2 = str(self.path / name), None
+            raise
 
     def _discard(self, name: str) -> None:
         """Remove a temporary file after an error, which is the one to be reported."""

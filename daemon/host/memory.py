@@ -25,6 +25,8 @@ _SIGNS: Final = (
     "failed to map segment",
     "can't start new thread",
 )
+# All that oneDNN says where it can map no memory for its code; without a limit it has other causes.
+_SIGN_BELOW_LIMIT: Final = "could not create a primitive"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +53,14 @@ def find_room() -> tuple[Room, ...]:
 
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error, or one that caused it, says that memory ran out."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    signs = _SIGNS if limit == resource.RLIM_INFINITY else (*_SIGNS, _SIGN_BELOW_LIMIT)
     seen: BaseException | None = error
     while seen is not None:
         message = str(seen).casefold()
         if isinstance(seen, MemoryError) or (isinstance(seen, OSError) and seen.errno == errno.ENOMEM):
             return True
-        if isinstance(seen, OSError | RuntimeError | ImportError) and any(sign in message for sign in _SIGNS):
+        if isinstance(seen, OSError | RuntimeError | ImportError) and any(sign in message for sign in signs):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -89,22 +89,22 @@ class Inbox:
         wake: called from any thread when it is worth scanning before the time is up.
         monotonic: clock, injectable for tests.
         wall_clock: seconds since 1970, injectable for tests.
-
-    Attributes:
-        is_once: set for `scribed once`, which waits no longer than settle_s for a close that it cannot see.
+        is_once: True for `scribed once`, which waits no longer than settle_s for a close that it cannot see.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # a wake and two clocks besides what it watches
         self,
         root: Path,
         get_settings: Callable[[], Watch],
         wake: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        *,
+        is_once: bool = False,
     ) -> None:
         self.root = root
         self._get_settings = get_settings
-        self.is_once = False
+        self._is_once = is_once
         self._monotonic = monotonic
         self._wall_clock = wall_clock
         self._events = InboxEvents(root, wake)
@@ -206,7 +206,7 @@ class Inbox:
             sighting.close_seen = sighting.close_seen or path in turn.closed
             if sighting.is_filling is None:
                 sighting.is_filling = may_have_holes(facts) and self._is_filling(turn, path, facts, place)
-            needed_s, reason = needed_quiet(facts, sighting, turn.settle_s, is_once=self.is_once)
+            needed_s, reason = needed_quiet(facts, sighting, turn.settle_s, is_once=self._is_once)
         else:
             needed_s, reason = 0.0, ""
         left_s = sighting.quiet_since_s + needed_s - turn.now_s

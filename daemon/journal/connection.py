@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from daemon.journal.database import explained_database, find_put_aside, open_database
+from daemon.journal.displaced import JOURNAL_NAME
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
-
-JOURNAL_NAME: Final = "journal.sqlite3"
 
 
 class OpenJournal:

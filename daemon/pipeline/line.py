@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -114,7 +113,7 @@ def _note_left_out(receipt: Receipt, n_left_out: int, n_hotwords: int) -> Receip
     if not n_left_out:
         return receipt
     note = f"{n_left_out} of {n_hotwords} hotwords were left out: the model takes no more"
-    return replace(receipt, notes=(*receipt.notes, note))
+    return receipt.with_note(note)
 
 
 def _clock(attempt: int, started_at: str, started_s: float, audio_s: float) -> Processing:

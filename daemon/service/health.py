@@ -39,11 +39,16 @@ class Health:
         self._worker = worker
         self._notifier = notifier
 
-    def heartbeat(self) -> None:
-        """Feed the watchdog if all parts are alive: the loop, which calls this, the engine and the runs."""
+    def heartbeat(self, *, is_ready: bool) -> None:
+        """Feed the watchdog if all parts are alive: the loop, which calls this, the engine and the runs.
+
+        Args:
+            is_ready: whether systemd has been sent READY=1. The first WATCHDOG=1 arms the watchdog, whose limit is too
+                short for a start; it is never sent before.
+        """
         self._publisher.beat()
         engine = self._holder.engine
-        if engine is None:  # the first WATCHDOG=1 would arm the watchdog, and its limit is too short for a load
+        if engine is None or not is_ready:
             if self._holder.is_within_limit():
                 self._notifier.extend_timeout(TIMEOUT_EXTENSION_S)
         elif engine.is_alive() and self._worker.is_alive():

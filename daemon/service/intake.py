@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from daemon.errors import NoPermissionError, ScribedError, TransientError
+from daemon.host import files
 from daemon.inbox import Arriving, Scan
 from daemon.status.arrival_faults import report_scan
 
@@ -85,7 +86,7 @@ class Intake:
         try:
             self.scan = self._inbox.scan()
         except OSError as error:
-            what = f"The inbox cannot be listed: {error.strerror}."
+            what = f"The inbox cannot be listed: {files.describe_error(error)}."
             self._faults.note("inbox", what, "Check that its disk or share is mounted.")
         except TransientError as error:
             self._faults.note("inbox", error.what, error.remedy)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.errors import ExitCode, NoPermissionError, TransientError
+from daemon.host import files
 from daemon.inbox import Scan
 from daemon.service.reload import reload_settings
 
@@ -116,11 +117,11 @@ class Loop:
             soonest_s = min(soonest_s, self._parts.starts.left_s())
         next_scan_s = begun_s + max(self._config.watch.scan_s, _SCAN_SHARE * took_s)
         next_scan_s = min(next_scan_s, begun_s + max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s))
-        health.heartbeat()
+        health.heartbeat(is_ready=self._has_reported_ready)
         while not wake.wait(max(0.0, min(next_scan_s - self._monotonic(), health.heartbeat_s))):
             if self._monotonic() >= next_scan_s:
                 break
-            health.heartbeat()
+            health.heartbeat(is_ready=self._has_reported_ready)
             self._try_show()
         # A burst of events is worth one scan, not one each.
         if wake.is_set() and not self._flags.is_stopping.is_set():
@@ -135,7 +136,9 @@ class Loop:
         except (TransientError, NoPermissionError) as error:
             self._note_failed_turn(error)
         except OSError as error:
-            self._note_failed_turn(TransientError(f"A folder cannot be used: {error.strerror}.", _DISK_REMEDY))
+            self._note_failed_turn(
+                TransientError(f"A folder cannot be used: {files.describe_error(error)}.", _DISK_REMEDY)
+            )
         else:
             self._faults.clear("turn")
 

@@ -85,8 +85,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         counters,
     )
     worker = Worker(resources, settings, wake, monotonic)
-    inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, wake, monotonic)
-    inbox.is_once = once
+    inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, wake, monotonic, is_once=once)
     is_supervised = around.notifier.is_heard and not once
     return Parts(
         inbox=inbox,

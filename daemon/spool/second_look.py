@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from daemon.display import escape
 from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.host.folders import Folder, LinkInTheWayError
@@ -31,6 +32,10 @@ if TYPE_CHECKING:
 LOOK_AFTER_S: Final = 60.0
 MAX_AGAIN: Final = 2
 _PRIVATE_FOLDER: Final = 0o700
+_SECOND_SET: Final = (
+    "The recording grew after its first transcript was delivered, which has been edited since: it is kept as {names},"
+    " and this is the transcript of the whole recording."
+)
 
 log = structlog.get_logger()
 
@@ -85,15 +90,36 @@ class SecondLooks:
 
     def withdraw(self, job: Job, outbox: Folder) -> None:
         """Remove the documents of an earlier delivery of this job, the JSON first, unless one of them was changed."""
-        look = self._context.journal.find_look(job.job_id)
-        if look is None or not look.documents:
-            return
-        present = {name: digest for name, digest in look.documents.items() if outbox.exists(name)}
-        if not all(outbox.has_sha256(name, digest) for name, digest in present.items()):
+        present, is_changed = self._earlier_documents(job, outbox)
+        if is_changed:
             log.warning("job.documents_kept", job_id=job.job_id, path=job.path, reason="They were changed since.")
             return
         for name in sorted(present, key=lambda name: not name.endswith(".json")):
             outbox.unlink(name)
+
+    def explain_second_set(self, job: Job) -> str | None:
+        """Return why a job will have two sets of documents: those of an earlier delivery were changed since.
+
+        Raises:
+            NoPermissionError, TransientError: it can be tried again.
+        """
+        if self._context.journal.find_look(job.job_id) is None:
+            return None
+        root = self._context.shared.roots.outbox
+        with files.explained("The earlier transcript cannot be compared", root):
+            try:
+                with Folder.open(root) as top, top.descend(self._context.outcome_folder(job)) as outbox:
+                    present, is_changed = self._earlier_documents(job, outbox)
+            except (FileNotFoundError, NotADirectoryError):  # made, or refused, when it is delivered
+                return None
+        return _SECOND_SET.format(names=", ".join(map(escape, present))) if is_changed else None
+
+    def _earlier_documents(self, job: Job, outbox: Folder) -> tuple[tuple[str, ...], bool]:
+        """Return the names of an earlier delivery's documents that are still there, and whether one was changed."""
+        look = self._context.journal.find_look(job.job_id)
+        documents = {} if look is None else look.documents
+        present = tuple(name for name in documents if outbox.exists(name))
+        return present, not all(outbox.has_sha256(name, documents[name]) for name in present)
 
     def run(self, now: datetime | None = None) -> None:
         """Do the looks that are due; recordings that grew are claimed again.

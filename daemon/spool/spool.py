@@ -114,6 +114,10 @@ class Spool:
 
     # Out
 
+    def explain_second_set(self, job: Job) -> str | None:
+        """Return why the job's documents will not replace those of its earlier delivery, None where they will."""
+        return self._looks.explain_second_set(job)
+
     def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
         """Publish documents (by format, in their order), commit, move the audio; return its names."""
         return self._delivery.deliver(job, documents, result)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -13,6 +13,7 @@ import structlog
 from daemon.config import RecordingSettings, read_folder_settings
 from daemon.documents import render
 from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.host import files
 from daemon.journal.records import Reason, Result
 from daemon.pipeline import Progress, Recording, RunControl, transcribe
 from daemon.status import Running
@@ -203,7 +204,8 @@ class Worker:
         except (TransientError, NoPermissionError) as error:
             self._back_off(job, error)
         except OSError as error:  # a disk or a share failed under our hands
-            self._back_off(job, TransientError(f"A file could not be read or written: {error.strerror}.", _DISK_REMEDY))
+            what = f"A file could not be read or written: {files.describe_error(error)}."
+            self._back_off(job, TransientError(what, _DISK_REMEDY))
         except EngineLostError as error:
             self._rest_logged(job, "engine.lost")
             self._resources.engines.lose(error)
@@ -228,6 +230,8 @@ class Worker:
             resources.journal.drop_chunks(job.job_id)
             raise ChangedError("The recording changed while it was being transcribed.")
         self._raise_if_stopped(run)
+        if (note := resources.spool.explain_second_set(job)) is not None:
+            transcript = replace(transcript, audio=transcript.audio.with_note(note))
         documents = render(transcript, settings.output.formats, has_timestamps=settings.output.timestamps)
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
         resources.spool.deliver(job, documents, result)

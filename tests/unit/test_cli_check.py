@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.cli.check import kernel, transcription
+from daemon.cli.check import folders, kernel, transcription
 from daemon.cli.check.finding import Installation
 from daemon.cli.check.folders import check_folders
 from daemon.config import Config, Folders, ModelSettings, Watch
 from daemon.errors import UsageError
 from daemon.host import sandbox
+from daemon.job import Job
+from daemon.journal import JOURNAL_NAME, Journal
+from daemon.journal.records import Roots
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
@@ -22,10 +26,10 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def installation(tmp_path: Path) -> Installation:
-    folders = {name: tmp_path / name for name in Folders.model_fields}
-    for folder in folders.values():
+    paths = {name: tmp_path / name for name in Folders.model_fields}
+    for folder in paths.values():
         folder.mkdir()
-    return Installation(Config(folders=Folders(**folders)), None)
+    return Installation(Config(folders=Folders(**paths)), None)
 
 
 @pytest.mark.parametrize(("mode", "is_named"), [(0o750, False), (0o1777, False), (0o2770, True), (0o757, True)])
@@ -137,3 +141,39 @@ def test_at_most_one_word_may_be_wrong(heard: str, level: str) -> None:
     assert found.level == level
     assert "cuda:0 as bfloat16 without CUDA graphs" in found.what
     assert (text in found.what) == (level == "fault")
+
+
+def content_of(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_recordings_claimed_in_an_earlier_inbox_are_named_without_writing(
+    installation: Installation, tmp_path: Path, *, is_running: bool
+) -> None:
+    named = installation.config.folders
+    roots = Roots(named.inbox, named.outbox, named.processed, named.failed)
+    old = replace(roots, inbox=tmp_path / "old inbox")
+    journal = Journal(named.state)
+    for number, place in enumerate((roots, old, old, old)):
+        journal.add(Job(f"job-{number}", "talk.wav", "2026-01-01T00:00:00Z"), place)
+    journal.fail("job-3")
+    if not is_running:
+        journal.close()
+    before = content_of(named.state)
+    (found,) = folders.check_displaced(installation)
+    assert content_of(named.state) == before
+    assert found.level == "warning"
+    assert f"2 recordings are unfinished in {tmp_path / 'old inbox'}" in found.what
+    journal.close()
+
+
+@pytest.mark.parametrize("journal", [None, b"", b"not a database"])
+def test_state_folder_without_a_readable_journal_has_no_displaced_recordings(
+    installation: Installation, journal: bytes | None
+) -> None:
+    if journal is not None:
+        (installation.config.folders.state / JOURNAL_NAME).write_bytes(journal)
+    before = content_of(installation.config.folders.state)
+    assert list(folders.check_displaced(installation)) == []
+    assert content_of(installation.config.folders.state) == before

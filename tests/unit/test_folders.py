@@ -21,7 +21,7 @@ from daemon.host import files
 from daemon.host.folders import Folder, LinkInTheWayError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LONG_AGO_NS = 1_000_000_000_123_456_789
 NOBODY = 65534
@@ -386,3 +386,31 @@ def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
 def test_modes_of_files_and_folders_are_decided_in_one_place() -> None:
     assert {oct(files.file_mode(mode)) for mode in (0o107777, 0o666)} == {"0o666"}
     assert oct(files.folder_mode(0o5070)) == "0o770"
+
+
+def test_error_has_the_whole_path_of_what_it_is_about(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with Folder.open(tmp_path) as folder:
+        wrong: dict[str, list[Callable[[], object]]] = {
+            "gone": [
+                lambda: folder.descend("gone"),
+                lambda: folder.lstat("gone"),
+                lambda: folder.unlink("gone"),
+                lambda: folder.rmdir("gone"),
+                lambda: folder.rename("gone", "new"),
+                lambda: folder.move("gone", folder, "new", "tag"),
+                lambda: folder.publish("temporary", "gone"),
+            ],
+            "file": [lambda: folder.descend("file"), lambda: folder.mkdir("file", 0o700)],
+        }
+        for name, calls in wrong.items():
+            for call in calls:
+                with pytest.raises(OSError, match=name) as caught:
+                    call()
+                assert files.describe_error(caught.value).endswith(f": {tmp_path / name}")
+
+
+@pytest.mark.parametrize("filename", [None, 7, "talk.wav", b"talk.wav", "/proc/self/fd/7/talk.wav"])
+def test_error_is_described_without_a_name_that_cannot_be_hidden(filename: str | bytes | int | None) -> None:
+    assert files.describe_error(OSError(13, "Permission denied", filename)) == "Permission denied"
+    assert files.describe_error(OSError(13, "Permission denied", b"/srv/a.wav")) == "Permission denied: /srv/a.wav"

@@ -51,6 +51,17 @@ def test_error_of_a_real_mapping_that_does_not_fit_is_recognized() -> None:
     assert printed == "True left below `ulimit -v`\n"
 
 
+@pytest.mark.parametrize(("limit", "is_shortage"), [("800_000_000", True), ("resource.RLIM_INFINITY", False)])
+def test_failure_of_onednn_is_a_shortage_below_a_limit_only(limit: str, *, is_shortage: bool) -> None:
+    code = (
+        "import resource; from daemon.host import memory\n"
+        f"resource.setrlimit(resource.RLIMIT_AS, ({limit}, resource.RLIM_INFINITY))\n"
+        "print(memory.is_shortage(RuntimeError('could not create a primitive')))"
+    )
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert printed == f"{is_shortage}\n"
+
+
 def test_room_is_listed_from_the_tightest() -> None:
     sizes = [room.n_bytes for room in memory.find_room()]
     assert sizes

@@ -43,11 +43,12 @@ TIMEOUT_S = 30.0
 class Watched:
     """An inbox with a clock of its own, and a way to wait until its events have come."""
 
-    def __init__(self, root: Path, settings: Watch) -> None:
+    def __init__(self, root: Path, settings: Watch, *, is_once: bool = False) -> None:
         self.root = root
         self.now_s = 1000.0
         self.woken = threading.Event()
-        self.inbox = Inbox(root, lambda: settings, self.woken.set, lambda: self.now_s, lambda: EPOCH_S + self.now_s)
+        clocks = (lambda: self.now_s, lambda: EPOCH_S + self.now_s)
+        self.inbox = Inbox(root, lambda: settings, self.woken.set, *clocks, is_once=is_once)
         self._n_marks = 0
 
     def scan(self, after_s: float = 0.0) -> Scan:
@@ -276,11 +277,11 @@ def test_quiet_time_is_longer_where_no_close_can_be_seen(root: Path, settle_s: f
     assert not arrival.close_seen
 
 
-def test_once_waits_settle_s_where_no_close_can_be_seen(poll: Watched) -> None:
-    poll.inbox.is_once = True
-    (poll.root / "a.wav").write_bytes(b"sound")
-    assert poll.settled(SETTLE_S - 0.1) == []
-    assert len(poll.scan(0.1).settled) == 1
+def test_once_waits_settle_s_where_no_close_can_be_seen(root: Path) -> None:
+    watching = Watched(root, Watch(mode="poll", settle_s=SETTLE_S), is_once=True)
+    (root / "a.wav").write_bytes(b"sound")
+    assert watching.settled(SETTLE_S - 0.1) == []
+    assert len(watching.scan(0.1).settled) == 1
 
 
 @pytest.mark.parametrize(("age_s", "quiet_s"), [(590, UNSEEN_S), (610, SETTLE_S)])

@@ -17,6 +17,7 @@ import soundfile
 from daemon.config import Config, Folders, Watch
 from daemon.host.systemd import Notifier
 from daemon.journal import JOURNAL_NAME
+from daemon.service.loop import Loop
 from daemon.service.service import Service
 from daemon.spool import second_look
 from tests.conftest import SAMPLES
@@ -128,6 +129,26 @@ def test_watchdog_is_fed_between_scans_that_are_far_apart(make_harness: Callable
         harness.wait_for("WATCHDOG=1")
 
 
+def test_watchdog_is_not_fed_before_the_start_is_reported(
+    make_harness: Callable[..., Harness], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = Loop._try_show
+    may_load = threading.Event()
+
+    def load_within_this_turn(loop: Loop) -> None:
+        if loop._parts.holder.has_begun:
+            may_load.set()
+            wait_until(lambda: loop._parts.holder.engine is not None, "the model is loaded")
+        show(loop)
+
+    monkeypatch.setattr(Loop, "_try_show", load_within_this_turn)
+    harness = make_harness(0.2, is_loaded=False)
+    assert may_load.wait(60)
+    harness.may_load.set()
+    wait_until(lambda: "WATCHDOG=1" in harness.heard, "the watchdog is fed")
+    assert "READY=1" in harness.heard[: harness.heard.index("WATCHDOG=1")]
+
+
 def test_reload_while_the_model_loads_does_not_end_the_start(make_harness: Callable[..., Harness]) -> None:
     harness = make_harness(0.2, is_loaded=False)
     harness.service.flags.reload()
@@ -184,8 +205,9 @@ def test_heartbeat_is_renewed_while_idle(make_harness: Callable[..., Harness], t
     wait_until(lambda: status_of(tmp_path)["alive_at"] > first, "it is renewed")
 
 
+@pytest.mark.parametrize("is_edited", [False, True])
 def test_recording_that_grows_after_its_delivery_is_transcribed_again(
-    make_harness: Callable[..., Harness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_harness: Callable[..., Harness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, is_edited: bool
 ) -> None:
     monkeypatch.setattr(second_look, "LOOK_AFTER_S", 2.0)
     (tmp_path / "inbox").mkdir(exist_ok=True)
@@ -198,11 +220,18 @@ def test_recording_that_grows_after_its_delivery_is_transcribed_again(
     document = tmp_path / "outbox" / "talk.json"
     wait_until((tmp_path / "processed" / "talk.au").exists, "it is delivered", 40)
     assert json.loads(document.read_text())["audio"]["duration_s"] == pytest.approx(2.0, abs=0.1)
+    if is_edited:
+        (tmp_path / "outbox" / "talk.txt").write_text("corrected by hand")
+    stem = "talk.au" if is_edited else "talk"
+    document = tmp_path / "outbox" / f"{stem}.json"
     with (tmp_path / "processed" / "talk.au").open("ab") as stream:
         stream.write(bytes(4 * rate_hz))  # two seconds more
     wait_until(
         lambda: document.exists() and json.loads(document.read_text())["audio"]["duration_s"] > 3.5,
-        "the whole recording is delivered in its place",
+        "the whole recording is delivered",
         40,
     )
-    assert sorted(path.name for path in (tmp_path / "outbox").glob("talk*")) == ["talk.json", "talk.txt"]
+    names = {path.name for path in (tmp_path / "outbox").glob("talk*")}
+    assert names == {"talk.json", "talk.txt", f"{stem}.json", f"{stem}.txt"}
+    explanations = [note for note in json.loads(document.read_text())["audio"]["notes"] if "talk.txt" in note]
+    assert len(explanations) == is_edited  # why there are two sets

@@ -20,6 +20,7 @@ from daemon.cli.check import device, folders, kernel, model, package, programs, 
 from daemon.cli.check.finding import Finding, Installation
 from daemon.display import escape
 from daemon.errors import ConfigError, ExitCode, UsageError
+from daemon.host import files
 from daemon.host.privileges import become_owner
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ CHECKS: Final = (
     Check("package", package.check_package),
     Check("systemd", systemd.check_systemd, needs_root=True),
     Check("folder", folders.check_folders),
+    Check("claimed", folders.check_displaced),
     Check("group", folders.check_group),
     Check("ffmpeg", programs.check_ffmpeg),
     Check("packages", programs.check_packages),
@@ -114,5 +116,4 @@ def _run(checks: Iterable[Check], installation: Installation) -> Iterator[Findin
         try:
             yield from row.find(installation)
         except OSError as error:
-            where = f" {error.filename}" if error.filename else ""
-            yield Finding("fault", f"{row.name}: cannot be examined:{where} {error.strerror or error}")
+            yield Finding("fault", f"{row.name}: cannot be examined: {files.describe_error(error)}")

@@ -11,6 +11,7 @@ from daemon.cli.check.finding import Finding
 from daemon.configfile import SHARED_FOLDERS
 from daemon.errors import ExitCode
 from daemon.host import files
+from daemon.journal.displaced import count_unfinished_by_inbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +71,18 @@ def _check_sharing(name: str, folder: Path) -> Finding | None:
 def _can_be_replaced_in(mode: int) -> bool:
     """Whether others than the owner can rename what is in a folder of this mode."""
     return bool(mode & _OTHERS_WRITE) and not mode & stat.S_ISVTX
+
+
+def check_displaced(installation: Installation) -> Iterator[Finding]:
+    """Name the inboxes of earlier configurations in which recordings still lie claimed."""
+    current = os.path.realpath(installation.config.folders.inbox)
+    for inbox, n_jobs in sorted(count_unfinished_by_inbox(installation.config.folders.state).items()):
+        if str(inbox) == current:
+            continue
+        are = "1 recording is" if n_jobs == 1 else f"{n_jobs} recordings are"
+        what = f"claimed: {are} unfinished in {inbox}, the inbox of an earlier configuration"
+        remedy = f"The running service finishes them from there: keep {inbox} in place and writable for it until then."
+        yield Finding("warning", what, remedy)
 
 
 def check_group(installation: Installation) -> Iterator[Finding]:

@@ -58,6 +58,7 @@ def test_recording_that_grew_after_delivery_is_transcribed_again_and_its_documen
     assert world.spool.recover() == ()  # not yet
     look(world)
     (job,) = world.spool.recover()
+    assert world.spool.explain_second_set(job) is None
     assert (job.state, world.audio(job).read_bytes()) == (JobState.CLAIMED, AUDIO + MORE)
     assert tree(world.folders.processed) == {"team"}
     work(world, "2")
@@ -102,6 +103,10 @@ def test_documents_edited_after_delivery_are_kept_next_to_the_new_ones(world: Wo
     kept = (world.folders.outbox / changed).read_bytes()
     grow(world.folders.processed / "team" / "talk.wav")
     look(world)
+    (job,) = world.spool.recover()
+    note = world.spool.explain_second_set(job)
+    assert note is not None
+    assert "kept as talk.txt, talk.json," in note
     work(world, "2")
     assert (world.folders.outbox / changed).read_bytes() == kept
     assert mark_of(world, "team/talk.wav") == "2"
