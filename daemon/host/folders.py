@@ -177,6 +177,8 @@ class Folder:
             return
         if twin is not None:
             with suppress(OSError, LinkInTheWayError), self.descend(name) as made:
+                if made.names():  # not the new one: a member has put another folder of ours in its place
+                    return
                 with suppress(OSError):
                     os.chown(made.fd, -1, os.fstat(twin.fd).st_gid)
                 os.fchmod(made.fd, mode)

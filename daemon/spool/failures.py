@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.errors import NoPermissionError, ScribedError, TransientError
+from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.job import JobState
@@ -106,7 +106,7 @@ class Failures:
                 continue
             try:
                 moved.append(self._give_back(root, path))
-            except (NoPermissionError, TransientError) as error:
+            except (JobError, NoPermissionError, TransientError) as error:  # JobError: no file any more
                 log.warning("retry.refused", path=path, what=error.what)
                 problems.append(error)
             except FileNotFoundError:  # taken away meanwhile
@@ -177,7 +177,8 @@ class Failures:
         with files.explained("The failed recordings cannot be listed", current), Folder.open(current) as root:
             for relative, folder in root.walk():
                 names = set(folder.names())
-                audio = (name for name in names if error_note_name(name) in names)
+                noted = (name for name in names if not name.startswith(".") and error_note_name(name) in names)
+                audio = (name for name in noted if folder.is_file(name))
                 found |= {(current, f"{relative}/{name}" if relative else name) for name in audio}
         return sorted(found)
 

@@ -2,6 +2,7 @@
 
 Members of the group may rename it, since the folder around it is theirs to change, but neither enter nor remove it: it
 is closed (0700) and never empty. A renamed one is found by its owner, mode and lock file, and gets its name back.
+They can also put a folder in its place that the service made for documents: that one is open to the group, and refused.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.errors import NoPermissionError, TransientError
+from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.host.folders import LinkInTheWayError
 from daemon.inbox import CLAIM_FOLDER
@@ -30,36 +31,86 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 log = structlog.get_logger()
 
 
-def open_private(root: Folder) -> Folder:
-    """Open the private sub-folder of a shared folder, making it where there is none.
+def open_private(root: Folder, *, may_make: bool = False) -> Folder:
+    """Open the private sub-folder of a shared folder.
+
+    Args:
+        root: the shared folder.
+        may_make: whether to make it if there is none. Whoever looks for a claim must not: a new, empty folder beside
+            one that has just been renamed would hide what is in that one.
 
     Raises:
-        NoPermissionError, TransientError: what has its name is not ours.
+        NoPermissionError, TransientError: it is missing, or what has its name is not ours.
         OSError: it cannot be made or opened.
     """
+    path = root.path / PRIVATE_FOLDER
     try:
         private = root.descend(PRIVATE_FOLDER)
     except FileNotFoundError:
-        private = _restore(root) or _make(root)
+        private = _restore_or_make(root, may_make=may_make)
     except (NotADirectoryError, LinkInTheWayError):
-        what = f"{root.path / PRIVATE_FOLDER} is not a folder."
-        raise TransientError(what, "Remove it; the service makes its own.") from None
+        raise TransientError(f"{path} is not a folder.", "Remove it; the service makes its own.") from None
     try:
         _check(root, private)
-    except BaseException:
+    except BaseException as error:
         private.close()
-        raise
+        if not (may_make and isinstance(error, ScribedError) and _remove_empty(root)):
+            raise
+        private = _restore_or_make(root, may_make=may_make)
+        _check(root, private)
     return private
 
 
+def _restore_or_make(root: Folder, *, may_make: bool) -> Folder:
+    private = _restore(root) or (_make(root) if may_make else None)
+    if private is None:
+        remedy = f"If it was renamed, rename it back; it is in {root.path}. Otherwise restart the service."
+        raise TransientError(f"The private folder {root.path / PRIVATE_FOLDER} is missing.", remedy)
+    return private
+
+
+def _remove_empty(root: Folder) -> bool:
+    """Remove a folder that has the name of ours, is not ours and holds nothing; whether it is gone."""
+    with suppress(OSError):
+        root.rmdir(PRIVATE_FOLDER)
+        return True
+    return False
+
+
+def gather(root: Folder, private: Folder) -> None:
+    """Move what is in other private folders of ours into this one: a member may have renamed one while none was made.
+
+    Args:
+        root: the shared folder.
+        private: its private sub-folder.
+    """
+    for name in root.names():
+        if name == PRIVATE_FOLDER or not _is_ours(root, name):
+            continue
+        with suppress(OSError, LinkInTheWayError), root.descend(name) as other:
+            if os.path.samestat(os.fstat(other.fd), os.fstat(private.fd)):
+                continue
+            for claim in filter(other.is_folder, other.names()):
+                files.rename_noreplace(claim, claim, other.fd, private.fd)
+            private.sync()
+            other.unlink(LOCK_NAME)
+            root.rmdir(name)
+            log.warning("spool.private_folder_gathered", folder=str(root.path), was_called=name)
+
+
 def _check(root: Folder, private: Folder) -> None:
+    """Raise where a member may have put this folder in place of ours, which belongs to us and is closed to others."""
     facts = os.fstat(private.fd)
-    if facts.st_uid != os.geteuid() and facts.st_uid != _owner_of_new(root):
+    is_open = bool(stat.S_IMODE(facts.st_mode) & _OTHERS)
+    if facts.st_uid == os.geteuid() and not is_open:
+        return
+    usual = _facts_of_new(root)
+    if facts.st_uid not in {os.geteuid(), usual.st_uid}:
         what = f"{private.path} belongs to another user."
         raise NoPermissionError(what, "It may hold recordings: give it to the service's user with chown -R.")
-    if stat.S_IMODE(facts.st_mode) & _OTHERS:
-        with suppress(PermissionError):  # a share without modes
-            os.fchmod(private.fd, _FOLDER_MODE)
+    if is_open and not stat.S_IMODE(usual.st_mode) & _OTHERS:
+        remedy = f"If only recordings are in it, run chmod -R go= {private.path}; otherwise move it out of {root.path}."
+        raise TransientError(f"{private.path} is open to others, who may have changed what is in it.", remedy)
 
 
 def _make(root: Folder) -> Folder:
@@ -95,15 +146,18 @@ def _is_ours(root: Folder, name: str) -> bool:
         return False
     with suppress(OSError, LinkInTheWayError), root.descend(name) as folder:
         lock = folder.find(LOCK_NAME)
-        return lock is not None and stat.S_ISREG(lock.st_mode) and stat.S_IMODE(lock.st_mode) == _FILE_MODE
+        is_lock = lock is not None and stat.S_ISREG(lock.st_mode) and lock.st_uid == os.geteuid()
+        return is_lock and lock is not None and stat.S_IMODE(lock.st_mode) == _FILE_MODE
     return False
 
 
-def _owner_of_new(root: Folder) -> int:
-    """Return who owns a folder that we make here: on some shares it is not us."""
+def _facts_of_new(root: Folder) -> os.stat_result:
+    """Return the facts of a file that we make here, closed to others: some shares show another owner, or no modes."""
     name = files.temporary_name("owner")
-    root.mkdir(name, _FOLDER_MODE)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE, dir_fd=root.fd)
     try:
-        return root.lstat(name).st_uid
+        return os.fstat(fd)  # of the file itself: a member may have put something else in its place
     finally:
-        root.rmdir(name)
+        os.close(fd)
+        with suppress(OSError):
+            root.unlink(name)

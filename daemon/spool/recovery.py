@@ -14,7 +14,7 @@ from daemon.job import JobState
 from daemon.journal.records import FailedPlace
 from daemon.spool.claims import remove_claim
 from daemon.spool.notes import read_note
-from daemon.spool.private import PRIVATE_FOLDER, open_private
+from daemon.spool.private import PRIVATE_FOLDER, gather, open_private
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,6 +54,7 @@ class Recovery:
             Folder.open(inbox) as root,
             open_private(root) as claims,
         ):
+            gather(root, claims)
             for name in claims.names():
                 if name not in known and claims.is_folder(name) and (job := self._enter(claims, name)):
                     known[job.job_id] = job

@@ -39,6 +39,7 @@ class SharedFolders:
 
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
+        self._held_claims: tuple[os.stat_result, int] | None = None  # facts of the inbox, descriptor of its claims
         self.roots = Roots(**{name: links.resolve(getattr(folders, name)) for name in _SHARED})
 
     # Ways in
@@ -92,7 +93,15 @@ class SharedFolders:
         """
         inbox = self.roots.inbox
         with files.explained("Recordings cannot be claimed", inbox), Folder.open(inbox) as root:
-            open_private(root).close()
+            open_private(root, may_make=not self._has_claims_in(root)).close()
+
+    def _has_claims_in(self, inbox: Folder) -> bool:
+        """Whether the folder of claims that we hold the lock of is still in this inbox, under whatever name."""
+        if self._held_claims is None:
+            return False
+        held_inbox, claims = self._held_claims
+        is_same = os.path.samestat(held_inbox, os.fstat(inbox.fd))
+        return is_same and os.fstat(claims).st_nlink > 0
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -109,12 +118,20 @@ class SharedFolders:
                 with (
                     files.explained(f"The {name} cannot be locked", path),
                     Folder.open(path) as root,
-                    open_private(root) as private,
+                    open_private(root, may_make=True) as private,
                 ):
                     lock = Lock(private.path / LOCK_NAME, private.fd)
                     lock.acquire(f"the {name} {path}")
-                held.callback(lock.release)
+                    held.callback(lock.release)
+                    if name == "inbox folder":
+                        claims = os.dup(private.fd)
+                        held.callback(os.close, claims)
+                        self._held_claims = os.fstat(root.fd), claims
+            held.callback(self._give_up_claims)
             yield
+
+    def _give_up_claims(self) -> None:
+        self._held_claims = None
 
     # Mounts
 

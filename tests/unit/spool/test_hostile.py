@@ -8,17 +8,18 @@ import shutil
 import stat
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from daemon.config import Watch
-from daemon.errors import AlreadyRunningError, TransientError
+from daemon.errors import AlreadyRunningError, NoPermissionError, TransientError
 from daemon.host.folders import LinkInTheWayError
 from daemon.host.links import UntrustedLinkError
 from daemon.inbox import Inbox
-from daemon.spool import SharedFolders
+from daemon.spool import SharedFolders, private
 from tests.unit.spool.world import AUDIO, REASON, WORDS, World, tree
 
 if TYPE_CHECKING:
@@ -326,6 +327,137 @@ def test_folder_that_a_member_puts_in_place_of_the_private_one_is_refused(shared
     assert (inbox / "next.wav").exists()
     (inbox / ".scribed").rmdir()  # the remedy
     assert shared_world.deliver(job) == "talk"
+
+
+def forge_claim(world: World, folder: Path) -> None:
+    """Put a claim into a folder as the service would, with the state folder as the place where it fails."""
+    (folder / "20260101T000000-12345678").mkdir()
+    roots = {name: str(getattr(world.folders, name)) for name in ("inbox", "outbox", "processed")}
+    note = {"path": "shares.json", "claimed_at": "2026-01-01T00:00:00Z", "roots": roots}
+    note["roots"]["failed"] = str(world.folders.state)
+    note["failure"] = {"what": "x", "remedy": "", "place": {"folder": "", "name": "shares.json"}}
+    (folder / "20260101T000000-12345678" / ".claim.json").write_text(json.dumps(note))
+    (folder / "20260101T000000-12345678" / "shares.json").write_text("{}")
+
+
+@needs_root
+def test_folder_of_the_service_that_a_member_puts_in_place_of_the_private_one_is_refused(shared_world: World) -> None:
+    world, inbox = shared_world, shared_world.folders.inbox
+    world.drop("sub/talk.wav")
+    os.chown(inbox / "sub", MEMBER, GROUP)
+    (inbox / "sub").chmod(0o2770)
+    world.deliver(world.claim("sub/talk.wav"))
+    job = world.claim("memo.wav")
+    made_by_service = world.folders.outbox / "sub"
+    assert (made_by_service.stat().st_uid, stat.S_IMODE(made_by_service.stat().st_mode)) == (0, 0o2770)
+    forge_claim(world, made_by_service)
+    swap = "os.rename(sys.argv[1], sys.argv[2]), os.rename(sys.argv[3], sys.argv[1])"
+    as_member(swap, inbox / ".scribed", inbox / "moved", made_by_service)
+    before = tree(world.folders.state)
+    for step in (world.shared.make_claims, world.spool.recover, lambda: world.deliver(job)):
+        with pytest.raises(TransientError, match="open to others"):
+            step()
+    assert tree(world.folders.state) == before
+    (inbox / ".scribed").rename(inbox / "fake")
+    assert [left.path for left in world.spool.recover()] == ["memo.wav"]
+    assert world.deliver(job) == "memo"
+
+
+def test_no_second_private_folder_is_made_while_ours_is_in_the_inbox(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.claim()
+    inbox = world.folders.inbox
+    with world.shared.locked():
+        (inbox / ".scribed").rename(inbox / "moved")
+        with monkeypatch.context() as patch:
+            patch.setattr(private, "_restore", lambda _: None)  # renamed again and again, so that no listing shows it
+            for step in (world.shared.make_claims, lambda: world.spool.claim(world.drop("next.wav"))):
+                with pytest.raises(TransientError, match="is missing"):
+                    step()
+        assert not (inbox / ".scribed").exists()
+        world.shared.make_claims()
+        assert world.deliver(job) == "talk"
+        shutil.rmtree(inbox)  # by an administrator, who makes another one
+        inbox.mkdir()
+        world.shared.make_claims()
+        assert world.deliver(world.claim("other.wav")) == "other"
+
+
+def test_claims_in_a_second_private_folder_are_found_at_the_start(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = world.claim("sub/talk.wav", hotwords=WORDS)
+    (world.folders.inbox / ".scribed").rename(world.folders.inbox / "moved")
+    with monkeypatch.context() as patch:
+        patch.setattr(private, "_restore", lambda _: None)
+        again = World(tmp_path)
+    assert world.audio(job).exists() is False
+    (left,) = again.spool.recover()
+    assert again.deliver(left) == "talk"
+    assert tree(world.folders.inbox) == {".scribed", "sub"}
+    again.close()
+
+
+def test_private_folder_put_in_place_of_a_new_folder_stays_closed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (world.folders.inbox / "sub").mkdir()
+    (world.folders.inbox / "sub").chmod(0o2770)
+    with world.shared.locked():
+        pass
+    mkdir, outbox = os.mkdir, world.folders.outbox
+
+    def mkdir_and_swap(path: str, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
+        mkdir(path, mode, dir_fd=dir_fd)
+        if path == "sub" and not (outbox / "aside").exists():
+            (outbox / "sub").rename(outbox / "aside")
+            (outbox / ".scribed").rename(outbox / "sub")
+
+    with monkeypatch.context() as patch, suppress(TransientError):
+        patch.setattr(os, "mkdir", mkdir_and_swap)
+        world.deliver(world.claim("sub/talk.wav"))
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o700
+
+
+@needs_root
+def test_member_cannot_pretend_that_new_files_belong_to_the_member(
+    shared_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inbox = shared_world.folders.inbox
+    code = "os.rename(sys.argv[1], sys.argv[2]), os.mkdir(sys.argv[1]), os.mkdir(sys.argv[1] + '/mine')"
+    as_member(code, inbox / ".scribed", inbox / "moved")
+    real_open = os.open
+
+    def open_and_swap(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        fd = real_open(path, flags, mode, dir_fd=dir_fd)
+        if str(path).startswith(".scribed-owner"):
+            os.unlink(path, dir_fd=dir_fd)
+            os.mknod(path, dir_fd=dir_fd)
+            os.chown(path, MEMBER, GROUP, dir_fd=dir_fd)
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_swap)
+    with pytest.raises(NoPermissionError, match="belongs to another user"):
+        shared_world.shared.make_claims()
+
+
+# Retry
+
+
+def test_retry_moves_neither_hidden_folders_nor_what_is_no_file(world: World) -> None:
+    failed = world.folders.failed
+    world.set_aside(world.claim("memo.wav"))
+    with world.shared.locked():
+        pass
+    (failed / "folder.wav").mkdir()
+    (failed / "link.wav").symlink_to(world.folders.state)
+    os.mkfifo(failed / "pipe.wav")
+    for name in (".scribed", "folder.wav", "link.wav", "pipe.wav"):
+        (failed / f"{name}.error.txt").write_text('scribed could not transcribe "x".')
+    assert world.retry() == (world.folders.inbox / "memo.wav",)
+    assert (failed / ".scribed" / "lock").exists()
+    assert tree(world.folders.inbox) == {".scribed", "memo.wav"}
 
 
 # Claims that cannot be made

@@ -28,7 +28,7 @@ def test_private_folder_open_to_others_is_closed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
 def test_private_folder_of_another_user_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
+    (tmp_path / "inbox" / ".scribed" / "job").mkdir(parents=True)
     os.chown(tmp_path / "inbox" / ".scribed", 65534, 65534)
     with pytest.raises(NoPermissionError, match="another user"):
         World(tmp_path)
@@ -38,17 +38,20 @@ def test_private_folder_of_another_user_is_refused(tmp_path: Path) -> None:
 def test_private_folder_on_a_share_owned_by_another_user_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "inbox" / ".scribed").mkdir(parents=True)
+    (tmp_path / "inbox" / ".scribed" / "job").mkdir(parents=True)
+    (tmp_path / "inbox" / ".scribed").chmod(0o700)
     os.chown(tmp_path / "inbox" / ".scribed", 65534, 65534)
-    mkdir = os.mkdir
+    real_open = os.open
 
-    def mkdir_on_share(path: str | Path, mode: int = 0o777, *, dir_fd: int | None = None) -> None:
-        mkdir(path, mode, dir_fd=dir_fd)
-        os.chown(path, 65534, 65534, dir_fd=dir_fd)
+    def open_on_share(path: str | Path, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        fd = real_open(path, flags, mode, dir_fd=dir_fd)
+        if flags & os.O_CREAT:
+            os.fchown(fd, 65534, 65534)
+        return fd
 
-    monkeypatch.setattr(os, "mkdir", mkdir_on_share)  # as CIFS mounted with uid= shows everything
+    monkeypatch.setattr(os, "open", open_on_share)  # as CIFS mounted with uid= shows everything
     World(tmp_path).close()
-    assert tree(tmp_path / "inbox") == {".scribed"}
+    assert tree(tmp_path / "inbox") == {".scribed/job"}
 
 
 @pytest.mark.parametrize("kind", ["file", "link"])
