@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from daemon.errors import ScribedError, TransientError
+from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
 from daemon.host import files, links
 
 if TYPE_CHECKING:
@@ -241,15 +241,17 @@ class Folder:
             return files.sha256_of_stream(stream)
 
     def has_sha256(self, name: str, digest: str) -> bool:
-        """Whether it is a regular file with these bytes."""
-        return self.is_file(name) and self.sha256(name) == digest
+        """Whether it is a regular file with these bytes; one that may not be read is another user's."""
+        with suppress(JobError, NoPermissionError):
+            return self.is_file(name) and self.sha256(name) == digest
+        return False
 
     def is_copy(self, name: str, other: Folder, other_name: str) -> bool:
         """Whether a file of another folder is a regular file with the same bytes as one of this folder."""
         facts, others = self.lstat(name), other.find(other_name)
         if others is None or not (stat.S_ISREG(facts.st_mode) and stat.S_ISREG(others.st_mode)):
             return False
-        return facts.st_size == others.st_size and self.sha256(name) == other.sha256(other_name)
+        return facts.st_size == others.st_size and other.has_sha256(other_name, self.sha256(name))
 
     def is_writable(self) -> bool:
         """Whether files can be made in here and removed from it."""

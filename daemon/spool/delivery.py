@@ -281,6 +281,7 @@ def _result_in(outbox: Folder, name: str, job_id: str) -> Result | None:
         document = json.loads(outbox.read(name, _MAX_JSON_BYTES))
         if document["job_id"] != job_id:
             return None
-        return Result(document["audio"]["duration_s"], document["processing"]["wall_s"], document["complete"])
-    except (ScribedError, OSError, ValueError, KeyError, TypeError):
+        audio_s, wall_s = float(document["audio"]["duration_s"]), float(document["processing"]["wall_s"])
+        return Result(audio_s, wall_s, document["complete"] is True)
+    except (ScribedError, OSError, ValueError, LookupError, TypeError, RecursionError):  # members can write such a file
         return None

@@ -16,7 +16,8 @@ import pytest
 
 from daemon.config import Watch
 from daemon.errors import AlreadyRunningError, NoPermissionError, TransientError
-from daemon.host.folders import LinkInTheWayError
+from daemon.host import files
+from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.host.links import UntrustedLinkError
 from daemon.inbox import Inbox
 from daemon.spool import SharedFolders, private
@@ -333,9 +334,12 @@ def forge_claim(world: World, folder: Path) -> None:
     """Put a claim into a folder as the service would, with the state folder as the place where it fails."""
     (folder / "20260101T000000-12345678").mkdir()
     roots = {name: str(getattr(world.folders, name)) for name in ("inbox", "outbox", "processed")}
-    note = {"path": "shares.json", "claimed_at": "2026-01-01T00:00:00Z", "roots": roots}
-    note["roots"]["failed"] = str(world.folders.state)
-    note["failure"] = {"what": "x", "remedy": "", "place": {"folder": "", "name": "shares.json"}}
+    note = {
+        "path": "shares.json",
+        "claimed_at": "2026-01-01T00:00:00Z",
+        "roots": roots | {"failed": str(world.folders.state)},
+        "failure": {"what": "x", "remedy": "", "place": {"folder": "", "name": "shares.json"}},
+    }
     (folder / "20260101T000000-12345678" / ".claim.json").write_text(json.dumps(note))
     (folder / "20260101T000000-12345678" / "shares.json").write_text("{}")
 
@@ -354,7 +358,10 @@ def test_folder_of_the_service_that_a_member_puts_in_place_of_the_private_one_is
     swap = "os.rename(sys.argv[1], sys.argv[2]), os.rename(sys.argv[3], sys.argv[1])"
     as_member(swap, inbox / ".scribed", inbox / "moved", made_by_service)
     before = tree(world.folders.state)
-    for step in (world.shared.make_claims, world.spool.recover, lambda: world.deliver(job)):
+    steps: tuple[Callable[[], object], ...] = (
+        world.shared.make_claims, world.spool.recover, lambda: world.deliver(job)
+    )  # fmt: skip
+    for step in steps:
         with pytest.raises(TransientError, match="open to others"):
             step()
     assert tree(world.folders.state) == before
@@ -372,7 +379,10 @@ def test_no_second_private_folder_is_made_while_ours_is_in_the_inbox(
         (inbox / ".scribed").rename(inbox / "moved")
         with monkeypatch.context() as patch:
             patch.setattr(private, "_restore", lambda _: None)  # renamed again and again, so that no listing shows it
-            for step in (world.shared.make_claims, lambda: world.spool.claim(world.drop("next.wav"))):
+            steps: tuple[Callable[[], object], ...] = (
+                world.shared.make_claims, lambda: world.spool.claim(world.drop("next.wav"))
+            )  # fmt: skip
+            for step in steps:
                 with pytest.raises(TransientError, match="is missing"):
                     step()
         assert not (inbox / ".scribed").exists()
@@ -440,6 +450,52 @@ def test_member_cannot_pretend_that_new_files_belong_to_the_member(
     monkeypatch.setattr(os, "open", open_and_swap)
     with pytest.raises(NoPermissionError, match="belongs to another user"):
         shared_world.shared.make_claims()
+
+
+# Files that the service may not read
+
+
+@needs_root
+@pytest.mark.parametrize("end", ["processed", "outbox"])
+def test_file_that_may_not_be_read_takes_a_name_and_holds_up_nothing(
+    shared_world: World, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """A member closes a file of the same name and size to the service, just before the service uses the name."""
+    world, job = shared_world, shared_world.claim()
+    planted = getattr(world.folders, end) / ("talk.wav" if end == "processed" else "talk.txt")
+
+    def refuse(name: str, folder: int) -> int:
+        if os.stat(name, dir_fd=folder).st_uid == MEMBER:
+            raise NoPermissionError("It may not be read.")
+        return real_open(name, folder)
+
+    real_open = files.open_regular
+    monkeypatch.setattr(files, "open_regular", refuse)  # root may read everything
+    publish = Folder.publish
+
+    def plant_and_publish(folder: Folder, temporary: str, name: str) -> None:
+        publish(folder, temporary, name)
+        if name == "talk.json" and not planted.with_suffix(".done").exists():
+            planted.with_suffix(".done").touch()
+            planted.unlink(missing_ok=True)
+            planted.write_bytes(AUDIO)
+            os.chown(planted, MEMBER, GROUP)
+            planted.chmod(0o600)
+            if end == "outbox":
+                raise OSError(28, "No space left on device")  # so that the delivery is rolled back
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "publish", plant_and_publish)
+        if end == "outbox":
+            with pytest.raises(TransientError):
+                world.deliver(job)
+        else:
+            assert world.deliver(job) == "talk"
+    if end == "outbox":
+        assert world.deliver(job) == "talk.wav"
+    assert planted.read_bytes() == AUDIO
+    delivered = [path for path in world.folders.processed.iterdir() if path != planted and path.suffix == ".wav"]
+    assert [path.read_bytes() for path in delivered] == [AUDIO]
 
 
 # Retry
