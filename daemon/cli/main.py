@@ -221,6 +221,34 @@ def bench(json_: JsonFlag = False, config: ConfigOption = None) -> None:
     raise typer.Exit(measure(config, is_json=json_))
 
 
+@app.command("eval")
+def evaluate(
+    recordings: Annotated[list[str], typer.Argument(metavar="DIR|FILE", hidden=True)],
+    compare: Annotated[
+        list[str] | None,
+        typer.Option("--compare", metavar="KEY=VALUE", help="Also measure with this setting changed; may be repeated."),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="PAGE", help="Write a page with the aligned texts.")
+    ] = None,
+    normalize: Annotated[
+        str, typer.Option("--normalize", metavar="standard|none", help="none: case and punctuation count.")
+    ] = "standard",
+    json_: JsonFlag = False,
+    force: ForceFlag = False,
+    config: ConfigOption = None,
+) -> None:
+    """Measure the accuracy on recordings of your own.
+
+    DIR or FILE leads to recordings whose words are known: talk.wav beside talk.ref.txt, a corrected transcript in JSON,
+    or a CSV or TSV table with the columns file and text. An interrupted measurement goes on where it stopped.
+    """
+    from daemon.cli.eval import evaluate as measure
+
+    code = measure(recordings, compare or [], html, normalize, config, is_json=json_, is_forced=force)
+    raise typer.Exit(code)
+
+
 def _print_version(is_wanted: bool) -> None:
     if is_wanted:
         typer.echo(f"scribed {daemon.__version__}")

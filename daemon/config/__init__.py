@@ -3,6 +3,7 @@
 `configfile` finds and parses the file.
 """
 
+from daemon.config.changes import change
 from daemon.config.reading import load, reload
 from daemon.config.recording import RecordingSettings, read_folder_settings
 from daemon.config.schema import (
@@ -43,6 +44,7 @@ __all__ = [
     "Settings",
     "Transcribe",
     "Watch",
+    "change",
     "json_schema",
     "load",
     "read_folder_settings",

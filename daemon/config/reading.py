@@ -144,7 +144,7 @@ def _plain(default: object) -> object:
 
 def _find_conflicts(checked: Checked, document: Document) -> Iterator[ConfigFault]:
     """Find valid keys that contradict one another."""
-    for keys, what, remedy in (*_compare_folders(checked.config), *_compare_lengths(checked.config)):
+    for keys, what, remedy in (*_compare_folders(checked.config), *compare_lengths(checked.config)):
         if not checked.has_faults_in(keys):
             # Name the key that the file sets; if it sets both, the first one.
             key = next((key for key in keys if key in document.lines), keys[0])
@@ -170,7 +170,8 @@ def _compare_folders(config: Config) -> Iterator[_Conflict]:
             yield ((section, key), ("folders", "inbox")), what, "move it elsewhere"
 
 
-def _compare_lengths(config: Config) -> Iterator[_Conflict]:
+def compare_lengths(config: Config) -> Iterator[_Conflict]:
+    """Find lengths that contradict one another: (keys, what, remedy)."""
     overlap_s, max_chunk_s = config.segment.overlap_s, config.segment.max_chunk_s
     if overlap_s >= max_chunk_s / 2:
         what = f"overlap_s ({overlap_s:g}) must be less than half of max_chunk_s ({max_chunk_s:g})"

@@ -35,6 +35,7 @@ COMMANDS = (
     "check",
     "fetch-model",
     "demo",
+    "eval",
     "bench",
 )
 

@@ -17,7 +17,7 @@ LAYERS = (
     {"transcript", "checkpoint"},
     {"documents", "journal"},
     {"config"},
-    {"logs", "decode", "inbox"},
+    {"logs", "decode", "evaluation", "inbox"},
     {"spool", "segment", "audio_export", "status"},
     {"engine", "frontend"},
     {"pipeline"},
@@ -32,7 +32,7 @@ LIBRARIES = {
     "av": {"decode"},
     "huggingface_hub": {"checkpoint"},
     "jinja2": {"engine"},  # the errors of a model's chat template; transformers requires it
-    "numpy": {"audio_export", "cli", "decode", "engine", "frontend", "segment"},
+    "numpy": {"audio_export", "cli", "decode", "engine", "evaluation", "frontend", "segment"},
     "pydantic": {"config", "frontend"},
     "pydantic_core": {"config"},
     "pydub": {"audio_export"},

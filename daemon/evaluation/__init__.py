@@ -1,0 +1,25 @@
+"""How accurate transcripts are: reference texts, scores, what is chance and what is not, and the report."""
+
+from daemon.evaluation.bootstrap import LEVEL, N_RESAMPLES, SEED
+from daemon.evaluation.chunk_files import ChunkFiles
+from daemon.evaluation.normalization import NORMALIZATIONS
+from daemon.evaluation.page import render_page
+from daemon.evaluation.references import Reference, find_references
+from daemon.evaluation.report import Arm, Report, make_report
+from daemon.evaluation.scoring import Score, score
+
+__all__ = [
+    "LEVEL",
+    "NORMALIZATIONS",
+    "N_RESAMPLES",
+    "SEED",
+    "Arm",
+    "ChunkFiles",
+    "Reference",
+    "Report",
+    "Score",
+    "find_references",
+    "make_report",
+    "render_page",
+    "score",
+]

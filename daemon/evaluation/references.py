@@ -1,0 +1,210 @@
+"""Reference texts and the recordings they belong to.
+
+A reference is a text next to its recording (`talk.wav` with `talk.ref.txt` or `talk.wav.ref.txt`), a transcript in
+JSON that a person has corrected, or a row of a table with the columns `file` and `text`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from daemon.display import escape
+from daemon.errors import NoPermissionError, UsageError
+from daemon.host import files
+from daemon.text import join_texts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+
+class _Tsv(csv.excel_tab):
+    """Quotes have no meaning: a text may begin with one."""
+
+    quoting = csv.QUOTE_NONE
+
+
+REFERENCE_SUFFIX: Final = ".ref.txt"
+_TABLES: Final = {".csv": csv.excel, ".tsv": _Tsv}
+_COLUMNS: Final = ("file", "text")
+_MAX_BYTES: Final = 64 << 20
+# Files next to recordings that are not audio.
+_NOT_AUDIO: Final = (".txt", ".json", ".srt", ".vtt", ".md", ".html", ".docx", ".yaml", *_TABLES)
+_HOW: Final = f"Put the words spoken in talk.wav into talk{REFERENCE_SUFFIX} next to it; see docs/accuracy.md."
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A recording and the words that are spoken in it."""
+
+    audio: Path
+    text: str
+
+
+def find_references(words: Sequence[str], processed: Path) -> list[Reference]:
+    """Return the recordings that folders and files on a command line lead to, each once, in the order of their paths.
+
+    Args:
+        words: as typed: folders, recordings, reference texts, corrected JSON documents, tables.
+        processed: where the audio of corrected documents may lie.
+
+    Raises:
+        NoPermissionError: files are not readable; all are named.
+        UsageError: something is missing or fits to nothing.
+    """
+    denied: list[str] = []
+    found: dict[Path, str] = {}
+    for word in words:
+        for reference in _guarded(_read(Path(word), processed, denied), word, denied):
+            audio = Path(os.path.realpath(reference.audio))
+            if found.setdefault(audio, reference.text) != reference.text:
+                raise UsageError(f"{escape(str(audio))} has two different reference texts.", "Remove one of them.")
+    denied += [str(audio) for audio in found if not os.access(audio, os.R_OK)]
+    if denied:
+        raise NoPermissionError(
+            f"Not readable for this user: {', '.join(map(escape, dict.fromkeys(denied)))}.",
+            "Give the service's user read permission, or run `scribed eval` as the owner of the files.",
+        )
+    if not found:
+        raise UsageError("No recording with a reference text was found.", _HOW)
+    return [Reference(audio, found[audio]) for audio in sorted(found)]
+
+
+def _guarded(references: Iterator[Reference], word: str, denied: list[str]) -> Iterator[Reference]:
+    """Yield references; note what is not readable."""
+    try:
+        yield from references
+    except PermissionError as error:
+        denied.append(os.fsdecode(error.filename or word))
+    except FileNotFoundError as error:
+        raise UsageError(f"{escape(os.fsdecode(error.filename or word))} does not exist.") from None
+    except OSError as error:
+        raise UsageError(f"{escape(word)} cannot be read: {error.strerror}.", "Look at its disk.") from None
+
+
+def _read(path: Path, processed: Path, denied: list[str]) -> Iterator[Reference]:
+    if stat.S_ISDIR(path.stat().st_mode):
+        yield from _read_folder(path, processed, denied)
+    elif path.name.endswith(REFERENCE_SUFFIX):
+        yield _of_text(path, _names_in(path.parent))
+    elif path.suffix.lower() in _TABLES:
+        rows = _read_table(path)
+        if rows is None:
+            raise UsageError(f"{escape(str(path))} has no columns `file` and `text`.", "Name them in its first line.")
+        yield from rows
+    elif path.suffix.lower() == ".json":
+        document = _read_document(path)
+        if document is None:
+            remedy = "A model's own text is no reference: correct it first, or write the words into a text file."
+            raise UsageError(f"{escape(str(path))} is not a transcript that a person has corrected.", remedy)
+        yield _of_document(path, document, processed)
+    else:
+        yield _of_recording(path)
+
+
+def _read_folder(folder: Path, processed: Path, denied: list[str]) -> Iterator[Reference]:
+    """Yield what a folder and its sub-folders have; recordings without a reference are passed over."""
+    for where, inner, names in os.walk(folder, onerror=lambda error: denied.append(str(error.filename))):
+        inner[:] = sorted(name for name in inner if not name.startswith("."))
+        for path in (Path(where, name) for name in sorted(names)):
+            yield from _guarded(_read_member(path, names, processed), str(path), denied)
+
+
+def _read_member(path: Path, names: Iterable[str], processed: Path) -> Iterator[Reference]:
+    if path.name.endswith(REFERENCE_SUFFIX):
+        yield _of_text(path, names)
+    elif path.suffix.lower() in _TABLES:
+        yield from _read_table(path) or ()
+    elif path.suffix.lower() == ".json" and (document := _read_document(path)) is not None:
+        yield _of_document(path, document, processed)
+
+
+def _names_in(folder: Path) -> list[str]:
+    return [entry.name for entry in os.scandir(folder) if entry.is_file()]
+
+
+def _of_text(path: Path, names: Iterable[str]) -> Reference:
+    """Return the reference of a text next to a recording."""
+    stem = path.name.removesuffix(REFERENCE_SUFFIX)
+    audio = [name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_AUDIO)]
+    fitting = [name for name in audio if name == stem] or sorted(name for name in audio if Path(name).stem == stem)
+    if not fitting:
+        raise UsageError(f"The recording of {escape(str(path))} is missing.", f"It belongs to {escape(stem)}.wav, say.")
+    if len(fitting) > 1:
+        shown = ", ".join(map(escape, fitting))
+        remedy = f"Name it after one of them, such as {escape(fitting[0])}{REFERENCE_SUFFIX}."
+        raise UsageError(f"{escape(str(path))} may belong to {shown}.", remedy)
+    return Reference(path.with_name(fitting[0]), _read_text(path))
+
+
+def _of_recording(path: Path) -> Reference:
+    for text in (path.with_name(path.name + REFERENCE_SUFFIX), path.with_name(path.stem + REFERENCE_SUFFIX)):
+        if text.exists():
+            return Reference(path, _read_text(text))
+    raise UsageError(f"{escape(str(path))} has no reference text.", _HOW)
+
+
+def _read_table(path: Path) -> list[Reference] | None:
+    """Return the rows of a table, None where its first line does not name the columns."""
+    csv.field_size_limit(_MAX_BYTES)  # the text of a long recording is one field
+    reader = csv.DictReader(io.StringIO(_read_text(path)), dialect=_TABLES[path.suffix.lower()])
+    try:
+        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
+            return None
+        rows = list(reader)
+    except csv.Error as error:
+        raise UsageError(f"{escape(str(path))} cannot be read as a table: {error}.", "Check its quotes.") from None
+    references = []
+    for number, row in enumerate(rows, 2):
+        if not row["file"] or row["text"] is None:
+            raise UsageError(f"Row {number} of {escape(str(path))} has no file or no text.", "Complete or delete it.")
+        audio = path.parent / row["file"]
+        if not audio.exists():
+            what = f"Row {number} of {escape(str(path))} names {escape(row['file'])}, which does not exist."
+            raise UsageError(what, "Paths start at the folder of the table.")
+        references.append(Reference(audio, row["text"]))
+    return references
+
+
+def _read_document(path: Path) -> dict[str, Any] | None:
+    """Return a corrected transcript, None for any other JSON."""
+    try:
+        document = json.loads(_read_text(path))
+    except (ValueError, RecursionError, UsageError):
+        return None
+    is_ours = isinstance(document, dict) and str(document.get("schema", "")).startswith("scribed.transcript/")
+    return document if is_ours and document.get("corrected_at") else None
+
+
+def _of_document(path: Path, document: dict[str, Any], processed: Path) -> Reference:
+    """Return the reference of a corrected document; its audio is known by its sha256."""
+    try:
+        source, segments = document["source"], document["segments"]
+        text = join_texts(str(segment["text"]) for segment in segments)
+        places = [path.parent / Path(source["name"]).name, processed / source["path"].lstrip("/")]
+        sha256 = str(source["sha256"])
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(f"{escape(str(path))} is damaged.", "Save it again, or leave it out.") from None
+    for audio in places:
+        if audio.is_file() and ".." not in audio.parts and files.sha256_of(Path(os.path.realpath(audio))) == sha256:
+            return Reference(audio, text)
+    shown = " and ".join(escape(str(place)) for place in places)
+    raise UsageError(
+        f"The audio of {escape(str(path))} is missing.", f"It was looked for at {shown}. Copy it next to the document."
+    )
+
+
+def _read_text(path: Path) -> str:
+    """Return the content of a text file in UTF-8."""
+    if path.stat().st_size > _MAX_BYTES:
+        raise UsageError(f"{escape(str(path))} is larger than {_MAX_BYTES >> 20} MiB.", "Divide it.")
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise UsageError(f"{escape(str(path))} is not UTF-8 text.", "Save it as UTF-8.") from None

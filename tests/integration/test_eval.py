@@ -1,0 +1,135 @@
+"""`scribed eval` as a process, with the demo model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import stat
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.cli.eval import refuse_busy_gpu
+from daemon.config import ModelSettings
+from daemon.errors import EngineUnavailableError
+from daemon.status.heartbeat import sign_of_life
+from daemon.status.snapshot import SNAPSHOT_NAME, Model, Snapshot, as_dict
+from tests.conftest import SAMPLES
+from tests.integration.instance import environment, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.integration.test_daemon import MakeInstance
+
+
+@pytest.fixture
+def talks(tmp_path: Path, references: dict[str, str]) -> Path:
+    """Return a folder of two recordings with the words that are spoken in them."""
+    folder = tmp_path / "talks"
+    folder.mkdir()
+    for name in ("memo.wav", "reminder.mp3"):
+        shutil.copy(SAMPLES / name, folder / name)
+        (folder / f"{name}.ref.txt").write_text(references[name].title() + ".")
+    return folder
+
+
+def test_known_recordings_are_measured_and_compared(make_instance: MakeInstance, talks: Path, tmp_path: Path) -> None:
+    instance = make_instance()
+    shutil.copy(talks / "memo.wav", talks / "quiet.wav")
+    (talks / "quiet.wav.ref.txt").write_text("")
+    (talks / "broken.wav").write_bytes(b"RIFF")
+    (talks / "broken.ref.txt").write_text("hello")
+    page = tmp_path / "report.html"
+    words = ["eval", str(talks), "--json", "--compare", "preprocess.highpass_hz=0", "--html", str(page)]
+    ended = instance.run(*words)
+    assert ended.returncode == 1, ended.stderr
+    assert "broken.wav" in ended.stderr
+    report = json.loads(ended.stdout)
+    assert [arm["name"] for arm in report["arms"]] == ["as configured", "preprocess.highpass_hz=0"]
+    rows = {row["name"]: row for row in report["arms"][0]["recordings"]}
+    assert set(rows) == {"memo.wav", "reminder.mp3", "quiet.wav"}
+    assert rows["memo.wav"]["wer"] < 0.2
+    assert rows["quiet.wav"]["wer"] is None
+    assert rows["quiet.wav"]["insertions"] > 5
+    assert [one["name"] for one in report["failed"]] == ["broken.wav"]
+    assert report["arms"][1]["difference"]["verdict"] == "too few"
+    assert "Content-Security-Policy" in page.read_text()
+    assert list((instance.folder("cache") / "eval").iterdir()) == []
+    again = instance.run(*words)
+    assert again.returncode == 73
+    assert "report.html already exists" in again.stderr
+
+
+def test_interrupted_measurement_goes_on_where_it_stopped(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance = make_instance(segment={"max_chunk_s": 5, "overlap_s": 1})
+    talks = tmp_path / "talks"
+    talks.mkdir()
+    shutil.copy(SAMPLES / "meeting.flac", talks / "long.flac")
+    (talks / "long.ref.txt").write_text("hello and good morning")
+    command = instance.command("eval", str(talks), "--json")
+    texts = instance.folder("cache") / "eval"
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True)
+    wait_until(lambda: process.poll() is not None or any(texts.glob("*")), "the first text is kept")
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert "goes on where it stopped" in errors
+    (kept,) = texts.iterdir()
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    lines = [line for line in kept.read_text().splitlines() if line]
+    # What is kept is used: change it, and the page has the other text.
+    start, stop, said = json.loads(lines[0])
+    said["text"] = f"xylophone {said['text']}"
+    kept.write_text("\n".join([json.dumps([start, stop, said]), *lines[1:]]) + "\n")
+    page = tmp_path / "report.html"
+    ended = instance.run("eval", str(talks), "--html", str(page))
+    assert ended.returncode == 0, ended.stderr
+    assert "xylophone" in page.read_text()
+    assert list(texts.iterdir()) == []
+
+
+def test_wrong_words_end_before_the_model_is_loaded(make_instance: MakeInstance, talks: Path, tmp_path: Path) -> None:
+    instance = make_instance()
+    for code, words in (
+        (2, [str(tmp_path / "missing")]),
+        (2, [str(SAMPLES / "memo.wav")]),
+        (2, [str(talks), "--normalize", "some"]),
+        (2, [str(talks), "--compare", "output.mode=0660"]),
+        (78, [str(talks), "--compare", "preprocess.highpass_hz=loud"]),
+        (73, [str(talks), "--html", str(talks / "memo.wav"), "--force"]),
+        (2, [str(talks), "--html", str(tmp_path / "missing/report.html")]),
+    ):
+        ended = instance.run("eval", *words)
+        assert ended.returncode == code, ended.stderr
+        assert ended.stderr.startswith("scribed: ")
+        assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("held", "wanted", "is_refused"),
+    [
+        ("cuda:0", "auto", True),
+        ("cuda:0", "cuda", True),
+        ("cuda:0", "cuda:0", True),
+        ("cuda:0", "cuda:1", False),
+        ("cuda:0", "cpu", False),
+        ("cpu", "auto", False),
+    ],
+)
+def test_running_service_on_the_same_gpu_is_named(held: str, wanted: str, tmp_path: Path, *, is_refused: bool) -> None:
+    snapshot = Snapshot("ready", "2026-01-01T00:00:00Z", Model("m", held, "2026-01-01T00:00:00Z"))
+    path = tmp_path / SNAPSHOT_NAME
+    path.write_text(json.dumps(as_dict(snapshot) | sign_of_life()))
+    settings = ModelSettings(device=wanted)
+    if is_refused:
+        with pytest.raises(EngineUnavailableError, match="occupies the GPU") as caught:
+            refuse_busy_gpu(tmp_path, settings)
+        assert caught.value.exit_code == 69
+        assert "systemctl stop scribed" in caught.value.remedy
+    else:
+        refuse_busy_gpu(tmp_path, settings)
+    path.write_text(json.dumps(as_dict(snapshot)))  # a service that has crashed holds nothing
+    refuse_busy_gpu(tmp_path, settings)

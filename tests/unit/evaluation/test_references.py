@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+import os
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.errors import NoPermissionError, UsageError
+from daemon.evaluation import Reference, find_references
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def texts(found: list[Reference]) -> dict[str, str]:
+    return {one.audio.name: one.text for one in found}
+
+
+def corrected(audio: bytes, name: str = "talk.wav", **more: object) -> str:
+    source = {"name": name, "path": f"court/{name}", "sha256": sha256(audio).hexdigest()}
+    segments = [{"text": "good morning"}, {"text": "all"}]
+    return json.dumps({"schema": "scribed.transcript/1", "source": source, "segments": segments, **more})
+
+
+def test_folder_leads_to_texts_tables_and_corrected_documents(tmp_path: Path) -> None:
+    talks = tmp_path / "talks"
+    (talks / "deep").mkdir(parents=True)
+    for name in ("a.wav", "b.mp3", "deep/c.m4a", "d.wav", "e.wav", "f.wav", "untold.wav"):
+        (talks / name).write_bytes(name.encode())
+    (talks / "a.ref.txt").write_text("\ufeffone\n", encoding="utf-8")
+    (talks / "b.mp3.ref.txt").write_text("two")
+    (talks / "deep/c.ref.txt").write_text("three")
+    (talks / "all.csv").write_text('file,speaker,text\nd.wav,x,"four, five"\n')
+    (talks / "all.tsv").write_text('text\tfile\n"Six" she said\te.wav\n')
+    (talks / "other.csv").write_text("day,hours\nmonday,3\n")
+    (talks / "f.json").write_text(corrected(b"f.wav", "f.wav", corrected_at="2026-01-01T00:00:00Z"))
+    (talks / "own.json").write_text(corrected(b"untold.wav", "untold.wav", corrected_at=None))
+    (talks / "broken.json").write_bytes(b"\xff{")
+    assert texts(find_references([str(talks)], tmp_path)) == {
+        "a.wav": "one\n",
+        "b.mp3": "two",
+        "c.m4a": "three",
+        "d.wav": "four, five",
+        "e.wav": '"Six" she said',
+        "f.wav": "good morning all",
+    }
+
+
+def test_recording_or_text_or_document_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").write_bytes(b"audio")
+    (tmp_path / "talk.ref.txt").write_text("good morning all")
+    (tmp_path / "talk.json").write_text(corrected(b"audio", corrected_at="2026-01-01T00:00:00Z"))
+    words = [str(tmp_path / name) for name in ("talk.wav", "talk.ref.txt", "talk.json")]
+    for some in ([words[0]], [words[1]], [words[2]], words):
+        assert texts(find_references(some, tmp_path)) == {"talk.wav": "good morning all"}
+
+
+def test_audio_of_a_corrected_document_is_found_in_processed(tmp_path: Path) -> None:
+    processed = tmp_path / "processed"
+    (processed / "court").mkdir(parents=True)
+    (processed / "court/talk.wav").write_bytes(b"audio")
+    document = tmp_path / "talk.json"
+    document.write_text(corrected(b"audio", corrected_at="2026-01-01T00:00:00Z"))
+    (found,) = find_references([str(document)], processed)
+    assert found.audio == processed / "court/talk.wav"
+    (processed / "court/talk.wav").write_bytes(b"another recording of this name")
+    with pytest.raises(UsageError, match="is missing"):
+        find_references([str(document)], processed)
+
+
+@pytest.mark.parametrize(
+    ("files", "word", "told"),
+    [
+        ({}, "", "No recording with a reference"),
+        ({}, "missing.wav", "does not exist"),
+        ({"a.wav": ""}, "a.wav", "has no reference text"),
+        ({"a.ref.txt": "x"}, "", "The recording of"),
+        ({"a.ref.txt": "x", "a.wav": "", "a.mp3": ""}, "", "may belong to"),
+        ({"t.csv": "file,text\na.wav,x\n"}, "", "does not exist"),
+        ({"t.csv": "name,words\na.wav,x\n"}, "t.csv", "has no columns"),
+        ({"t.csv": "file,text\na.wav\n", "a.wav": ""}, "t.csv", "no file or no text"),
+        ({"a.json": "{}"}, "a.json", "not a transcript that a person has corrected"),
+        ({"a.wav": "", "a.ref.txt": "x", "a.wav.ref.txt": "y"}, "", "two different"),
+    ],
+)
+def test_wrong_reference_is_refused_with_its_name(files: dict[str, str], word: str, told: str, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=told) as caught:
+        find_references([str(tmp_path / word)], tmp_path)
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_every_unreadable_file_is_named(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.wav").write_bytes(b"")
+        (tmp_path / f"{name}.ref.txt").write_text("x")
+    (tmp_path / "a.wav").chmod(0)
+    (tmp_path / "b.ref.txt").chmod(0)
+    with pytest.raises(NoPermissionError) as caught:
+        find_references([str(tmp_path)], tmp_path)
+    assert "a.wav" in caught.value.what
+    assert "b.ref.txt" in caught.value.what
+    assert "c.wav" not in caught.value.what
