@@ -39,7 +39,7 @@ class Settings:
         self._in_force = (config, sha256)
 
     def pin(self, job_id: str) -> None:
-        """Keep the configuration in force for a job, unless it has one already."""
+        """Keep the current configuration for a job, unless it has one already."""
         with self._lock:
             self._pinned.setdefault(job_id, self.current)
 

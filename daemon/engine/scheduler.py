@@ -297,7 +297,7 @@ class ContinuousEngine:
             end = self._end
             if end is None:
                 self._queue.put_back(requests)
-        if end is not None:  # closed meanwhile: the queue has been emptied for good
+        if end is not None:  # closed meanwhile: the queue has been emptied permanently
             _fail(requests, end)
 
     def _drop_slots(self) -> None:

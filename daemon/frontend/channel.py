@@ -85,14 +85,14 @@ class Channel(Generic[Sent, Received]):
         return None if content is None else self._parse(content)
 
     def close(self) -> None:
-        """Close this end; the other one sees it."""
+        """Close this end; the other end gets EOFError."""
         self._socket.close()
 
     def _parse(self, content: bytes) -> Received:
         return self._received_types.validate_json(content, strict=True)
 
     def _take_message(self) -> bytes | None:
-        """Return the first whole message in the buffer."""
+        """Return the first complete message in the buffer."""
         if len(self._buffer) < _LENGTH.size:
             return None
         (n_bytes,) = _LENGTH.unpack_from(self._buffer)

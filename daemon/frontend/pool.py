@@ -1,4 +1,4 @@
-"""The daemon's side: audio processes that are started once, used again, and replaced when one goes bad."""
+"""The daemon's side: audio processes that are started once, reused, and replaced when they fail."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from daemon.transcript import Receipt
 
 _POLL_S: Final = 0.25
-# A poll that returns later than this was held up by something else: the machine or the service was frozen.
+# If a poll returns later than this, the machine or the service was suspended.
 _MAX_POLL_S: Final = 30.0
 _START_LIMIT_S: Final = 120.0
 _PROBE_LIMIT_S: Final = 20.0
@@ -76,7 +76,7 @@ class FrontEnd:
 
     Args:
         cache: folder on the disk for decoded audio.
-        n_processes: how many recordings are prepared at the same time; None for one on each core.
+        n_processes: how many recordings are prepared at the same time; None for one per core.
         monotonic: clock in seconds, injectable for tests.
     """
 
@@ -136,7 +136,7 @@ class FrontEnd:
             return Prepared(waveform, response.receipt, response.speech)
 
     def is_recording(self, path: Path) -> bool:
-        """Return whether a file is a recording, a damaged one included; waits for no other work.
+        """Return whether a file is a recording, even a damaged one; does not wait for other work.
 
         Raises:
             errors.NoPermissionError: the file is not readable.
@@ -159,7 +159,7 @@ class FrontEnd:
             self._is_closed = True
             idle, self._idle = self._idle, []
             for process in self._busy:
-                process.kill()  # the thread that waits for it does the rest
+                process.kill()  # the thread that waits for it cleans up
             self._changed.notify_all()
         for process in idle:
             process.end()

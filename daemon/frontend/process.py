@@ -1,4 +1,4 @@
-"""One audio process, as the daemon sees it: start it, watch it, end it, and say why it died."""
+"""One audio process, as the daemon sees it: start it, watch it, end it, and explain its death."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class AudioProcess:
                 stderr=self._stderr,
                 env=_environment(),
                 pass_fds=(its_end.fileno(), lifeline),
-                start_new_session=True,  # Ctrl-C in a terminal is for the daemon, which ends its processes
+                start_new_session=True,  # Ctrl-C in a terminal goes to the daemon only, which ends its processes
             )
         except OSError:
             self._close()
@@ -73,7 +73,7 @@ class AudioProcess:
         try:
             code = self._process.wait(_DEATH_S)
         except subprocess.TimeoutExpired:
-            code = 0  # it closed its socket but lives on
+            code = 0  # it closed its socket but still runs
         self._stderr.seek(max(0, self._stderr.seek(0, os.SEEK_END) - _LAST_WORDS_BYTES))
         last_words = self._stderr.read().decode("utf-8", "replace")
         log.warning("decoder.died", pid=self._process.pid, exit_code=code, last_words=last_words)
@@ -93,7 +93,7 @@ class AudioProcess:
     def end(self) -> None:
         """Kill it if it still runs, and close the connection."""
         self.kill()
-        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when it comes back
+        with suppress(subprocess.TimeoutExpired):  # stuck in the kernel: it dies when the system call returns
             self._process.wait(_DEATH_S)
         self._close()
 
@@ -104,7 +104,7 @@ class AudioProcess:
 
 
 def _environment() -> dict[str, str]:
-    """Return the daemon's environment without what is meant for the daemon alone.
+    """Return the daemon's environment without the variables meant for the daemon alone.
 
     One thread for linear algebra, which decoding does not use: a pool of threads reserves address
     space for each core.

@@ -48,7 +48,7 @@ _OUT_OF_MEMORY_REMEDY: Final = "Convert it with another program, for instance to
 
 
 def main() -> None:
-    """Serve requests until the daemon closes its end, or until a bug shows."""
+    """Serve requests until the daemon closes its end or an unexpected error occurs."""
     end, lifeline = (int(word) for word in sys.argv[1:])
     _die_with(lifeline)
     channel = process_end(socket.socket(fileno=end))

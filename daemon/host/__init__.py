@@ -1,1 +1,1 @@
-"""What the host gives: files, mounts, privileges, systemd and the clock. Standard library only."""
+"""Services of the host: files, mounts, privileges, systemd and the clock. Standard library only."""

@@ -39,9 +39,9 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def file_mode(wanted: int) -> int:
-    """Return the permission bits of a file that the service creates or copies: those that are wanted, but for 07111.
+    """Return the permission bits of a file that the service creates or copies: the wanted ones without 07111.
 
-    A set-user-id bit would be one of the service's own user, for everybody who may put a file into the inbox.
+    A set-user-id bit would be one of the service's own user, for everyone who can put a file into the inbox.
     """
     return stat.S_IMODE(wanted) & ~_NEVER
 

@@ -1,6 +1,6 @@
 """Files below a shared folder, reached without following a link. Standard library only.
 
-Everybody who may write to a shared folder can put a symbolic link in the place of any of its sub-folders, at any
+Everyone who can write to a shared folder can put a symbolic link in the place of any of its sub-folders, at any
 moment. So a sub-folder is opened component by component with O_NOFOLLOW, and its files are named relative to its
 descriptor. (openat2 with RESOLVE_NO_SYMLINKS would do the same in one call; `RestrictSUIDSGID=` of systemd refuses it.)
 

@@ -1,4 +1,4 @@
-"""Giving up rights for good: a process that goes on with nothing but the descriptors it holds.
+"""Giving up rights permanently: a process that continues with nothing but the descriptors it holds.
 
 Two locks of the kernel, each of which holds where the other is missing. seccomp refuses the system calls that
 open, create, connect, start or signal anything. Landlock refuses every path, TCP, and signals to other processes.
@@ -52,7 +52,7 @@ def find_missing() -> tuple[Missing, ...]:
 
 
 def give_up_rights() -> tuple[Missing, ...]:
-    """Give up, for good, whatever this process does not need to work on the descriptors it holds.
+    """Permanently give up everything this process does not need to work on the descriptors it holds.
 
     From here on it cannot open, list or change any path, start a process, load or make code, open a socket, or
     reach another process. All modules must be imported and all files open. Landlock holds for the calling thread

@@ -1,6 +1,6 @@
 """Change events of the inbox: which files are still being written, and which folders send no events.
 
-The only user of watchdog, and of some of its inner parts: it says nowhere else which folders it watches.
+The only user of watchdog, and of some of its inner parts: it has no public list of the folders it watches.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def _read_limit(sysctl: str) -> int:
 
 
 class InboxEvents:
-    """Listens to one inbox, as long as it can.
+    """Listens for events of one inbox, as long as possible.
 
     Args:
         root: the inbox.
@@ -111,8 +111,8 @@ class InboxEvents:
         self._is_full = False
 
     def start(self) -> None:
-        """Begin to listen; where that fails, `is_alive` stays False and `shortage` may say why."""
-        # A folder made while watchdog begins is added twice, by its walk and by its event, to no harm.
+        """Start listening; if that fails, `is_alive` stays False and `shortage` may say why."""
+        # A folder created while watchdog starts is added twice, by its walk and by its event, which is harmless.
         warnings.filterwarnings("ignore", message="Callback with id", category=RuntimeWarning)
         # A move out of the inbox, as in each delivery, delays all later events until it is clear that its target is not
         # in the inbox. The kernel reports both halves of a move at once, so a short wait is enough.
@@ -146,7 +146,7 @@ class InboxEvents:
         self.writers.forget_all()
 
     def forget_failure(self) -> None:
-        """Forget why listening failed: it is not wanted any more."""
+        """Forget why listening failed: it is no longer needed."""
         self._start_error, self._start_code = "", None
 
     def is_alive(self) -> bool:
@@ -173,7 +173,7 @@ class InboxEvents:
         self._is_full = False
 
     def watch(self, folder: str) -> None:
-        """Make sure that this folder is watched: watchdog passes over those that the kernel refused, without a word.
+        """Make sure that this folder is watched: watchdog silently skips those that the kernel refused.
 
         Args:
             folder: path within the inbox.
@@ -198,7 +198,7 @@ class InboxEvents:
 
     @staticmethod
     def _add_watch(group: InotifyWatchGroup, path: bytes) -> None:
-        """Do what watchdog's `_add_callback` does, but let the error through."""
+        """Do what watchdog's `_add_callback` does, but raise the error."""
         with group._lock:  # noqa: SLF001  # as above
             number = group._inotify_fd.add_callback(path, group.event_mask, group, group._id)  # noqa: SLF001  # as above
             group._active_callbacks_by_path[path] = number  # noqa: SLF001  # as above
@@ -216,7 +216,7 @@ def _is_alive(thread: threading.Thread) -> bool:
 
 
 def _is_no_late_event(record: logging.LogRecord) -> bool:
-    """Drop watchdog's word that an event came while it was being stopped: it says "error", and there is none."""
+    """Drop watchdog's record of an event that came while it was being stopped: it is logged as an error but is none."""
     return "thread is inactive" not in record.getMessage()
 
 
@@ -268,7 +268,7 @@ class Writers(FileSystemEventHandler):
             return self._has_lost_events
 
     def keep_only(self, paths: Container[str]) -> None:
-        """Drop what is gone; names that came since the scan before are kept until the next."""
+        """Forget files that are gone; names that came since the previous scan are kept until the next."""
         with self._lock:
             self._written -= {name for name in self._written if name not in paths and name not in self._fresh}
             self._fresh.clear()
@@ -309,7 +309,7 @@ class Writers(FileSystemEventHandler):
                 self._written.add(path)
                 self._closed.discard(path)
                 self._fresh.add(path)
-                return  # no need to look before it is closed
+                return  # no need to scan before it is closed
         if not target.startswith(CLAIM_FOLDER):
             self._wake()
 

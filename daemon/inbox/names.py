@@ -26,7 +26,7 @@ _FOREIGN_NAMES: Final = frozenset({
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder of this name is never taken."""
+    """Whether a file or folder of this name is never claimed."""
     folded = name.casefold()
     return (
         folded.startswith(_TEMPORARY_STARTS)

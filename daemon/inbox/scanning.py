@@ -1,6 +1,6 @@
-"""Scan after scan: which recordings have settled, and what the others wait for.
+"""Repeated scans: which recordings have settled, and what the others wait for.
 
-The scan is the truth. Events only wake it up, and report the one thing a scan cannot see: whether a writer
+The scan is authoritative. Events only trigger it, and report the one thing that a scan cannot see: whether a writer
 still has a file open. Lost events cost time, never a recording.
 """
 
@@ -85,7 +85,7 @@ class Inbox:
 
     Args:
         root: the inbox.
-        get_settings: returns the section `watch` of the configuration in force.
+        get_settings: returns the section `watch` of the current configuration.
         wake: called from any thread when it is worth scanning before the time is up.
         monotonic: clock, injectable for tests.
         wall_clock: seconds since 1970, injectable for tests.
@@ -157,7 +157,7 @@ class Inbox:
         now_s = self._monotonic()
         self._keep_listening(now_s)
         self._events.begin_scan()
-        # Taken before the walk: what is closed while it goes on counts at the next.
+        # Taken before the walk: files closed during it count at the next scan.
         closed = self._writers.take_closed()
         turn = _Turn(now_s, self._wall_clock(), self._get_settings().settle_s, self._writers.written(), closed)
         walk = Walk(self.root, self._get_settings(), self._sightings, self._events.watch)
@@ -166,7 +166,7 @@ class Inbox:
             for path, facts, folder, name in walk.files():
                 sight = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_blocks)
                 sighting = known.get(path)
-                if (  # what most files of a long queue are, at little cost
+                if (  # the cheap, common case in a long queue
                     sighting is not None
                     and sighting.arrival is not None
                     and sighting.facts == sight

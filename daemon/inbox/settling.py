@@ -12,7 +12,7 @@ from daemon.job import Fingerprint
 # Where the writer's close cannot be seen, the quiet time replaces it: three times as long, up to this.
 _UNSEEN_FACTOR: Final = 3
 _UNSEEN_QUIET_S: Final = 15.0
-# A file that did not change for this long is taken whatever else is known of it; an empty one waits as long.
+# A file that did not change for this long is claimed in any case; an empty one waits as long.
 _LONG_QUIET_S: Final = 600.0
 _HOLES_QUIET_S: Final = 300.0  # its size was reserved and is being filled
 _LINKED_QUIET_S: Final = 60.0  # some programs commit an upload by link, then unlink
@@ -49,8 +49,8 @@ class Arriving:
     Attributes:
         path: within the inbox.
         n_bytes: its size so far.
-        reason: why it is not taken yet, in words for people.
-        left_s: in how many seconds it is taken if it does not change; infinite where that is unknown.
+        reason: why it is not claimed yet, in words for people.
+        left_s: seconds until it is claimed if it does not change; infinite where that is unknown.
         due_s: when that is, in seconds since 1970; infinite where that is unknown.
     """
 

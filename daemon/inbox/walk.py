@@ -1,7 +1,7 @@
 """One walk through the inbox and its sub-folders, from descriptor to descriptor.
 
 The kernel never gets a whole path, and no link is followed: neither a deep tree nor a folder that is swapped for
-a link can mislead it. A folder that cannot be read is named, and the walk goes on.
+a link can mislead it. A folder that cannot be read is reported, and the walk continues.
 """
 
 from __future__ import annotations

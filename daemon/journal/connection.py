@@ -1,4 +1,4 @@
-"""The open file of the journal: transactions, queries, and erasing for good."""
+"""The open file of the journal: transactions, queries, and permanent erasure."""
 
 from __future__ import annotations
 

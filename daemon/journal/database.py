@@ -164,7 +164,7 @@ def _refuse_newer(path: Path) -> None:
             f" it has schema {version}, and this version knows schemas up to {len(_STEPS)}."
         )
         remedy = (
-            "Install that version again. To go back for good, stop the service and move the file away:"
+            "Install that version again. To go back permanently, stop the service and move the file away:"
             " only history, progress and attempt counters are lost."
         )
         raise NewerVersionError(what, remedy)

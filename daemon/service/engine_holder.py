@@ -1,4 +1,4 @@
-"""The engine from its loading to its loss."""
+"""The engine, from loading to loss."""
 
 from __future__ import annotations
 
@@ -65,24 +65,24 @@ class EngineHolder:
         return self._loading is not None
 
     def begin(self) -> None:
-        """Load the engine on a thread of its own, so that arrivals are seen meanwhile."""
+        """Load the engine on its own thread, so that arrivals are noticed meanwhile."""
         self._load_ends_s = self._monotonic() + _MAX_LOAD_S
         self._loading = threading.Thread(target=self._run, name="engine-loading", daemon=True)
         self._loading.start()
 
     def lose(self, error: EngineLostError) -> None:
-        """Take note that the engine cannot go on: only a new process can help."""
+        """Record that the engine is lost: only a new process can help."""
         self._loss = error
 
     def is_within_limit(self) -> bool:
-        """Whether loading has not begun, or takes no longer yet than any that succeeds."""
+        """Whether loading has not begun, or is still within its time limit."""
         return self._monotonic() < self._load_ends_s
 
     def find_loss(self) -> ScribedError | None:
-        """Return why there is no engine and none will come, or why it cannot go on; None while all is well."""
+        """Return why loading failed or the engine was lost; None while all is well."""
         # Read in this order: the engine is there before its loading thread has ended.
         has_ended = self._loading is not None and not self._loading.is_alive()
-        if self._loss is None and self._engine is None and has_ended:  # by an error that nothing foresaw
+        if self._loss is None and self._engine is None and has_ended:  # by an unexpected error
             return EngineUnavailableError("Loading the model ended unexpectedly.", "See the log for the reason.")
         return self._loss
 

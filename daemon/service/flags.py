@@ -1,4 +1,4 @@
-"""What signal handlers and other threads ask of the loop."""
+"""Requests of signal handlers and other threads to the loop."""
 
 from __future__ import annotations
 

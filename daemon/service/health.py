@@ -1,4 +1,4 @@
-"""Signs of life for systemd, and what ends the service."""
+"""The watchdog for systemd, and the conditions that end the service."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Health:
     """Checks that all parts of the service are alive.
 
     Args:
-        publisher: writes a sign of life to status.json.
+        publisher: writes a heartbeat to status.json.
         holder: has the engine.
         worker: has the running recordings.
         notifier: reports to systemd.
@@ -55,7 +55,7 @@ class Health:
             self._notifier.watchdog()
 
     def find_loss(self) -> ScribedError | None:
-        """Return why there is no working engine and none will come; None while all is well."""
+        """Return why the engine failed to load or was lost; None while all is well."""
         if (loss := self._holder.find_loss()) is not None:
             return loss
         engine = self._holder.engine

@@ -36,7 +36,7 @@ class Intake:
     """What arrives, and what is claimed and waits; used by the loop's thread alone.
 
     Args:
-        settings: the configuration in force.
+        settings: the current configuration.
         inbox: finds what has arrived.
         resources: folders and journal.
         worker: takes the jobs that can begin.
@@ -81,7 +81,7 @@ class Intake:
             self._faults.note("share", error.what, error.remedy)
             return False
         self._faults.clear("share")
-        with suppress(NoPermissionError, TransientError):  # what is wrong with it, a claim will say
+        with suppress(NoPermissionError, TransientError):  # a claim reports what is wrong with it
             self._resources.spool.shared.make_claims()  # gets its name back where a member of the group renamed it
         try:
             self.scan = self._inbox.scan()
@@ -96,7 +96,7 @@ class Intake:
         return True
 
     def take_in(self, admit: Callable[[Scan], Iterable[Arrival]] | None) -> None:
-        """Start what is claimed, and claim what has settled, or what `admit` lets through of it."""
+        """Start claimed recordings, and claim settled ones, or those of them that `admit` allows."""
         self._clear_notes()
         for job_id in self._resources.journal.cancelled():
             self._cancel(job_id)

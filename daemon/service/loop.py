@@ -1,4 +1,4 @@
-"""The loop: scan, let settle, claim, start, show.
+"""The main loop: scan, settle, claim, start, publish the status.
 
 One thread runs it. Recordings are processed on the worker's threads, the model runs on the engine's.
 """
@@ -88,7 +88,9 @@ class Loop:
         parts = self._parts
         if (loss := parts.health.find_loss()) is not None:
             parts.starts.fail(loss)
-            self._faults.note("engine", loss.what, loss.remedy)  # in STATUS.txt, for those who see no journal
+            self._faults.note(
+                "engine", loss.what, loss.remedy
+            )  # also in STATUS.txt, for people without access to the systemd journal
             raise loss
         if parts.holder.engine is not None and not self._has_reported_ready:
             log.info("engine.ready")
@@ -99,7 +101,7 @@ class Loop:
             parts.worker.attempts.release_held_back()
 
     def _try_load(self) -> None:
-        """Load the model, or show why that waits: starts before this one have failed."""
+        """Load the model, or show why loading waits: earlier starts have failed."""
         starts = self._parts.starts
         if starts.is_due():
             starts.begin()
@@ -130,7 +132,7 @@ class Loop:
         wake.clear()
 
     def _try_turn(self) -> None:
-        """Do one turn; a failing disk or share is noted as a fault and waited for, and never ends the service."""
+        """Do one turn. A failing disk or share is noted as a fault and never ends the service."""
         try:
             self._turn()
         except (TransientError, NoPermissionError) as error:
@@ -148,7 +150,7 @@ class Loop:
             self._once.give_up()
 
     def _turn(self) -> None:
-        """Scan the inbox, tidy up, take recordings in."""
+        """Scan the inbox, do housekeeping, claim recordings."""
         parts = self._parts
         if not parts.intake.look():
             if self._once is not None:
@@ -213,7 +215,7 @@ class Loop:
             notifier.ready()
 
     def _try_show(self) -> None:
-        """Show the status at most once a second, whatever became of the turn."""
+        """Publish the status at most once a second, even if the turn failed."""
         if self._parts.publisher.is_due():
             self._show("ready" if self._parts.holder.engine is not None else "loading")
 

@@ -1,4 +1,4 @@
-"""One run of `scribed once`: what is in the inbox when it begins, and nothing else."""
+"""One run of `scribed once`: only recordings that are in the inbox when it begins."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class OnceRun:
     """Decides what belongs to the run, and when it is over.
 
     Args:
-        settings: the configuration in force.
+        settings: the current configuration.
         intake: what arrives.
         worker: what runs.
         monotonic: clock in seconds, injectable for tests.
@@ -61,7 +61,7 @@ class OnceRun:
         return settled
 
     def give_up(self) -> None:
-        """End the run with what is in progress: nothing more can be done now."""
+        """Start nothing more: the run ends when recordings in progress are done."""
         self._is_over = self._worker.is_idle()
 
     def is_over(self) -> bool:

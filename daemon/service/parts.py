@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an instance is given from outside.
+    """What an instance receives from outside.
 
     Attributes:
-        settings: the configuration in force.
+        settings: the current configuration.
         config_path: the file that a reload reads again, None for the defaults.
         load_engine: loads the model; called on a thread of its own with a function that takes a line on its progress.
         notifier: reports to systemd.
@@ -66,7 +66,7 @@ class Parts:
 
 
 def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults: Faults, *, once: bool) -> Parts:
-    """Put the parts of an instance together; its folders are locked and its journal is open."""
+    """Build the parts of an instance whose folders are locked and whose journal is open."""
     settings, monotonic, wake = around.settings, around.monotonic, around.flags.wake.set
     config = settings.current
     counters = Counters()

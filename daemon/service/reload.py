@@ -1,4 +1,4 @@
-"""SIGHUP: the configuration file is read again, and what may change is put into force as a whole."""
+"""SIGHUP: read the configuration file again, and apply the settings that may change, all at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sha256_of(config_path: Path | None) -> str:
 
 
 def reload_settings(settings: Settings, config_path: Path | None, faults: Faults) -> None:
-    """Read the configuration file again and put what may change into force.
+    """Read the configuration file again and apply the settings that may change.
 
     A broken file changes nothing. What needs a restart, and a broken file, are noted as faults.
     """

@@ -34,7 +34,7 @@ class Start:
         self._status_files = StatusFiles(faults, around.monotonic)
 
     def open(self, held: ExitStack, *, once: bool) -> Journal | None:
-        """Take the locks and open the journal, waiting for a missing share or a full disk; `held` gives them up.
+        """Take the locks and open the journal, waiting for a missing share or a full disk; `held` releases them.
 
         Returns:
             the journal, or None if stopped meanwhile.
@@ -42,7 +42,7 @@ class Start:
         Raises:
             AlreadyRunningError: another instance holds one of the folders.
             NoPermissionError, NewerVersionError: waiting would not help.
-            TransientError: something is in the way, and `once` does not wait.
+            TransientError: a folder cannot be used now, and `once` does not wait.
         """
         while not self._flags.is_stopping.is_set():
             with ExitStack() as attempt:

@@ -33,7 +33,7 @@ _MODE: Final = 0o600
 _RESTART_S: Final = 5.0  # the unit's RestartSec, which systemd has waited already
 _MAX_WAIT_S: Final = 300.0
 _MAX_DOUBLINGS: Final = 10
-# A start that held this long was a good one; what ended it later is another problem.
+# A service that ran this long had started well; its later end is another problem.
 _GOOD_S: Final = 600.0
 # A model that is still being copied changes between two looks.
 _LOOK_S: Final = 2.0

@@ -1,4 +1,4 @@
-"""Claiming a recording: one rename out of the senders' sight."""
+"""Claiming a recording: one rename into a folder that its senders cannot enter."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A recording that was taken out of the inbox.
+    """A recording that was moved out of the inbox.
 
     Attributes:
         job: its job.
-        has_changed: it is not the file that had settled: it has to settle again.
+        has_changed: the file is not the one that settled; it must settle again.
     """
 
     job: Job
@@ -109,9 +109,9 @@ class Claims:
         return Claim(job, has_changed)
 
     def broken_off(self) -> frozenset[str]:
-        """Return the paths of recordings whose claim has no audio yet, or no more.
+        """Return the paths of recordings whose claim has no audio, either not yet or no longer.
 
-        Until such a claim is undone nothing of that path may be claimed: its hotwords may be there.
+        Until such a claim is undone, nothing at that path may be claimed, because its hotwords may be in the claim.
 
         Raises:
             TransientError: the journal cannot be read.
@@ -119,7 +119,7 @@ class Claims:
         return frozenset(job.path for job in self._context.journal.unfinished() if not self.has_audio(job))
 
     def exists(self, job: Job) -> bool:
-        """Whether there is a folder of this claim, with or without the audio.
+        """Whether the folder of this claim exists, with or without the audio.
 
         Raises:
             NoPermissionError, TransientError: the folder of claims cannot be read.
@@ -131,7 +131,7 @@ class Claims:
                 return claims.exists(job.job_id)
 
     def has_audio(self, job: Job) -> bool:
-        """Whether the audio of a claim is where claims are."""
+        """Whether the audio of a claim is in the claim's folder."""
         try:
             with self._context.claim_of(job) as claim:
                 return claim.exists(job.name)
@@ -157,7 +157,7 @@ class Claims:
             held.__exit__(None, None, None)
 
     def hotwords(self, job: Job) -> tuple[str, ...]:
-        """Return the words that came with the recording, one to a line."""
+        """Return the hotwords of the recording, one per line in its file."""
         name = hotwords_name(job.name)
         try:
             with self._context.claim_of(job) as claim:
@@ -170,13 +170,13 @@ class Claims:
             log.warning("job.hotwords_refused", job_id=job.job_id, path=job.path, what=error.what)
             return ()
         if len(read) > _MAX_HOTWORDS_BYTES:
-            read = read.rpartition(b"\n")[0]  # no word is cut in two
+            read = read.rpartition(b"\n")[0]  # no word is split
             log.warning("job.hotwords_cut", job_id=job.job_id, path=job.path, n_bytes=len(read))
         words = (word.strip() for word in read.decode("utf-8-sig", "replace").splitlines())
         return tuple(dict.fromkeys(word for word in words if word))
 
     def undo(self, job: Job) -> None:
-        """Undo a claim whose audio never came, or was taken away; leave one that has its audio."""
+        """Undo a claim whose audio never arrived or was removed; keep one that has its audio."""
         with Folder.open(self._context.roots_of(job.job_id).inbox) as inbox, open_private(inbox) as claims:
             with suppress(FileNotFoundError), claims.descend(job.job_id) as claim:
                 if claim.exists(job.name):
@@ -186,7 +186,7 @@ class Claims:
         self._context.journal.forget_claim(job.job_id)
 
     def _clear_leftover(self) -> None:
-        """Undo what an earlier claim left: there is never more than one such, however often claiming fails."""
+        """Undo a failed claim, so that at most one exists however often claiming fails."""
         if self._leftover is not None:
             with files.explained("A claim cannot be undone", self._context.shared.roots.inbox):
                 self.undo(self._leftover)
@@ -222,7 +222,7 @@ def remove_claim(claims: Folder, job_id: str) -> None:
 
 
 def _check_movable(source: Folder, name: str) -> None:
-    """Raise before anything is written where a claim is sure to be refused, for it is tried again at every scan."""
+    """Raise before anything is written if the claim is sure to be refused, because every scan tries it again."""
     facts, above = source.lstat(name), os.fstat(source.fd)
     is_owner = os.geteuid() in {0, facts.st_uid, above.st_uid}
     if above.st_mode & stat.S_ISVTX and not is_owner:
@@ -250,12 +250,15 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
             source.move(name, claim, name, job.job_id, is_private=True)
     except FileNotFoundError:
         return
-    except (PermissionError, ScribedError) as error:  # the recording can do without; a full or failing disk passes
+    except (
+        PermissionError,
+        ScribedError,
+    ) as error:  # the recording is transcribed without them; errors of a full or failing disk are raised
         log.warning("job.hotwords_refused", path=name, what=str(error))
 
 
 def _return_hotwords(claim: Folder, inbox: Folder, job: Job) -> None:
-    """Move the hotwords of an undone claim back, or remove them where there are others or no folder."""
+    """Move the hotwords of an undone claim back; delete them if the folder is gone or has newer ones."""
     name = hotwords_name(job.name)
     if not claim.exists(name):
         return

@@ -1,8 +1,9 @@
-"""Delivering documents, then the audio: nothing overwritten, nothing half, nothing twice.
+"""Delivering documents, then the audio: nothing overwritten, incomplete or duplicated.
 
-The order is the promise. Names are reserved, together with the sha256 of each document, in the journal and, in case
-that is lost, in the note beside the claimed audio; each document is written and synced under a temporary name and then
-published, JSON last; the journal commits; then the audio moves. After a crash, what exists shows how far it came.
+The order of steps makes this safe. Names are reserved, together with the sha256 of each document, in the journal and,
+in case that is lost, in the note next to the claimed audio. Each document is written and synced under a temporary name
+and then published, JSON last. The journal commits; then the audio moves. After a crash, the existing files show how far
+it came.
 """
 
 from __future__ import annotations
@@ -48,10 +49,10 @@ class Delivery:
         """Publish documents (by format, in their order), commit, move the audio; return its names.
 
         Raises:
-            NoPermissionError, TransientError: it can be tried again; a second call completes what a first left.
+            NoPermissionError, TransientError: it can be tried again; a second call completes the first.
         """
         roots = self._context.shared.roots
-        self.roll_back(job)  # what an earlier call may have left
+        self.roll_back(job)  # leftovers of an interrupted call
         with files.explained("The transcript cannot be delivered", roots.outbox):
             if self._context.roots_of(job.job_id).outbox != roots.outbox:  # changed before anything was reserved
                 self._use_current_outcomes(job)
@@ -62,7 +63,7 @@ class Delivery:
                     reservation = self._reserve(job, outbox, documents, result)
                     try:
                         self._publish(job, outbox, reservation, documents)
-                    except FileExistsError:  # the name was taken between the look and the publishing
+                    except FileExistsError:  # another file took the name before publishing
                         self.roll_back(job)
                         continue
                 break
@@ -76,7 +77,7 @@ class Delivery:
 
         Args:
             job: whose audio.
-            is_resumed: an earlier call may have left a temporary file.
+            is_resumed: an interrupted call may have left a temporary file.
         """
         journal, roots = self._context.journal, self._context.roots_of(job.job_id)
         reservation = journal.reservation(job.job_id)
@@ -92,7 +93,7 @@ class Delivery:
             stamps = journal.stamps(job.job_id)
             with _opened(claims, job.job_id) as claim:
                 mover = _Archiver(claim, processed, job.job_id)
-                # Hotwords ahead of the audio, whose absence says that all has been moved.
+                # Hotwords go first: once the audio is gone, everything has been moved.
                 hotwords = mover.archive(
                     hotwords_name(job.name), free_hotwords_names(reservation.audio_name), stamps.hotwords
                 )
@@ -102,7 +103,7 @@ class Delivery:
         journal.finish(job.job_id, audio, hotwords)
 
     def confirm(self, job: Job) -> bool:
-        """Commit a delivery that a crash kept from it, if it was complete; whether it was.
+        """Commit a complete delivery that a crash interrupted before the commit; return whether there was one.
 
         The last document is published when all others are, so it alone is looked for: the others
         may have been fetched by now.
@@ -232,7 +233,7 @@ class _Archiver:
 
 
 def free_hotwords_names(audio_name: str) -> Iterator[str]:
-    """Yield names for the hotwords of archived audio, the plainest first, without end."""
+    """Yield names for the hotwords of archived audio, the simplest first, without end."""
     name = hotwords_name(audio_name)
     yield name
     for number in count(2):

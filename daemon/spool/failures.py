@@ -41,14 +41,14 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """What a retry did: where recordings are now, and what kept others in failed."""
+    """What a retry did: the new paths of recordings, and why others stayed in failed."""
 
     moved: tuple[Path, ...]
     problems: tuple[ScribedError, ...] = ()
 
 
 class Failures:
-    """The part of the spool that looks after the folder failed."""
+    """The part of the spool that manages the folder failed."""
 
     def __init__(self, context: Context, delivery: Delivery) -> None:
         self._context = context
@@ -116,10 +116,10 @@ class Failures:
     def sweep(self) -> None:
         """Forget failures whose audio was taken out of failed, and remove the note it left behind."""
         current = self._context.shared.roots.failed
-        if files.disk_of(current) != self._disk:  # a share that is not there is empty: nothing was taken out
+        if files.disk_of(current) != self._disk:  # the mount point of a missing share is empty: nothing was removed
             return
         for past in self._context.journal.failures():
-            with suppress(OSError, TransientError, NoPermissionError):  # then it is done at the next turn
+            with suppress(OSError, TransientError, NoPermissionError):  # the next turn tries again
                 self._sweep(past, current)
 
     def _sweep(self, past: PastJob, current: Path) -> None:
@@ -146,12 +146,12 @@ class Failures:
         for name in failure_names(place.name):
             if _may_take(failed, name, claim, job):
                 self._plan(job, reason, FailedPlace(place.folder, name), claim)
-                with suppress(FileExistsError):  # the name was taken since: on to the next
+                with suppress(FileExistsError):  # the name was taken meanwhile: try the next
                     self._archive(job, claim, failed, name, note)
                     return
 
     def _plan(self, job: Job, reason: Reason, place: FailedPlace, claim: Folder) -> None:
-        """Write down what is about to be done, with all that retention has to know."""
+        """Record the planned move, with everything that retention needs."""
         stamps = stamps_of(claim, job.name)
         stamp = stamps.hotwords or self._context.journal.stamps(job.job_id).hotwords  # moved before a crash
         hotwords = ArchivedFile(hotwords_name(place.name), stamp) if stamp is not None else None
@@ -160,7 +160,7 @@ class Failures:
         write_note(claim, Note(job, roots, failure=reason, failed_place=place))
 
     def _archive(self, job: Job, claim: Folder, failed: Folder, name: str, note: bytes) -> None:
-        """Write the note, move the hotwords, then the audio, whose absence says that all has been moved."""
+        """Write the note, move the hotwords, then the audio: once it is gone, everything has been moved."""
         mode = self._context.output_of(job.job_id).mode_bits
         failed.replace(error_note_name(name), note, mode, job.job_id)
         try:
@@ -192,7 +192,7 @@ class Failures:
                         if failed.exists(name):
                             yield root, past.audio_path
                 except LinkInTheWayError:
-                    yield root, past.audio_path  # giving it back will say so
+                    yield root, past.audio_path  # moving it back reports the error
                 except OSError:
                     continue
 
@@ -214,9 +214,9 @@ class Failures:
 
 def _move_back(failed: Folder, audio: str, target: Folder) -> str:
     if os.fstat(failed.fd).st_dev != os.fstat(target.fd).st_dev:
-        target.sweep(_RETRY_TAG)  # half a copy, left by a retry that was broken off
+        target.sweep(_RETRY_TAG)  # a partial copy from an interrupted retry
     for name in failure_names(audio):
-        if target.exists(hotwords_name(name)):  # they would be taken for this one's
+        if target.exists(hotwords_name(name)):  # they would be used for this recording
             continue
         with suppress(FileExistsError):
             failed.move(audio, target, name, _RETRY_TAG)
@@ -225,7 +225,7 @@ def _move_back(failed: Folder, audio: str, target: Folder) -> str:
 
 
 def _may_take(failed: Folder, name: str, claim: Folder, job: Job) -> bool:
-    """Whether a name in failed is free, or was taken for this very job before a crash."""
+    """Whether a name in failed is free, or was taken by this job before a crash."""
     note = error_note_name(name)
     if job.job_id in read_error_note(failed, note):
         return not failed.exists(name) or claim.is_copy(job.name, failed, name)

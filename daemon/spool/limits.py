@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _PATH_BYTES: Final = 4096  # PATH_MAX of Linux, with the zero at the end
 _ROOM_FOR_NUMBER: Final = len(" (9999)")
-# The longest that is put behind a recording's name, or in place of its ending.
+# The longest suffix appended to a recording's name, or replacing its ending.
 _LONGEST_ENDING: Final = max(map(len, (ERROR_SUFFIX, HOTWORDS_SUFFIX, ".listen.opus")))
 _SPARE: Final = _ROOM_FOR_NUMBER + _LONGEST_ENDING
 _WHAT: Final = "Its path is too long for the folder {folder} ({n_bytes} bytes; the limit is {limit})."

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 NAME_BYTES: Final = 255  # NAME_MAX of every common file system
 _LONGEST_ENDING: Final = len(".json")
-_MAX_ENDING_BYTES: Final = 32  # what is longer is no ending but a name with a dot in it
+_MAX_ENDING_BYTES: Final = 32  # longer ones are names with a dot in them, not endings
 _HASH_DIGITS: Final = 8
 _RESERVED_STEM: Final = "status"
 
 
 def new_job_id() -> str:
-    """Return an id that sorts by time and that no other job has."""
+    """Return a unique id that sorts by time."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
 def fit(name: str, n_spare: int) -> str:
-    """Shorten a name so that `n_spare` bytes fit behind it; a hash keeps it apart from its like."""
+    """Shorten a name so that `n_spare` bytes fit behind it; a hash keeps similar names distinct."""
     room = NAME_BYTES - n_spare
     encoded = os.fsencode(name)
     if len(encoded) <= room:
@@ -42,7 +42,7 @@ def fit(name: str, n_spare: int) -> str:
 
 
 def outcome_names(name: str) -> Iterator[tuple[str, str]]:
-    """Yield (stem of the documents, name of the moved audio), the plainest first, without end.
+    """Yield (stem of the documents, name of the moved audio), the simplest first, without end.
 
     `talk.wav` gives talk, then talk.wav, then talk.wav (2), talk.wav (3) and so on. The audio is
     called like the stem, with or without its own ending, so that both are found together.

@@ -1,4 +1,4 @@
-"""The note beside claimed audio: all that is needed to go on where the journal is lost."""
+"""The note next to claimed audio: everything needed to continue if the journal is lost."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Note:
 
 
 def write_note(claim: Folder, note: Note) -> None:
-    """Write down durably where a claimed recording came from and, once that is known, where it goes."""
+    """Durably record where a claimed recording came from and, once known, where it goes."""
     content: dict[str, Any] = {"path": note.job.path, "claimed_at": note.job.claimed_at}
     if note.roots is not None:
         content["roots"] = {name: str(path) for name, path in asdict(note.roots).items()}

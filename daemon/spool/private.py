@@ -40,7 +40,7 @@ def open_private(root: Folder, *, may_make: bool = False) -> Folder:
             one that has just been renamed would hide what is in that one.
 
     Raises:
-        NoPermissionError, TransientError: it is missing, or what has its name is not ours.
+        NoPermissionError, TransientError: it is missing, or the existing one is not ours.
         OSError: it cannot be made or opened.
     """
     path = root.path / PRIVATE_FOLDER

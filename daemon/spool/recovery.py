@@ -1,4 +1,4 @@
-"""Going on after a stop, a crash, the loss of the journal, or a change of the configured folders."""
+"""Recovery after a stop, a crash, the loss of the journal, or a change of the configured folders."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 
 class Recovery:
-    """The part of the spool that completes what an earlier run has begun."""
+    """The part of the spool that completes the unfinished jobs of an earlier run."""
 
     def __init__(self, context: Context, claims: Claims, delivery: Delivery, failures: Failures) -> None:
         self._context = context
@@ -42,7 +42,7 @@ class Recovery:
     def recover(self) -> tuple[Job, ...]:
         """Return every unfinished job, oldest claim first.
 
-        A claim which the journal does not know is entered from the note beside its audio.
+        A claim that the journal does not know is added from the note next to its audio.
 
         Raises:
             NoPermissionError, TransientError: it can be tried again.
@@ -62,7 +62,7 @@ class Recovery:
         return tuple(sorted(known.values(), key=lambda job: (job.claimed_at, job.job_id)))
 
     def conclude(self, job: Job) -> bool:
-        """Complete what an earlier run left of a job; return False where it has to be transcribed.
+        """Complete a job of an earlier run as far as possible; return False if it must be transcribed.
 
         A committed delivery is only moved; what was published but not committed is removed; a claim
         that was never completed is undone.
@@ -95,7 +95,7 @@ class Recovery:
         Its documents may have the very bytes that were planned here, and are not removed.
         """
         journal = self._context.journal
-        if (found := self._delivery.find_delivered(job)) is None:  # they may have been fetched by now
+        if (found := self._delivery.find_delivered(job)) is None:  # users may have removed them by now
             journal.forget_claim(job.job_id)
         else:
             journal.reserve(job.job_id, found.reservation, {}, found.result)
@@ -104,7 +104,7 @@ class Recovery:
         log.info("job.concluded_elsewhere", job_id=job.job_id, path=job.path, was_found=found is not None)
 
     def _enter(self, claims: Folder, job_id: str) -> Job | None:
-        """Enter a claim which the journal does not know as unfinished, from the note beside the audio."""
+        """Add a claim that the journal does not know as unfinished, from the note next to the audio."""
         journal = self._context.journal
         with claims.descend(job_id) as claim:
             note = read_note(claim, job_id)

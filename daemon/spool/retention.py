@@ -1,4 +1,4 @@
-"""Deleting archived audio after as many days as the configuration asks for."""
+"""Deleting archived audio after the configured number of days."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.journal.records import ArchivedFile, ArchivedJob
     from daemon.spool.context import Context
 
-_MAX_AT_ONCE: Final = 100  # so that a first night of ten thousand deletions holds nothing else up
+_MAX_AT_ONCE: Final = 100  # so that ten thousand deletions on the first night do not block the loop
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class Retention:
             NoPermissionError, TransientError: it can be tried again.
         """
         shared, now = self._context.shared, now or datetime.now(UTC)
-        shared.check_mounts()  # on a share that is not there everything seems to be gone
+        shared.check_mounts()  # on a missing share, everything seems to be gone
         for root, state, n_days in (
             (shared.roots.processed, JobState.DONE, settings.processed_days),
             (shared.roots.failed, JobState.FAILED, settings.failed_days),
@@ -69,7 +69,7 @@ class Retention:
 
 def _delete(root: Path, left: ArchivedJob, file: ArchivedFile) -> bool:
     """Delete a file if it is the very one that was archived, without following a link."""
-    if "/" in file.name:  # not a record of ours; then hands off
+    if "/" in file.name:  # not our record: leave the file alone
         return False
     try:
         with Folder.open(root) as top, top.descend(left.folder) as folder:

@@ -1,4 +1,4 @@
-"""One more look, a minute after delivery, at recordings whose writer was not seen to close them.
+"""A second look, a minute after delivery, at recordings whose writer was not seen to close them.
 
 A recording that grew after its delivery is transcribed again, at most twice. Its documents are replaced if their bytes
 are still those that were delivered; otherwise the new ones get the next free stem. On one disk the audio moves to
@@ -133,7 +133,7 @@ class SecondLooks:
         for look in self._context.journal.due_looks(_iso(now or datetime.now(UTC))):
             try:
                 self._run(look)
-            except (NoPermissionError, TransientError) as error:  # the others are looked at all the same
+            except (NoPermissionError, TransientError) as error:  # the others are still checked
                 problem = problem or error
         if problem is not None:
             raise problem

@@ -54,8 +54,8 @@ class SharedFolders:
             model: the inbox; new folders get the group and mode of their twins in it.
 
         Raises:
-            TransientError: a link or a file is in the way, or a share is not mounted: whatever was put in its place
-                would be lost from sight when it comes back.
+            TransientError: a link or a file is in the way, or a share is not mounted: files put in its place
+                would be hidden once it is mounted again.
         """
         self.check_mounts()
         with Folder.open(root) as top, _opened_or_none(model) as twin, top.make(folder, twin) as made:
@@ -170,7 +170,7 @@ class SharedFolders:
     def _remembered_mounts(self) -> dict[str, str]:
         try:
             remembered = json.loads(self._shares.read_bytes())
-        except (OSError, ValueError):  # not written yet, or damaged: then what is there now is right
+        except (OSError, ValueError):  # not written yet, or damaged: trust what is mounted now
             return {}
         return remembered if isinstance(remembered, dict) else {}
 

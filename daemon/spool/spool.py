@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class Spool:
-    """Claims, delivers, sets aside, and gives back; may be used from any thread, but `claim` and `sweep` from one.
+    """Claims, delivers, fails and retries recordings. Any thread may use it, but `claim` and `sweep` only one thread.
 
     Args:
         shared: the folders.
@@ -88,7 +88,7 @@ class Spool:
         """Remove a note that came back into the inbox with its recording, if it is one that we wrote."""
         folder, _, name = path.rpartition("/")
         with (
-            suppress(OSError, LinkInTheWayError),  # its folder may be closed to us; then it stays
+            suppress(OSError, LinkInTheWayError),  # its folder may be closed to us: the note stays
             Folder.open(self.shared.roots.inbox) as inbox,
             inbox.descend(folder) as opened,
         ):
@@ -149,7 +149,7 @@ class Spool:
         return self._recovery.conclude(job)
 
     def sweep(self, retention: RetentionSettings, now: datetime | None = None) -> None:
-        """Look again at what may have grown since, forget failures that were taken out, delete old audio."""
+        """Check recordings that may have grown, forget failures that were removed, delete old audio."""
         self._failures.sweep()
         self._retention.sweep(retention, now)
         self._looks.run(now)

@@ -1,4 +1,4 @@
-"""The faults that a scan of the inbox shows: what cannot be read, looked at or watched."""
+"""The faults that a scan of the inbox finds: files and folders that cannot be read, examined or watched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SYSCTL_FILE: Final = "/etc/sysctl.d/60-scribed.conf"
 
 
 def report_scan(faults: Faults, scan: Scan, names: str) -> None:
-    """Note what this scan found and clear what it found no more.
+    """Note what this scan found and clear what it no longer found.
 
     Args:
         faults: where to note them.

@@ -1,4 +1,4 @@
-"""What a person has to put right, remembered by key."""
+"""Faults that a person has to fix, by key."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Faults:
-    """The faults of now; may be used from any thread.
+    """The current faults; may be used from any thread.
 
     Attributes:
         conceal: applied to every text, to hide names of recordings and folders in it where that is configured.
@@ -38,19 +38,19 @@ class Faults:
             log.warning("service.fault_found", what=what, remedy=remedy)
 
     def clear(self, key: str) -> None:
-        """Forget a fault, if there is one of this key."""
+        """Clear the fault with this key, if there is one."""
         with self._lock:
             known = self._faults.pop(key, None)
         if known is not None:
             log.info("service.fault_cleared", what=known.what)
 
     def find(self, key: str) -> Fault | None:
-        """Return the fault of this key, None where there is none."""
+        """Return the fault with this key, or None."""
         with self._lock:
             return self._faults.get(key)
 
     def keys(self, prefix: str) -> set[str]:
-        """Return the keys of all faults that begin with this."""
+        """Return the keys of all faults that begin with this prefix."""
         with self._lock:
             return {key for key in self._faults if key.startswith(prefix)}
 

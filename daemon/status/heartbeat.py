@@ -1,6 +1,6 @@
-"""How others know that the daemon is alive: a sign of life in status.json, and no lock that others could hold.
+"""How others know that the daemon is alive: a heartbeat in status.json, not a lock that others could hold.
 
-The sign names the process and carries two times: the time of day for people, and the time since the machine
+The heartbeat names the process and carries two times: the time of day for people, and the time since the machine
 started, which no clock step changes. A reader on the same machine also sees whether the process is alive.
 """
 
@@ -17,7 +17,7 @@ from typing import Any, Final
 from daemon.host.clock import now
 
 BEAT_S: Final = 10.0
-# Several signs may be late: a disk that hangs, or a library whose first import keeps Python busy.
+# Several heartbeats may be late: the disk hangs, or the first import of a library keeps Python busy.
 _MAX_SILENCE_S: Final = 60.0
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PID_NAMESPACE: Final = Path("/proc/self/ns/pid")
@@ -26,7 +26,7 @@ _START_TIME_FIELD: Final = 19  # in /proc/PID/stat, counted from behind the name
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What a sign of life says now.
+    """What a heartbeat says now.
 
     Attributes:
         is_alive: whether the daemon that gave it runs.
@@ -38,7 +38,7 @@ class Life:
 
     @property
     def is_late(self) -> bool:
-        """Whether the daemon is there but has not reported for too long."""
+        """Whether the daemon is alive but has not reported for too long."""
         return self.is_alive and self.silent_s > _MAX_SILENCE_S
 
 
@@ -55,7 +55,7 @@ def sign_of_life() -> dict[str, Any]:
 
 
 def judge(status: dict[str, Any]) -> Life:
-    """Return whether the daemon that wrote this status still runs; damaged fields speak for no."""
+    """Return whether the daemon that wrote this status still runs; damaged fields count as no."""
     process = status.get("process")
     process = process if isinstance(process, dict) else {}
     try:

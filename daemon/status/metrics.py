@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from daemon.transcript import Transcript
 
-# The collector runs as a user of its own.
+# The collector runs as another user.
 _MODE: Final = 0o644
-# From a memo to a day in court, and from a GPU to a slow CPU.
+# Durations from a memo to a day in court; processing times from a GPU to a slow CPU.
 _BOUNDS_S: Final = (1.0, 3.0, 10.0, 30.0, 60.0, 180.0, 600.0, 1800.0, 3600.0, 14400.0)
 
 

@@ -31,11 +31,11 @@ _METRICS_INTERVAL_S: Final = 15.0
 
 
 class StatusPublisher:
-    """Shows the status, each place whatever becomes of the others.
+    """Writes the status to each target, even if others fail.
 
     Args:
         journal: what is known of past recordings.
-        faults: what a person has to put right.
+        faults: the current faults.
         notifier: systemd.
         counters: figures since the start.
         monotonic: clock, injectable for tests.
@@ -66,21 +66,21 @@ class StatusPublisher:
         self._next_s = 0.0
 
     def show_model(self, name: str, device: str) -> None:
-        """Remember that the model is there; called from the thread that loads."""
+        """Record that the model is loaded; called from the loading thread."""
         self._loaded_epoch_s = time.time()
         self._model = Model(name, device, now())
 
     def is_due(self) -> bool:
-        """Whether a second has passed since the last time; the status is not written more often."""
+        """Whether a second has passed since the last write; the status is not written more often."""
         return self._monotonic() >= self._next_s
 
     def show_step(self, step: str) -> None:
-        """Report to systemd at once how far the model's loading is; called from the thread that loads."""
+        """Report to systemd at once how far the model has loaded; called from the loading thread."""
         self._step = step
         self._notifier.status(step)
 
     def beat(self) -> None:
-        """Show that the daemon lives; to be called every few seconds, also when nothing changes."""
+        """Write the heartbeat; to be called every few seconds, even if nothing changes."""
         self._files.beat()
 
     def show(
@@ -110,7 +110,7 @@ class StatusPublisher:
     ) -> Snapshot:
         try:
             self._past = read_past(self._journal)
-        except ScribedError as error:  # then what was known before is shown, with the reason
+        except ScribedError as error:  # then the previous state is shown, with the reason
             self._faults.note("status: journal", error.what, error.remedy)
         else:
             self._faults.clear("status: journal")

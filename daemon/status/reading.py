@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def read_status(state: Path) -> dict[str, Any]:
-    """Return the last snapshot, with the state "stopped" where the daemon that wrote it does not run any more.
+    """Return the last snapshot, with the state "stopped" if the daemon that wrote it no longer runs.
 
     Raises:
         NoPermissionError: the state folder is not readable.
@@ -43,7 +43,7 @@ def is_running(state: Path) -> bool:
 
 
 def was_read(state: Path, config_sha256: str) -> bool:
-    """Whether a daemon with this state folder has read this very configuration file, and found it right."""
+    """Whether a daemon with this state folder has read and validated this very configuration file."""
     try:
         status = json.loads((state / SNAPSHOT_NAME).read_bytes())
     except (OSError, ValueError):
@@ -73,7 +73,7 @@ def _read(state: Path) -> dict[str, Any]:
 
 
 def _is_missing(state: Path) -> bool:
-    """Whether there is no state folder; raises NoPermissionError where we may not know."""
+    """Whether there is no state folder; raises NoPermissionError if that cannot be seen."""
     above = next(parent for parent in (state, *state.parents) if parent.exists())
     if not os.access(above, os.X_OK):
         raise _not_for_you(state)

@@ -1,4 +1,4 @@
-"""STATUS.txt: what people who only use the folders want to know. Pure."""
+"""STATUS.txt: the status for people who only use the folders. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the daemon knows of itself at one instant, and its JSON in the schema `scribed.status/1`. Pure."""
+"""The state of the daemon at one instant, and its JSON in the schema `scribed.status/1`. Pure."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something a person has to put right: what is wrong, since when (UTC), and what to do."""
+    """A problem that a person has to fix: what is wrong, since when (UTC), and what to do."""
 
     what: str
     since: str

@@ -1,4 +1,4 @@
-"""The files that show the status, each written whatever becomes of the others."""
+"""The files that show the status, each written even if others fail."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def shared_folders(folders: Folders) -> tuple[Path, ...]:
 
 
 class Target:
-    """One file that shows something; where it cannot be written, that is a fault for the other ones to show.
+    """One status file; if it cannot be written, that is noted as a fault, which the other files show.
 
     Args:
         faults: where to note it.
@@ -102,7 +102,7 @@ class StatusFiles:
             self._text.show(key, text_path, lambda: _write_text(config, text_path, written))
 
     def beat(self) -> None:
-        """Renew the sign of life in status.json, every ten seconds at most."""
+        """Renew the heartbeat in status.json, every ten seconds at most."""
         if self._content is None or self._state is None or self._monotonic() < self._next_beat_s:
             return
         path, content = self._state / SNAPSHOT_NAME, self._content

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from daemon.job import Job
     from daemon.journal import Journal
 
-# However short the configured delay: a disk that is full for hours is not tried ten times a second.
+# A lower bound, so that a disk that is full for hours is not tried ten times a second.
 _MIN_BACKOFF_S: Final = 1.0
 _MAX_DELAY_S: Final = 900.0
 _MAX_DOUBLINGS: Final = 30  # the bound above applies long before; more would overflow a float in time
@@ -27,7 +27,7 @@ class Attempts:
 
     Args:
         journal: keeps the attempt counters.
-        retry: returns the section `retry` of the configuration in force.
+        retry: returns the section `retry` of the current configuration.
         monotonic: clock in seconds, injectable for tests.
     """
 
@@ -48,7 +48,7 @@ class Attempts:
             return self._monotonic() >= self._due_s.get(job_id, 0.0)
 
     def is_backing_off(self) -> bool:
-        """Whether any job waits because something outside it is in the way."""
+        """Whether any job is delayed by a problem that it did not cause."""
         with self._lock:
             return bool(self._n_backoffs)
 
@@ -65,7 +65,7 @@ class Attempts:
         return False
 
     def back_off(self, job_id: str) -> None:
-        """Delay a job that something outside it keeps from going on, longer each time; nothing is charged."""
+        """Delay a job because of a problem that it did not cause, longer each time; no attempt is charged."""
         with self._lock:
             n_backoffs = self._n_backoffs[job_id] = self._n_backoffs.get(job_id, 0) + 1
         self._delay(job_id, n_backoffs, least_s=_MIN_BACKOFF_S)
@@ -77,7 +77,7 @@ class Attempts:
             self._due_s.pop(job_id, None)
 
     def has_used_up(self, job: Job) -> bool:
-        """Whether a job has crashed the service as often as it may."""
+        """Whether a job has used up the crashes it is allowed."""
         return job.attempts >= self._retry().max_attempts or job.n_early_crashes >= MAX_EARLY_CRASHES
 
     def hold_back(self, jobs: Iterable[Job]) -> None:

@@ -25,7 +25,7 @@ class EngineSource(Protocol):
         ...
 
     def lose(self, error: EngineLostError) -> None:
-        """Take note that the engine cannot go on."""
+        """Record that the engine is lost."""
         ...
 
 

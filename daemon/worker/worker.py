@@ -73,7 +73,7 @@ class Worker:
 
     Args:
         resources: folders, journal, front end and engine.
-        settings: the configuration in force.
+        settings: the current configuration.
         wake: called from any thread when a run has ended.
         monotonic: clock in seconds, injectable for tests.
 
@@ -203,7 +203,7 @@ class Worker:
             self._fail(job, error.what, error.remedy)
         except (TransientError, NoPermissionError) as error:
             self._back_off(job, error)
-        except OSError as error:  # a disk or a share failed under our hands
+        except OSError as error:  # a disk or a share failed during the run
             what = f"A file could not be read or written: {files.describe_error(error)}."
             self._back_off(job, TransientError(what, _DISK_REMEDY))
         except EngineLostError as error:
@@ -291,10 +291,10 @@ class Worker:
         self._rest(job.job_id)
 
     def _rest(self, job_id: str) -> None:
-        """Record that the job is not in flight any more; what cannot be written now is written later."""
+        """Record that the job is no longer in flight; if that cannot be written now, it is written later."""
         try:
             self._resources.journal.rest(job_id)
-        except TransientError:  # left in flight, the next start would take it for a crash
+        except TransientError:  # if it stayed in flight, the next start would count it as a crash
             with self._lock:
                 self._unrested.add(job_id)
 
@@ -329,7 +329,7 @@ class Worker:
             self._back_off(job, error)
 
     def recover(self, crashed: tuple[Job, ...]) -> None:
-        """After a crash: fail the recordings that crash the service each time, and let others go before the rest."""
+        """After a crash, fail recordings that crash the service each time; other suspects wait for the rest."""
         for job in crashed:
             if self.attempts.has_used_up(job):
                 is_early = job.n_early_crashes >= MAX_EARLY_CRASHES
@@ -345,7 +345,7 @@ class Worker:
                 self._fail(job, reason, remedy)
 
     def _back_off(self, job: Job, error: ScribedError) -> None:
-        """Try again later: something outside the recording is in the way."""
+        """Try again later, because of a problem that the recording did not cause."""
         log.warning("job.delayed", job_id=job.job_id, path=job.path, what=error.what)
         self._resources.faults.note(job.job_id, error.what, error.remedy)
         self.attempts.back_off(job.job_id)

@@ -2,7 +2,7 @@
 
 Every outcome but three is good: audio, or a reason. A decoder that a mutation crashes, hangs or
 fills with memory is what the decoder processes are for; it is counted and named. Not good are an
-error in our own code, audio that is no audio, and a front end that does not work any more.
+error in our own code, audio that is not audio, and a front end that does not work any more.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ def test_without_a_sandbox_the_attempts_succeed(scene: Scene) -> None:
     root = Path(__file__).parents[2]
     done = subprocess.run(words, capture_output=True, text=True, check=True, cwd=root)
     outcomes = json.loads(done.stdout)
-    # Containers and hardened kernels refuse some of these to everybody.
+    # Containers and hardened kernels refuse some of these to everyone.
     may_fail = {
         "bpf", "io_uring", "key ring", "performance events", "user faults", "netlink socket", "inet6 socket", "ptrace",
         "read another's memory", "open a file with openat2", "signal by an ioctl", "make a file without a name",

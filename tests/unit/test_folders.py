@@ -231,7 +231,7 @@ def test_move_across_disks_keeps_bytes_and_time(tmp_path: Path, other_disk: Path
 def test_copy_to_another_disk_leaves_set_id_sticky_and_execute_bits_behind(
     tmp_path: Path, other_disk: Path, mode: int
 ) -> None:
-    """The copy is the service's own: its set-user-id bit would make everybody the service's user."""
+    """The copy is the service's own: its set-user-id bit would make everyone the service's user."""
     source, target = tmp_path / "a.wav", other_disk / "a.wav"
     source.write_bytes(b"audio")
     source.chmod(mode)

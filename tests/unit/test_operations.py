@@ -13,13 +13,13 @@ from daemon.errors import ExitCode
 
 ROOT = Path(daemon.__file__).parent
 PAGE = " ".join((ROOT.parent / "docs" / "operations.md").read_text().split())
-# What is raised with them reaches people: in `failed`, or as a fault that stands until it is put right.
+# What is raised with them reaches people: in `failed`, or as a fault that is shown until it is fixed.
 RAISED = {"JobError", "TransientError", "EngineLostError"}
 # Calls whose second word is the reason.
 TOLD = {"_fail", "_charge", "note"}
-# Of commands only: they say it to who typed them.
+# Commands only: their messages go to the person who typed the command.
 ELSEWHERE = {"audio_export.py", "checkpoint", "cli"}
-# Without so many letters of its own it is no sentence: it repeats what something else has said.
+# Without so many letters of its own it is not a sentence: it repeats another text.
 _MIN_LETTERS = 12
 
 

@@ -295,7 +295,7 @@ def test_watch_shortage_names_the_sysctl_and_the_file_for_it() -> None:
     assert faults.standing() == ()
 
 
-# The sign of life
+# The heartbeat
 
 
 def test_status_of_a_running_daemon_is_shown_and_its_files_have_their_modes(config: Config) -> None:

@@ -190,7 +190,7 @@ def test_old_state_folder_removes_no_documents_that_another_one_has_delivered(
     back.close()
 
 
-def test_old_folder_that_was_removed_for_good_can_be_given_up(tmp_path: Path) -> None:
+def test_old_folder_that_was_removed_permanently_can_be_given_up(tmp_path: Path) -> None:
     """The fault says what to do; once the folder exists again, without the claim, the job ends."""
     world = World(tmp_path)
     world.claim()
