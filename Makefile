@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TRAINING_STAMP := $(VENV)/.installed-training
 
-.PHONY: demo test test-gpu test-systemd faults fuzz soak lint coverage format bench install uninstall voices model samples clean help
+.PHONY: demo test test-gpu test-systemd test-documents faults fuzz soak lint coverage format bench install uninstall voices model samples clean help
 
 help:
 	@echo "make demo      run the daemon on sample recordings"
@@ -18,6 +18,7 @@ help:
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
 	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
 	@echo "make test-systemd  as root: run the tests under a real systemd"
+	@echo "make test-documents  open the documents in LibreOffice (needs libreoffice-writer, poppler-utils)"
 	@echo "make lint      ruff, mypy and shellcheck, exactly as CI runs them"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
@@ -52,6 +53,11 @@ test-gpu: $(STAMP)
 
 test-systemd: $(STAMP)
 	$(BIN)/python -m pytest -m systemd --numprocesses 2 --dist loadfile tests/system
+
+test-documents: $(STAMP)
+	@for program in soffice pdftotext; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then echo "These tests need$$missing. Run: sudo apt-get install --no-install-recommends libreoffice-writer poppler-utils"; exit 1; fi
+	$(BIN)/python -m pytest -m documents tests/documents
 
 faults: $(STAMP)
 	$(BIN)/python -m tests.faults.sweep

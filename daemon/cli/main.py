@@ -66,7 +66,7 @@ def transcribe(
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents to DIR, not to stdout.")
     ] = None,
     formats: Annotated[
-        str | None, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, json, srt, vtt.")
+        str | None, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, json, srt, vtt.")
     ] = None,
     force: ForceFlag = False,
     config: ConfigOption = None,
@@ -79,6 +79,28 @@ def transcribe(
     from daemon.cli.transcribe import transcribe as transcribe_files
 
     raise typer.Exit(transcribe_files(recordings, outbox, formats, config, is_forced=force))
+
+
+@app.command()
+def render(
+    sources: Annotated[list[Path], typer.Argument(metavar="FILE.json", hidden=True)],
+    formats: Annotated[
+        str, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, json, srt, vtt.")
+    ],
+    folder: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="DIR", help="Write to DIR. Default: the folder of FILE.json."),
+    ] = None,
+    force: ForceFlag = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write other documents of a finished transcript.
+
+    FILE.json is a document that scribed delivered, or a corrected copy. Neither the model nor the audio is needed.
+    """
+    from daemon.cli.render import render as render_files
+
+    raise typer.Exit(render_files(sources, folder, formats, config, is_forced=force))
 
 
 @app.command()

@@ -41,7 +41,7 @@ def refuse_taken(targets: Iterable[Path], inputs: Sequence[os.stat_result], *, i
     for target in targets:
         shown = escape(str(target))
         if _is_any_of(target, inputs):
-            raise CannotWriteError(f"{shown} is the recording itself.", "Choose another name for the output.")
+            raise CannotWriteError(f"{shown} is the input itself.", "Choose another name for the output.")
         if not os.path.lexists(target):
             continue
         if not is_forced:

@@ -10,12 +10,12 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from daemon import engine, logs
 from daemon.cli import command, config_option, inputs, outputs
+from daemon.cli.formats import choose_formats, make_folder
 from daemon.config import RecordingSettings
 from daemon.display import escape
-from daemon.documents import FORMATS, render
-from daemon.errors import CannotWriteError, ExitCode, JobError, NoPermissionError, UsageError
+from daemon.documents import render
+from daemon.errors import ExitCode, JobError, NoPermissionError, UsageError
 from daemon.frontend import FrontEnd
-from daemon.host import files
 from daemon.pipeline import Forgetful, Recording, RunControl
 from daemon.pipeline import transcribe as transcribe_recording
 from daemon.spool.names import new_job_id, outcome_names
@@ -50,7 +50,7 @@ def transcribe(
     wanted = chosen or config.output.formats
     targets: list[dict[str, Path]] = [{} for _ in words]
     if outbox is not None:
-        _make_folder(outbox)
+        make_folder(outbox)
         targets = _name_documents(outbox, words, wanted)
         every = [path for documents in targets for path in documents.values()]
         outputs.refuse_taken(every, [facts for _, facts in found], is_forced=is_forced)
@@ -128,24 +128,10 @@ class _Batch:
 def _choose_formats(formats: str | None, *, has_folder: bool) -> tuple[str, ...]:
     if formats is None:
         return () if has_folder else ("txt",)
-    wanted = tuple(dict.fromkeys(name.strip().lower() for name in formats.split(",") if name.strip()))
-    unknown = [name for name in wanted if name not in FORMATS]
-    if unknown or not wanted:
-        shown = ", ".join(map(escape, unknown)) or repr(formats)
-        raise UsageError(f"Unknown format {shown}.", f"Choose from {', '.join(FORMATS)}.")
+    wanted = choose_formats(formats)
     if not has_folder and len(wanted) > 1:
         raise UsageError("Several formats need an output folder.", "Specify one with -o DIR.")
     return wanted
-
-
-def _make_folder(outbox: Path) -> None:
-    """Make the folder for documents where it is missing."""
-    shown = escape(str(outbox))
-    try:
-        with files.explained(f"{shown} cannot be used", outbox.absolute().parent):
-            outbox.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise CannotWriteError(f"{shown} is not a folder.", "Specify a folder with -o.") from None
 
 
 def _name_documents(outbox: Path, words: Sequence[str], formats: Sequence[str]) -> list[dict[str, Path]]:

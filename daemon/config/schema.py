@@ -187,7 +187,7 @@ class Output(Section):
     """The documents in the outbox."""
 
     formats: FormatList = Field(default=("txt", "json"), description="documents to write")
-    timestamps: bool = Field(default=False, description="begin each paragraph of the txt with its time")
+    timestamps: bool = Field(default=False, description="begin each paragraph of the txt, md and docx with its time")
     sound_events: bool = Field(default=False, description="show sound events in the documents")
     mirror_folders: bool = Field(default=True, description="create the sub-folders of the inbox in the outbox too")
     listening_copy: Literal["mp3", "m4a", "opus"] | None = Field(

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from daemon.documents.docx import render_docx
 from daemon.documents.json_document import render_json
 from daemon.documents.layout import Options
+from daemon.documents.markdown import render_markdown
 from daemon.documents.subtitles import render_srt, render_vtt
 from daemon.documents.txt import render_txt
 
@@ -23,12 +25,14 @@ if TYPE_CHECKING:
 # is last: once it is there, all others are.
 FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
     "txt": render_txt,
+    "md": render_markdown,
+    "docx": render_docx,
     "srt": render_srt,
     "vtt": render_vtt,
     "json": render_json,
 }
 # Not implemented yet. Their endings are kept free, so that a later release finds them free.
-PLANNED: Final = ("md", "html", "docx")
+PLANNED: Final = ("html",)
 # All endings that a stem must be free for.
 RESERVED_ENDINGS: Final = (*FORMATS, *PLANNED)
 
@@ -39,7 +43,7 @@ def render(transcript: Transcript, formats: Iterable[str], *, has_timestamps: bo
     Args:
         transcript: what to write.
         formats: names from FORMATS.
-        has_timestamps: whether each paragraph of the txt begins with its time.
+        has_timestamps: whether each paragraph begins with its time.
     """
     wanted, options = set(formats), Options(has_timestamps)
     documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}

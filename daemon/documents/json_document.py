@@ -78,6 +78,7 @@ def _audio(audio: Receipt) -> dict[str, Any]:
         "leveled_db": _db(audio.leveled_db),
         "clipped_s": _s(audio.clipped_s),
         "notes": list(audio.notes),
+        "complete": audio.is_complete,
     }
 
 

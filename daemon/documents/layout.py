@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
+from daemon.display import printable
+
 if TYPE_CHECKING:
-    from daemon.transcript import Gap, Segment, Transcript
+    from daemon.transcript import Gap, Segment, Transcript, Word
 
 _S_PER_MINUTE: Final = 60
 _S_PER_HOUR: Final = 3600
@@ -29,6 +32,7 @@ class Item:
         start_s: seconds from the start of the recording, as `end_s`.
         text: the words, or the mark that is shown in their place.
         segment: of speech, with all that is known of it; None for a mark.
+        words: of the text, one for each of its tokens; () where they are not known by themselves.
     """
 
     start_s: float
@@ -36,6 +40,7 @@ class Item:
     text: str
     kind: Kind = Kind.SPEECH
     segment: Segment | None = None
+    words: tuple[Word, ...] = ()
 
     @property
     def voice(self) -> tuple[object, ...]:
@@ -81,6 +86,18 @@ def describe_voice(transcript: Transcript, segment: Segment | None) -> str | Non
     if segment.channel is not None:
         return f"Channel {segment.channel}"
     return None if segment.track is None else f"Track {segment.track}"
+
+
+def list_voices(transcript: Transcript) -> list[str]:
+    """Return who speaks, in the order of their first words."""
+    voices = (describe_voice(transcript, segment) for segment in transcript.segments if segment.text)
+    return list(dict.fromkeys(voice for voice in voices if voice))
+
+
+def title_of(transcript: Transcript) -> str:
+    """Return the name of the recording without its ending."""
+    name = printable(transcript.source.name)
+    return PurePath(name).stem or name
 
 
 def clock(time_s: float) -> str:

@@ -7,7 +7,7 @@ choice, at the longest pause between two sentences.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import TYPE_CHECKING, Final
 
 from daemon.documents.layout import Item, Kind, clock
@@ -71,7 +71,7 @@ class Paragraph:
     @property
     def text(self) -> str:
         """Its words with the spacing of their language."""
-        return join_texts(item.text for item in self.items)
+        return " ".join(join_texts(item.text for item in self.items).split())
 
     @property
     def stamp(self) -> str:
@@ -100,16 +100,25 @@ def _divide(item: Item) -> Iterator[tuple[Item, bool]]:
         yield item, True
         return
     texts = [part for sentence in split_sentences(item.text) for part in _clauses(sentence)]
-    times = _times(item, texts)
-    for text, (start_s, end_s) in zip(texts, pairwise(times), strict=True):
-        yield replace(item, start_s=start_s, end_s=end_s, text=text.strip()), ends_sentence(text)
+    firsts = [0, *accumulate(len(tokens_of(text)) for text in texts)]
+    known = item.segment.words if item.segment is not None else ()
+    words = known if len(known) == firsts[-1] else ()
+    times = _times(item, texts, [words[first].start_s if words else None for first in firsts[:-1]])
+    for index, text in enumerate(texts):
+        yield (
+            replace(
+                item,
+                start_s=times[index],
+                end_s=times[index + 1],
+                text=text.strip(),
+                words=words[firsts[index] : firsts[index + 1]],
+            ),
+            ends_sentence(text),
+        )
 
 
-def _times(item: Item, texts: Sequence[str]) -> list[float]:
-    """Return the time at which each text begins, and the end of the item."""
-    words = item.segment.words if item.segment is not None else ()
-    firsts = [0, *accumulate(len(tokens_of(text)) for text in texts)][:-1]
-    starts = [words[first].start_s if first < len(words) else None for first in firsts]
+def _times(item: Item, texts: Sequence[str], starts: Sequence[float | None]) -> list[float]:
+    """Return the time at which each text begins, and the end of the item; `starts` has the known ones."""
     shares = [0.0, *accumulate(weigh(text) for text in texts)]
     length_s = (item.end_s - item.start_s) / (shares[-1] or 1.0)
     estimates = [item.start_s + share * length_s for share in shares[:-1]]
@@ -167,8 +176,9 @@ def _balance(run: Sequence[_Piece]) -> list[list[Item]]:
             size += sizes[start]
             if size > 1 and start < stop - 1:
                 break
-            choices.append((best[start][0] + _cost(run, stop, size), start))
-        best.append(min(choices))
+            choices.append((best[start][0] + (_SHORT_COST * (_SHORT - size) if size < _SHORT else 0.0), start))
+        cost, start = min(choices)
+        best.append((cost + _end_cost(run, stop), start))
     groups, stop = [], len(run)
     while stop:
         start = best[stop][1]
@@ -177,11 +187,10 @@ def _balance(run: Sequence[_Piece]) -> list[list[Item]]:
     return groups[::-1]
 
 
-def _cost(run: Sequence[_Piece], stop: int, size: float) -> float:
-    """Return what a paragraph costs that ends before piece `stop`."""
-    cost = _SHORT_COST * max(0.0, _SHORT - size)
+def _end_cost(run: Sequence[_Piece], stop: int) -> float:
+    """Return what it costs to end a paragraph before piece `stop`."""
     if stop == len(run):
-        return cost
+        return 0.0
     pause_s = run[stop].item.start_s - run[stop - 1].item.end_s
-    cost += _END_COST - _PAUSE_GAIN * min(max(pause_s, 0.0), _MAX_GAIN_S)
+    cost = _END_COST - _PAUSE_GAIN * min(max(pause_s, 0.0), _MAX_GAIN_S)
     return cost if run[stop - 1].is_end else cost + _NO_SENTENCE_COST

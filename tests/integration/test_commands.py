@@ -28,6 +28,7 @@ COMMANDS = (
     "once",
     "transcribe",
     "prepare",
+    "render",
     "status",
     "retry",
     "cancel",
@@ -59,7 +60,7 @@ def test_help_names_every_command(make_instance: MakeInstance) -> None:
         ended = instance.run(command, "--help")
         assert ended.returncode == 0
         assert not re.search(r"<[a-z]", ended.stdout), f"{command} shows a Python type"
-        if command == "transcribe":
+        if command in {"transcribe", "render"}:
             assert all(name in ended.stdout for name in FORMATS)
 
 

@@ -32,7 +32,7 @@ def recording(tmp_path: Path) -> Path:
 def test_recording_is_never_overwritten_under_any_of_its_names(
     spelling: str, recording: Path, *, is_forced: bool
 ) -> None:
-    with pytest.raises(CannotWriteError, match="recording itself"):
+    with pytest.raises(CannotWriteError, match="input itself"):
         outputs.refuse_taken([recording.parent / spelling], [recording.stat()], is_forced=is_forced)
 
 

@@ -128,6 +128,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
             "leveled_db": "float",
             "clipped_s": "float",
             "notes": ["str"],
+            "complete": "bool",
         },
         "model": {"name": "str", "digest": "str", "dtype": "str", "device": "str"},
         "language": "str",

@@ -1,0 +1,81 @@
+"""`scribed render`: other documents from a finished or corrected json document, without the model."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from daemon.cli import config_option, outputs
+from daemon.cli.formats import choose_formats, make_folder
+from daemon.display import escape
+from daemon.documents import UnreadableDocumentError, read_json
+from daemon.documents import render as render_documents
+from daemon.errors import ExitCode, NoPermissionError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from os import stat_result
+    from pathlib import Path
+
+
+def render(sources: Sequence[Path], folder: Path | None, formats: str, option: Path | None, *, is_forced: bool) -> int:
+    """Write documents of each file; one that is not a transcript is named, and the others go on.
+
+    Args:
+        sources: json documents.
+        folder: for the new documents, None for that of each source.
+        formats: such as "docx,srt".
+        option: the configuration file, None for the usual places.
+        is_forced: whether existing documents may be overwritten; a source never is.
+    """
+    wanted = choose_formats(formats)
+    config = config_option.read(option)[0]
+    read = [_look_up(source) for source in sources]
+    if folder is not None:
+        make_folder(folder)
+    targets = [_name_documents(source, folder, wanted) for source in sources]
+    every = [path for documents in targets for path in documents.values()]
+    if len(set(every)) < len(every):
+        raise UsageError("Two of the files have the same name.", "Render them into different folders.")
+    outputs.refuse_taken(every, read, is_forced=is_forced)
+    n_failed = 0
+    for source, documents in zip(sources, targets, strict=True):
+        try:
+            transcript = read_json(_read(source))
+        except (UnreadableDocumentError, NoPermissionError) as error:
+            sys.stderr.write(f"scribed: {escape(f'{source}: {error}')}\n")
+            n_failed += 1
+            continue
+        for name, content in render_documents(transcript, wanted, has_timestamps=config.output.timestamps).items():
+            outputs.write_file(documents[name], content, is_forced=is_forced)
+            sys.stderr.write(f"{escape(str(documents[name]))}\n")
+    return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
+
+
+def _name_documents(source: Path, folder: Path | None, formats: Sequence[str]) -> dict[str, Path]:
+    stem = source.name.removesuffix(".json")
+    return {ending: (folder or source.parent) / f"{stem}.{ending}" for ending in formats}
+
+
+def _look_up(source: Path) -> stat_result:
+    shown = escape(str(source))
+    try:
+        facts = source.stat()
+    except FileNotFoundError:
+        raise UsageError(f"No such file: {shown}.") from None
+    except PermissionError as error:
+        raise NoPermissionError(f"{shown} is not readable.", "Check the permissions of its folder.") from error
+    except (OSError, ValueError) as error:  # the latter for a null character
+        raise UsageError(f"{shown} cannot be opened: {getattr(error, 'strerror', None) or error}.") from None
+    if source.is_dir():
+        raise UsageError(f"{shown} is a folder.", "Name the json documents in it.")
+    return facts
+
+
+def _read(source: Path) -> bytes:
+    try:
+        return source.read_bytes()
+    except PermissionError as error:
+        raise NoPermissionError("It is not readable.", "Check its permissions.") from error
+    except OSError as error:
+        raise UnreadableDocumentError(f"It cannot be read: {error.strerror}.") from None

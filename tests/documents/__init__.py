@@ -1,0 +1,1 @@
+"""Documents in the programs that people open them with: `make test-documents`."""
