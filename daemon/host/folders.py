@@ -241,7 +241,7 @@ class Folder:
             return files.sha256_of_stream(stream)
 
     def has_sha256(self, name: str, digest: str) -> bool:
-        """Whether it is a regular file with these bytes; one that may not be read is another user's."""
+        """Whether it is a regular file with these bytes; a file that is not readable belongs to another user."""
         with suppress(JobError, NoPermissionError):
             return self.is_file(name) and self.sha256(name) == digest
         return False

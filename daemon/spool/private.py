@@ -36,8 +36,8 @@ def open_private(root: Folder, *, may_make: bool = False) -> Folder:
 
     Args:
         root: the shared folder.
-        may_make: whether to make it if there is none. Whoever looks for a claim must not: a new, empty folder beside
-            one that has just been renamed would hide what is in that one.
+        may_make: whether to make it if there is none. Callers that look for a claim must not: a new, empty folder
+            next to one that has just been renamed would hide its contents.
 
     Raises:
         NoPermissionError, TransientError: it is missing, or the existing one is not ours.

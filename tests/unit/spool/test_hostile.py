@@ -457,7 +457,7 @@ def test_member_cannot_pretend_that_new_files_belong_to_the_member(
 
 @needs_root
 @pytest.mark.parametrize("end", ["processed", "outbox"])
-def test_file_that_may_not_be_read_takes_a_name_and_holds_up_nothing(
+def test_unreadable_file_of_a_member_takes_a_name_but_does_not_block_the_delivery(
     shared_world: World, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
     """A member closes a file of the same name and size to the service, just before the service uses the name."""
@@ -466,7 +466,7 @@ def test_file_that_may_not_be_read_takes_a_name_and_holds_up_nothing(
 
     def refuse(name: str, folder: int) -> int:
         if os.stat(name, dir_fd=folder).st_uid == MEMBER:
-            raise NoPermissionError("It may not be read.")
+            raise NoPermissionError("It is not readable.")
         return real_open(name, folder)
 
     real_open = files.open_regular
@@ -501,7 +501,7 @@ def test_file_that_may_not_be_read_takes_a_name_and_holds_up_nothing(
 # Retry
 
 
-def test_retry_moves_neither_hidden_folders_nor_what_is_no_file(world: World) -> None:
+def test_retry_moves_only_regular_files_that_are_not_hidden(world: World) -> None:
     failed = world.folders.failed
     world.set_aside(world.claim("memo.wav"))
     with world.shared.locked():
