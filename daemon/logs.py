@@ -9,11 +9,13 @@ a name belongs under one of NAME_KEYS; paths below the shared folders are found 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import math
 import os
 import re
+import stat
 import sys
 import traceback
 import weakref
@@ -367,9 +369,9 @@ class _LogFile(RotatingFileHandler):
     is_given_up = False
 
     def __init__(self, path: Path, folder: Folder | None) -> None:
-        self._link_flag = 0
+        self._shared_flags = 0
         if folder is not None:
-            self._link_flag = os.O_NOFOLLOW
+            self._shared_flags = os.O_NOFOLLOW | os.O_NONBLOCK
             weakref.finalize(self, folder.close)
             path = folder.proc_path / path.name
         super().__init__(path, maxBytes=_FILE_BYTES, backupCount=_N_FILES - 1)
@@ -386,13 +388,14 @@ class _LogFile(RotatingFileHandler):
         super().close()
 
     def _open(self) -> TextIOWrapper:
-        own_flags = os.O_CLOEXEC | self._link_flag
-        return open(
-            self.baseFilename,
-            "a",
-            encoding="utf-8",
-            opener=lambda path, flags: os.open(path, flags | own_flags, mode=0o640),
-        )
+        return open(self.baseFilename, "a", encoding="utf-8", opener=self._open_descriptor)
+
+    def _open_descriptor(self, path: str, flags: int) -> int:
+        fd = os.open(path, flags | os.O_CLOEXEC | self._shared_flags, mode=0o640)
+        if self._shared_flags and not stat.S_ISREG(os.fstat(fd).st_mode):  # a pipe would hold the service up
+            os.close(fd)
+            raise OSError(errno.EINVAL, "it is not a regular file", path)
+        return fd
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
         """Say once that lines are missing here; logging itself would print a traceback for each of them."""

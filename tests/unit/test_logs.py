@@ -393,6 +393,16 @@ def test_log_file_below_a_shared_folder_is_reached_without_following_links(tmp_p
     assert list(private.iterdir()) == [private / "scribed.log"]
 
 
+@pytest.mark.parametrize("has_reader", [False, True])
+def test_pipe_in_place_of_a_log_file_in_a_shared_folder_is_refused(tmp_path: Path, *, has_reader: bool) -> None:
+    os.mkfifo(tmp_path / "scribed.log")
+    reader = os.open(tmp_path / "scribed.log", os.O_RDONLY | os.O_NONBLOCK) if has_reader else None
+    with pytest.raises(ConfigError, match="The log file cannot be used"):
+        logs.configure(Logging(file=tmp_path / "scribed.log"), shared=(tmp_path,), stream=io.StringIO())
+    if reader is not None:
+        os.close(reader)
+
+
 def test_rotation_below_a_shared_folder_stays_in_the_folder_that_was_opened(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "scribed.log").write_bytes(b"x" * 9_999_990 + b"\n")
