@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from daemon.transcript import ModelIdentity, Transcript
 
 BASELINE: Final = "as configured"
+_PAGE_UMASK: Final = 0o027  # the page has every text; it may go to a folder that all can read, such as /tmp
 
 
 def evaluate(
@@ -94,6 +95,7 @@ def evaluate(
         ]
         report = make_report(measured, run.failures, normalization, config.transcribe.hotwords)
         if page is not None:
+            os.umask(_PAGE_UMASK)
             outputs.write_file(page, render_page(report).encode(), is_forced=is_forced)
         if is_json:
             outputs.print_json(report.as_dict())
@@ -203,7 +205,7 @@ def _refuse_page(page: Path, references: Sequence[Reference], *, is_forced: bool
     folder = page.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"The folder {escape(str(folder))} does not exist.", "Create it, or choose another name.")
-    if not os.access(folder, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
         raise NoPermissionError(
             f"The user who runs this may not write into {escape(str(folder))}.",
             "Choose a folder that the service's user can write, such as /tmp.",

@@ -65,7 +65,7 @@ def find_references(words: Sequence[str], processed: Path) -> list[Reference]:
             audio = Path(os.path.realpath(reference.audio))
             if found.setdefault(audio, reference.text) != reference.text:
                 raise UsageError(f"{escape(str(audio))} has two different reference texts.", "Remove one of them.")
-    denied += [str(audio) for audio in found if not os.access(audio, os.R_OK)]
+    denied += [str(audio) for audio in found if not os.access(audio, os.R_OK, effective_ids=True)]
     if denied:
         raise NoPermissionError(
             f"Not readable for this user: {', '.join(map(escape, dict.fromkeys(denied)))}.",

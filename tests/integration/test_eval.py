@@ -57,6 +57,7 @@ def test_known_recordings_are_measured_and_compared(make_instance: MakeInstance,
     assert [one["name"] for one in report["failed"]] == ["broken.wav"]
     assert report["arms"][1]["difference"]["verdict"] == "too few"
     assert "Content-Security-Policy" in page.read_text()
+    assert stat.S_IMODE(page.stat().st_mode) & 0o007 == 0
     assert list((instance.folder("cache") / "eval").iterdir()) == []
     again = instance.run(*words)
     assert again.returncode == 73

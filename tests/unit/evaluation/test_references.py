@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from hashlib import sha256
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,7 +13,7 @@ from daemon.errors import NoPermissionError, UsageError
 from daemon.evaluation import Reference, find_references
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 def texts(found: list[Reference]) -> dict[str, str]:
@@ -93,15 +95,28 @@ def test_wrong_reference_is_refused_with_its_name(files: dict[str, str], word: s
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_every_unreadable_file_is_named(tmp_path: Path) -> None:
+@pytest.fixture
+def unprivileged_folder() -> Iterator[Path]:
+    """Return a folder of a user other than root, whose rights this process has meanwhile."""
+    with tempfile.TemporaryDirectory() as name:
+        user = os.geteuid() or 65534  # nobody
+        os.chown(name, user, -1)
+        os.seteuid(user)
+        try:
+            yield Path(name)
+        finally:
+            os.seteuid(os.getuid())
+
+
+def test_every_unreadable_file_is_named(unprivileged_folder: Path) -> None:
     for name in ("a", "b", "c"):
-        (tmp_path / f"{name}.wav").write_bytes(b"")
-        (tmp_path / f"{name}.ref.txt").write_text("x")
-    (tmp_path / "a.wav").chmod(0)
-    (tmp_path / "b.ref.txt").chmod(0)
+        (unprivileged_folder / f"{name}.wav").write_bytes(b"")
+        (unprivileged_folder / f"{name}.ref.txt").write_text("x")
+    (unprivileged_folder / "closed").mkdir(mode=0)
+    (unprivileged_folder / "a.wav").chmod(0)
+    (unprivileged_folder / "b.ref.txt").chmod(0)
     with pytest.raises(NoPermissionError) as caught:
-        find_references([str(tmp_path)], tmp_path)
-    assert "a.wav" in caught.value.what
-    assert "b.ref.txt" in caught.value.what
+        find_references([str(unprivileged_folder)], unprivileged_folder)
+    assert caught.value.exit_code == 77
+    assert all(name in caught.value.what for name in ("a.wav", "b.ref.txt", "closed"))
     assert "c.wav" not in caught.value.what
