@@ -13,6 +13,7 @@ from daemon.display import escape
 from daemon.evaluation import LEVEL, N_RESAMPLES, NORMALIZATIONS, SEED
 from daemon.evaluation.page import bounds, points, share
 from daemon.evaluation.report import VERDICTS
+from daemon.evaluation.scoring import BLOCK_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,8 +42,10 @@ def show(report: Report) -> None:
         shown = ", ".join(f"{escape(word)} ({n} of {n_all})" for word, n, n_all in report.hotwords)
         console.print(Text(shown))
     console.print(Text(NORMALIZATIONS[report.normalization]))
-    what = f"Intervals: {LEVEL:.0%}, bootstrap over recordings, {N_RESAMPLES} resamples, seed {SEED}."
-    few = " With fewer than ten recordings they are rough." if len(report.arms[0].scores) < _FEW else ""
+    n_recordings = len(report.arms[0].scores)
+    units = "recordings" if n_recordings > 1 else f"blocks of {BLOCK_WORDS} words"
+    what = f"Intervals: {LEVEL:.0%}, bootstrap over {units}, {N_RESAMPLES} resamples, seed {SEED}."
+    few = " With fewer than ten recordings they are rough." if n_recordings < _FEW else ""
     console.print(Text(what + few))
 
 

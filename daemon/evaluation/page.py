@@ -12,6 +12,7 @@ from daemon.display import escape
 from daemon.evaluation.bootstrap import LEVEL, N_RESAMPLES, SEED
 from daemon.evaluation.normalization import NORMALIZATIONS
 from daemon.evaluation.report import VERDICTS
+from daemon.evaluation.scoring import BLOCK_WORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -31,6 +32,7 @@ ins { background: #1976d233; }
 .text { line-height: 2; overflow-wrap: anywhere; }
 .seam { border-bottom: 2px dotted #888; }
 """
+_LEGEND: Final = "Struck out: spoken, but not written. Underlined: written, but not spoken. "
 _SEAM_NOTE: Final = "Dotted: within ten words of a place where two overlapping chunks were merged."
 
 
@@ -56,7 +58,8 @@ def _parts(report: Report) -> Iterator[str]:
         ("", "recordings", "words", "WER", f"{LEVEL:.0%} interval", "CER", "substituted", "missed", "added"),
         (_total_row(arm) for arm in report.arms),
     )
-    yield f"<p>Intervals: bootstrap over recordings, {N_RESAMPLES} resamples, seed {SEED}.</p>"
+    units = "recordings" if len(report.arms[0].scores) > 1 else f"blocks of {BLOCK_WORDS} words"
+    yield f"<p>Intervals: bootstrap over {units}, {N_RESAMPLES} resamples, seed {SEED}.</p>"
     if len(report.arms) > 1:
         yield "<h2>Comparison</h2>"
         yield _table(
@@ -74,7 +77,7 @@ def _parts(report: Report) -> Iterator[str]:
         yield _table(("word", "missed", "spoken"), report.hotwords)
     for arm in report.arms:
         yield f"<h2>{_e(arm.name)}</h2>"
-        yield f"<p>{_e(arm.model.name)} on {_e(arm.model.device)} as {_e(arm.model.dtype)}. {_SEAM_NOTE}</p>"
+        yield f"<p>{_e(arm.model.name)} on {_e(arm.model.device)} as {_e(arm.model.dtype)}. {_LEGEND}{_SEAM_NOTE}</p>"
         for one in arm.scores:
             yield _aligned(one)
 
@@ -90,7 +93,7 @@ def _difference_row(arm: Arm) -> tuple[object, ...]:
         return arm.name, "-", "-", VERDICTS["too few"]
     difference = arm.difference
     interval = f"{points(difference.interval.low)} to {points(difference.interval.high)}"
-    return arm.name, points(difference.wer), f"{interval} ({difference.level:.4g})", VERDICTS[difference.verdict]
+    return arm.name, points(difference.wer), f"{interval} ({100 * difference.level:.4g}%)", VERDICTS[difference.verdict]
 
 
 def _aligned(one: Score) -> str:
