@@ -52,7 +52,7 @@ def folder_mode(wanted: int) -> int:
 
 
 def describe_error(error: OSError) -> str:
-    """Return what the system says and, where it is known, of which file: `Permission denied: /srv/scribed/inbox/a.wav`.
+    """Return what the system says and, where known, about which file: `Permission denied: /srv/scribed/inbox/a.wav`.
 
     Bare names, which are relative to a descriptor, are left out: `logging.names` can hide whole paths only.
     """

@@ -30,7 +30,7 @@ _MAX_DEPTH: Final = 1000  # of a walk; far below Python's limit of recursion and
 
 
 class LinkInTheWayError(TransientError):
-    """A symbolic link is where a folder is needed below a shared folder."""
+    """A symbolic link is in place of a folder below a shared folder."""
 
     def __init__(self, path: Path) -> None:
         remedy = f"Remove the link {path.name}, or replace it with a folder."
@@ -187,7 +187,7 @@ class Folder:
     # Looking
 
     def names(self) -> list[str]:
-        """Return the names of all that is in here."""
+        """Return the names of everything in this folder."""
         with self._naming():
             return os.listdir(self.fd)  # noqa: PTH208  # a path knows no descriptors
 
@@ -204,7 +204,7 @@ class Folder:
             return None
 
     def exists(self, name: str) -> bool:
-        """Whether the name is taken, be it by a broken link."""
+        """Whether the name is taken, even by a broken link."""
         return self.find(name) is not None
 
     def is_file(self, name: str) -> bool:
@@ -254,13 +254,13 @@ class Folder:
         return facts.st_size == others.st_size and other.has_sha256(other_name, self.sha256(name))
 
     def is_writable(self) -> bool:
-        """Whether files can be made in here and removed from it."""
+        """Whether files can be created in this folder and removed from it."""
         return os.access(self.proc_path, os.W_OK | os.X_OK)
 
     # Changing
 
     def sync(self) -> None:
-        """Make the names in here durable."""
+        """Make the names in this folder durable."""
         files.sync_descriptor(self.fd)
 
     def write_temporary(self, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> str:
@@ -324,7 +324,7 @@ class Folder:
         self.sync()
 
     def rename(self, name: str, new_name: str) -> None:
-        """Rename what is in here.
+        """Rename an entry of this folder.
 
         Raises:
             FileExistsError: the new name is taken.

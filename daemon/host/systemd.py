@@ -62,7 +62,7 @@ class Notifier:
 
     def reloading(self) -> None:
         """Say that the configuration is being read again; `ready` ends it."""
-        # Lets systemd tell whose reload it is (Type=notify-reload).
+        # Lets systemd match the answer to its reload (Type=notify-reload).
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
@@ -82,7 +82,7 @@ class Notifier:
         if not self.is_heard:
             return
         message = "\n".join(lines).encode()
-        # ValueError: a path that no socket can have. Being unheard must not stop the work.
+        # ValueError: a path that no socket can have. A failed message must not stop the service.
         with contextlib.suppress(OSError, ValueError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT_S)
             sender.sendto(message, self._address)
@@ -113,7 +113,7 @@ class JournalSocket:
         return True
 
     def close(self) -> None:
-        """Give the socket up."""
+        """Close the socket."""
         self._socket.close()
 
 

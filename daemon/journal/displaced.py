@@ -29,7 +29,7 @@ def count_unfinished_by_inbox(state: Path) -> Mapping[Path, int]:
     """
     path = state / JOURNAL_NAME
     log = path.with_name(f"{path.name}-wal")
-    # Without a write-ahead log no service has it open, and SQLite makes no files beside one that cannot change.
+    # Without a write-ahead log no service has it open, and SQLite makes no files next to a read-only one.
     how = "mode=ro" if log.exists() and log.stat().st_size else "mode=ro&immutable=1"
     query = "SELECT roots FROM jobs WHERE state IN (?, ?, ?) AND roots IS NOT NULL"
     try:

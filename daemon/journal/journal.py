@@ -346,7 +346,7 @@ class Journal(OpenJournal):
         return frozenset(row["job_id"] for row in rows)
 
     def drop_look(self, job_id: str) -> None:
-        """Record that a job needs no second look any more."""
+        """Record that a job no longer needs a second look."""
         with self._transaction() as db:
             db.execute("DELETE FROM looks WHERE job_id = ?", (job_id,))
 
@@ -415,7 +415,7 @@ class Journal(OpenJournal):
         return self._outcomes(_NAMED, *_name_values(name))
 
     def forget(self, job_id: str) -> None:
-        """Erase everything about a job, so that it cannot be read from the file any more."""
+        """Erase everything about a job, so that it can no longer be read from the file."""
         with self._transaction() as db:
             db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
         self._wipe_log()

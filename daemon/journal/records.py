@@ -47,7 +47,7 @@ class FileStamp:
     mtime_ns: int
 
     def matches(self, other: FileStamp | None) -> bool:
-        """Whether both are of the same file; a share may keep times coarsely (SMB 100 ns, FAT two seconds)."""
+        """Whether both are of the same file; a share may store coarse times (SMB 100 ns, FAT two seconds)."""
         if other is None or other.n_bytes != self.n_bytes:
             return False
         return abs(other.mtime_ns - self.mtime_ns) < _COARSEST_TIME_NS

@@ -97,7 +97,7 @@ def test_old_inbox_that_cannot_be_used_is_a_fault_that_names_it_until_it_is_back
         if os.geteuid() == 0:
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr("daemon.host.folders.Folder.is_writable", lambda _: False)  # root may write anywhere
-                complain(later, job, old, "not writable for the service any more")
+                complain(later, job, old, "no longer writable for the service")
     else:
         old.rename(tmp_path / "away")
         if way == "unmounted":
