@@ -11,7 +11,7 @@ import torch
 
 from daemon.engine.failures import one_line
 from daemon.errors import EngineUnavailableError
-from daemon.host import gpu
+from daemon.host import gpu, memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,6 +133,12 @@ def count_free_bytes(device: torch.device) -> int | None:
         return None
     free_bytes, _ = torch.cuda.mem_get_info(device)
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
+def prepare_memory(device: torch.device) -> None:
+    """Let buffers that a prefill frees be reused by the next one. On a GPU torch does so itself."""
+    if device.type == "cpu":
+        memory.reuse_buffers()
 
 
 def activate(device: torch.device) -> AbstractContextManager[object]:

@@ -126,6 +126,7 @@ class DeviceLoop:
     # On the device thread
 
     def _run(self) -> None:
+        devices.prepare_memory(self.device)
         with torch.inference_mode(), devices.activate(self.device):
             while (client := self._wait_for_client()) is not None:
                 if client.is_closed:

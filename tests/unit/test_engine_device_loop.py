@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -129,3 +132,39 @@ def test_loop_starts_again_after_its_last_model_was_closed(models: list[Observed
         assert engine.submit(make_chunk()).result(TIMEOUT_S)
         engine.close()
         assert "engine" not in {thread.name for thread in threading.enumerate()}
+
+
+_COUNT_FAULTS = """
+import resource
+from threading import Event
+import torch
+from daemon.engine.device_loop import DeviceLoop
+
+class Client:
+    is_closed, working_bytes, n_left = False, 0, 12
+    faults, done = [], Event()
+
+    def has_work(self):
+        return self.n_left > 0
+
+    def run_iteration(self):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        buffers = [bytearray(24 << 20) for _ in range(3)]
+        for buffer in buffers:
+            buffer[::4096] = bytes([1]) * len(buffer[::4096])
+        self.faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        self.n_left -= 1
+        if self.n_left == 0:
+            self.done.set()
+
+client = Client()
+DeviceLoop(torch.device("cpu")).add(client)
+client.done.wait(60)
+print(sum(client.faults[8:]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_cpu_iterations_reuse_the_buffers_of_earlier_ones() -> None:
+    output = subprocess.run([sys.executable, "-c", _COUNT_FAULTS], capture_output=True, text=True, check=True)
+    assert int(output.stdout) < 500

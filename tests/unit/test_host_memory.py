@@ -1,7 +1,8 @@
-"""Which errors mean that memory ran out, and what bounds it."""
+"""Which errors mean that memory ran out, what bounds it, and what malloc keeps of it."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 
@@ -66,3 +67,51 @@ def test_room_is_listed_from_the_tightest() -> None:
     sizes = [room.n_bytes for room in memory.find_room()]
     assert sizes
     assert sizes == sorted(sizes)
+
+
+_COUNT_FAULTS = """
+import resource, sys
+from threading import Thread
+from daemon.host import memory
+
+def allocate(*sizes_mib):
+    buffers = [bytearray(size << 20) for size in sizes_mib]
+    for buffer in buffers:
+        buffer[::4096] = bytes([1]) * len(buffer[::4096])
+
+def count_faults(*sizes_mib):
+    for _ in range(3):
+        allocate(*sizes_mib)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    allocate(*sizes_mib)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident_mib():
+    return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize() >> 20
+
+def work():
+    print(count_faults(24, 24, 24))
+    allocate(200)
+    print(resident_mib())
+
+if sys.argv[1] == "reuse":
+    memory.reuse_buffers()
+thread = Thread(target=work)
+thread.start()
+thread.join()
+"""
+
+
+def _count_faults(mode: str) -> tuple[int, int]:
+    output = subprocess.run([sys.executable, "-c", _COUNT_FAULTS, mode], capture_output=True, text=True, check=True)
+    n_faults, resident_mib = map(int, output.stdout.split())
+    return n_faults, resident_mib
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_buffers_of_a_thread_are_reused_and_larger_ones_are_given_back() -> None:
+    n_faults_before, _ = _count_faults("default")
+    assert n_faults_before > 1000, "glibc keeps the heaps of threads by itself now: reuse_buffers is not needed"
+    n_faults, resident_mib = _count_faults("reuse")
+    assert n_faults < 100
+    assert resident_mib < 200
