@@ -248,6 +248,8 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
     try:
         if source.is_file(name):
             source.move(name, claim, name, job.job_id, is_private=True)
+            if not claim.is_file(name):  # replaced after it was looked at
+                _return_hotwords_to(source, claim, name, job)
     except FileNotFoundError:
         return
     except (
@@ -255,6 +257,13 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
         ScribedError,
     ) as error:  # the recording is transcribed without them; errors of a full or failing disk are raised
         log.warning("job.hotwords_refused", path=name, what=str(error))
+
+
+def _return_hotwords_to(source: Folder, claim: Folder, name: str, job: Job) -> None:
+    try:
+        claim.move(name, source, name, job.job_id)
+    except FileExistsError:
+        claim.discard(name)
 
 
 def _return_hotwords(claim: Folder, inbox: Folder, job: Job) -> None:

@@ -8,6 +8,7 @@ the audio stays in its claim until the look.
 
 from __future__ import annotations
 
+import stat
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
@@ -161,6 +162,8 @@ class SecondLooks:
         try:
             with Folder.open(roots.processed) as root, root.descend(reservation.folder) as processed:
                 facts = processed.find(reservation.audio_name)
+                if facts is not None and not stat.S_ISREG(facts.st_mode):  # a member has put something else there
+                    facts = None
                 if facts is not None and facts.st_size > look.n_bytes:
                     self._claim_again(look, processed, reservation.audio_name)
         except (FileNotFoundError, NotADirectoryError, LinkInTheWayError):  # taken away, or a link is in its place

@@ -9,8 +9,9 @@ import stat
 import subprocess
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -19,7 +20,7 @@ from daemon.errors import AlreadyRunningError, NoPermissionError, TransientError
 from daemon.host import files
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.host.links import UntrustedLinkError
-from daemon.inbox import Inbox
+from daemon.inbox import Arrival, Inbox
 from daemon.spool import SharedFolders, private
 from tests.unit.spool.world import AUDIO, REASON, WORDS, World, tree
 
@@ -496,6 +497,57 @@ def test_unreadable_file_of_a_member_takes_a_name_but_does_not_block_the_deliver
     assert planted.read_bytes() == AUDIO
     delivered = [path for path in world.folders.processed.iterdir() if path != planted and path.suffix == ".wav"]
     assert [path.read_bytes() for path in delivered] == [AUDIO]
+
+
+# What is replaced after it was looked at
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_hotwords_replaced_during_the_claim_stay_in_the_inbox(
+    fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    world, move = World(tmp_path, fast), Folder.move
+    hotwords = world.folders.inbox / "talk.hotwords.txt"
+
+    def replace_and_move(folder: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
+        if is_private and name == hotwords.name:
+            hotwords.unlink()
+            make(kind, hotwords)
+        move(folder, name, *where, is_private=is_private)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move", replace_and_move)
+        job = world.claim(hotwords=WORDS)
+    assert world.spool.hotwords(job) == ()
+    assert world.deliver(job) == "talk"
+    assert (world.folders.processed / "talk.wav").read_bytes() == AUDIO
+    assert not hotwords.is_file()
+    assert os.path.lexists(hotwords)
+    world.close()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
+def test_what_is_no_file_in_place_of_delivered_audio_is_not_claimed_again(world: World, kind: str) -> None:
+    arrival = world.drop()
+    claim = world.spool.claim(Arrival(arrival.path, arrival.fingerprint, close_seen=False))
+    assert claim is not None
+    world.deliver(claim.job)
+    audio = world.folders.processed / "talk.wav"
+    audio.unlink()
+    make(kind, audio)
+    world.sweep(datetime.now(UTC) + timedelta(minutes=2))
+    assert world.journal.unfinished() == ()
+    assert os.path.lexists(audio)
+
+
+def make(kind: str, path: Path) -> None:
+    match kind:
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("/" + "x" * 100)
+        case "folder":
+            path.mkdir()
 
 
 # Retry
