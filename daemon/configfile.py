@@ -24,6 +24,7 @@ from yaml.composer import ComposerError
 from daemon.errors import ConfigError
 
 SYSTEM_PATH: Final = Path("/etc/scribed/config.yaml")
+LOCAL_PATH: Final = Path("config.yaml")  # this very object is what `find` found; --config config.yaml is another one
 STATE_FOLDER: Final = Path("/var/lib/scribed")  # the default
 FOLDER_SETTINGS_NAME: Final = "scribed.yaml"  # in a folder of the inbox
 DEMO_MODEL: Final = "demo"  # as `model.path`: the model in this package
@@ -120,7 +121,7 @@ def find(explicit: Path | None) -> Path | None:
             what = f"{origin} {clip(str(path), 300)}, which does not exist."
             raise ConfigError(what, remedy="Pass an existing file, or omit --config to use the default locations.")
         return path
-    local = Path("config.yaml")
+    local = LOCAL_PATH
     # Of a link, the owners of both link and target: a link to a file of root is still another user's choice.
     owners = {_find_owner(local, is_followed=True), _find_owner(local, is_followed=False)}
     if owners <= {0, os.geteuid()}:
@@ -128,13 +129,16 @@ def find(explicit: Path | None) -> Path | None:
     return SYSTEM_PATH if os.path.lexists(SYSTEM_PATH) else None
 
 
-def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes | None:
+def read_file(
+    path: str, limit_bytes: int, folder: int | None = None, owners: frozenset[int] | None = None
+) -> bytes | None:
     """Return the content of a small regular file, None if it does not exist.
 
     Args:
         path: the file.
         limit_bytes: a larger one is not read.
         folder: descriptor of the folder that `path` is in; then `path` must not be a link.
+        owners: ids of the users whose file it may be; None for all.
 
     Raises:
         BrokenFileError: it cannot be read, or it is too large.
@@ -144,6 +148,8 @@ def read_file(path: str, limit_bytes: int, folder: int | None = None) -> bytes |
     try:
         descriptor = os.open(path, flags, dir_fd=folder)
         try:
+            if owners is not None and os.fstat(descriptor).st_uid not in owners:
+                raise BrokenFileError(ConfigFault((), None, "belongs to another user", "name it with --config"))
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise BrokenFileError(ConfigFault((), None, "is not a regular file", "put a YAML file there"))
             with open(descriptor, "rb", closefd=False) as file:
@@ -192,7 +198,8 @@ def glance(path: Path | None) -> tuple[Path, str] | None:
 
 
 def _read_raw(path: Path) -> bytes:
-    raw = read_file(os.fspath(path), MAX_FILE_BYTES)
+    owners = frozenset({0, os.geteuid()}) if path is LOCAL_PATH else None  # it may have been replaced since `find`
+    raw = read_file(os.fspath(path), MAX_FILE_BYTES, owners=owners)
     if raw is None:
         raise BrokenFileError(ConfigFault((), None, "does not exist", "pass an existing file"))
     return raw

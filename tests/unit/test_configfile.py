@@ -206,3 +206,19 @@ def test_glance_gives_the_same_state_folder_as_the_schema(text: str, state: str 
         assert glanced == (Path(state), hashlib.sha256(path.read_bytes()).hexdigest())
         assert config.load(path).folders.state == Path(state)
     assert configfile.glance(None) == (config.load(None).folders.state, "")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_local_file_that_is_replaced_after_it_was_found_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCRIBED_CONFIG", raising=False)
+    Path("config.yaml").write_text("{}")
+    found = configfile.find(None)
+    assert found is not None
+    assert configfile.read_document(found).values == {}
+    os.chown("config.yaml", 12345, 54321)
+    with pytest.raises(configfile.BrokenFileError, match="belongs to another user"):
+        configfile.read_document(found)
+    assert configfile.read_document(Path("config.yaml")).values == {}  # as --config names it
