@@ -99,7 +99,7 @@ def test_wrong_reference_is_refused_with_its_name(files: dict[str, str], word: s
 def unprivileged_folder() -> Iterator[Path]:
     """Return a folder of a user other than root, whose rights this process has meanwhile."""
     with tempfile.TemporaryDirectory() as name:
-        user = os.geteuid() or 65534  # nobody
+        user = os.geteuid() or 65534  # an account without rights
         os.chown(name, user, -1)
         os.seteuid(user)
         try:
