@@ -34,7 +34,7 @@ _SIGN_BELOW_LIMIT: Final = "could not create a primitive"
 # Parameters of mallopt(3), from <malloc.h>. Their values are the highest that glibc chooses itself, and the size of a
 # thread's heap.
 _MALLOPT: Final = (
-    (-3, 32 << 20),  # M_MMAP_THRESHOLD: larger buffers are mapped, and given back to the kernel when they are freed
+    (-3, 32 << 20),  # M_MMAP_THRESHOLD: larger buffers are mapped, and returned to the kernel when they are freed
     (-1, 64 << 20),  # M_TRIM_THRESHOLD
     (-2, 64 << 20),  # M_TOP_PAD
 )

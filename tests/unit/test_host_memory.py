@@ -109,7 +109,7 @@ def _count_faults(mode: str) -> tuple[int, int]:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
-def test_freed_buffers_of_a_thread_are_reused_and_larger_ones_are_given_back() -> None:
+def test_freed_buffers_of_a_thread_are_reused_and_larger_ones_are_returned() -> None:
     n_faults_before, _ = _count_faults("default")
     assert n_faults_before > 1000, "glibc keeps the heaps of threads by itself now: reuse_buffers is not needed"
     n_faults, resident_mib = _count_faults("reuse")

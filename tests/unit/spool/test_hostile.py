@@ -527,7 +527,7 @@ def test_hotwords_replaced_during_the_claim_stay_in_the_inbox(
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link", "folder"])
-def test_what_is_no_file_in_place_of_delivered_audio_is_not_claimed_again(world: World, kind: str) -> None:
+def test_non_file_in_place_of_delivered_audio_is_not_claimed_again(world: World, kind: str) -> None:
     arrival = world.drop()
     claim = world.spool.claim(Arrival(arrival.path, arrival.fingerprint, close_seen=False))
     assert claim is not None
