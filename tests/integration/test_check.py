@@ -17,6 +17,7 @@ import daemon
 from daemon import checkpoint
 from daemon.cli.check import CHECKS
 from tests.conftest import SAMPLES
+from tests.integration.instance import environment
 
 if TYPE_CHECKING:
     from tests.integration.test_daemon import MakeInstance
@@ -97,6 +98,28 @@ def test_too_little_memory_is_reported_as_such(make_instance: MakeInstance, tmp_
         assert "ulimit -v" in told
         assert "fetch" not in told
         assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("limit_kib", [850_000, 1_000_000])
+def test_shortage_while_the_model_loads_ends_with_a_plain_message(make_instance: MakeInstance, limit_kib: int) -> None:
+    """The weights would fit; the libraries around them do not, wherever in the load that comes out."""
+    instance = make_instance()
+    command = " ".join(
+        [*instance.command()[:3], "transcribe", str(SAMPLES / "memo.wav"), "--config", str(instance.config)]
+    )
+    ended = subprocess.run(
+        ["bash", "-c", f"ulimit -v {limit_kib}; exec {command}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment(),
+        timeout=600,
+    )
+    assert ended.returncode == 69, ended.stderr
+    assert "Too little memory for the model" in ended.stderr
+    assert "ulimit -v" in ended.stderr
+    assert "fetch" not in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def write_sparse_weights(path: Path, n_bytes: int) -> None:
