@@ -204,3 +204,25 @@ def test_old_folder_that_was_removed_permanently_can_be_given_up(tmp_path: Path)
     assert later.spool.conclude(left)
     assert later.spool.recover() == ()
     later.close()
+
+
+def test_claim_is_not_undone_while_an_empty_folder_is_in_place_of_its_old_inbox(tmp_path: Path) -> None:
+    """As where the disk of the old inbox is not mounted: looking for the claim must not make it look usable."""
+    world = World(tmp_path)
+    world.claim()
+    world.close()
+    (tmp_path / "inbox").rename(tmp_path / "away")
+    (tmp_path / "inbox").mkdir()
+    later = World(tmp_path, changed={"inbox": tmp_path / "new-inbox"})
+    (left,) = later.spool.recover()
+    for _ in range(2):
+        assert later.spool.broken_off() == {"talk.wav"}
+        with pytest.raises(TransientError, match="empty or not mounted"):
+            later.spool.conclude(left)
+    assert list((tmp_path / "inbox").iterdir()) == []
+    (tmp_path / "inbox").rmdir()
+    (tmp_path / "away").rename(tmp_path / "inbox")
+    end(later)
+    assert (later.folders.processed / "talk.wav").read_bytes() == AUDIO
+    assert later.spool.recover() == ()
+    later.close()
