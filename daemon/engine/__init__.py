@@ -64,6 +64,6 @@ def load(
 def _too_little_memory(found: Checkpoint, room: Room) -> EngineUnavailableError:
     needed_bytes = found.address_bytes if room.is_limit else found.memory_bytes(is_cpu=True)
     has, needs = f"{room.n_bytes / 1e9:.1f} GB {room.where}", f"at least {needed_bytes / 1e9:.1f} GB"
-    if needed_bytes <= room.n_bytes:  # an estimate, and it was too low
+    if round(needed_bytes / 1e9, 1) <= round(room.n_bytes / 1e9, 1):  # an estimate, and it was too low or just met
         needs = "more"
     return EngineUnavailableError(f"Too little memory for the model: {has}, it needs {needs}.", room.remedy)
