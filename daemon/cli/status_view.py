@@ -70,7 +70,7 @@ def _tables(status: dict[str, Any]) -> list[Table]:
         table
         for table in (
             _table("Being transcribed", ("recording", "done", "length", "speed"), running, len(running)),
-            _table("Arriving", ("recording", "why it is not taken yet", "taken in"), arriving, queue["n_arriving"]),
+            _table("Arriving", ("recording", "reason", "claimed in"), arriving, queue["n_arriving"]),
             _table("Waiting", ("recording",), [(name,) for name in queue["waiting"]], queue["n_waiting"]),
             _table("Recently finished", ("recording", "finished (UTC)", "length", ""), recent, len(recent)),
             _table("Failed", ("recording", "reason"), failed, status["n_failed"]),
