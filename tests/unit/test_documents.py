@@ -297,16 +297,17 @@ def test_long_segment_shares_its_time_among_cues() -> None:
     words = " ".join(f"word{number}" for number in range(100))
     cues = cues_of(text(saying(words, 10.0, 40.0), "srt"), ",")
     assert len(cues) > 5
-    assert (cues[0][0], cues[-1][1]) == (10.0, 40.0)
+    assert cues[0][0] == 10.0
+    assert 40.0 <= cues[-1][1] <= 43.0  # the last one is shown until it can be read
     assert " ".join(" ".join(lines) for *_, lines in cues) == words
 
 
-def test_chinese_lines_are_half_as_long_and_never_begin_with_a_full_stop() -> None:
+def test_chinese_lines_have_16_characters_and_never_begin_with_a_full_stop() -> None:
     words = "今天下午三点我们在会议室讨论明年的预算,然后决定。" * 7
-    cues = cues_of(text(saying(words), "srt"), ",")
+    cues = cues_of(text(saying(words, 0.0, 40.0), "srt"), ",")
     lines = [line for *_, shown in cues for line in shown]
     assert "".join(lines) == words
-    assert max(map(columns, lines)) in {40, 41, 42}
+    assert max(map(len, lines)) <= 16
     assert not any(line.startswith("。") for line in lines)
 
 
@@ -317,7 +318,7 @@ def test_thai_marks_stay_with_their_letters() -> None:
 
 
 def test_hours_beyond_a_hundred_are_written_out() -> None:
-    assert "101:00:00,000 --> 101:00:10,000" in text(saying("late", 363_600.0, 363_610.0), "srt")
+    assert "101:00:00,000 --> 101:00:05,000" in text(saying("late", 363_600.0, 363_605.0), "srt")
 
 
 def test_subtitles_mark_a_cut_recording_at_its_end() -> None:
