@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 LONG = (
     "The budget for next year is 1 250 000 euros, which is more than we had, and we still need figures from three "
-    "departments. Nobody knows why they are late, because the system was down. Please call +49 170 123 456 today."
+    "departments. No one knows why they are late, because the system was down. Please call +49 170 123 456 today."
 )
 CHINESE = "今天下午三点我们在会议室讨论明年的预算，预算是一千二百五十万元，然后决定。谁也不知道为什么这么晚。"  # noqa: RUF001  # full-width, as it is written
 
