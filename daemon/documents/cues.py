@@ -108,8 +108,11 @@ def make_cues(transcript: Transcript) -> list[Cue]:
         for item in list_items(transcript)
     ]
     drafts: list[_Draft] = []
+    begun_s: dict[tuple[object, ...], float] = {}  # by voice, whose words stay in order whatever their times
     for item, is_crowded in zip(items, _find_crowded(items), strict=True):
-        drafts += _draft(item, is_crowded=is_crowded)
+        for draft in _draft(item, is_crowded=is_crowded):
+            start_s = begun_s[item.voice] = max(draft.start_s, begun_s.get(item.voice, 0.0))
+            drafts.append(replace(draft, start_s=start_s, end_s=max(draft.end_s, start_s)))
     drafts.sort(key=lambda draft: draft.start_s)
     return list(_set_times(_join(drafts), transcript.audio.duration_s))
 

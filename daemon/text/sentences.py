@@ -42,19 +42,21 @@ def split_sentences(text: str) -> list[str]:
 
 def ends_sentence(text: str) -> bool:
     """Return whether a text ends with the end of a sentence."""
-    tokens = tokens_of(text.rstrip())
-    return bool(tokens) and _is_end(text.rstrip(), tokens[-1], "")
+    text = text.rstrip()
+    return bool(text) and _is_end(text, text.split()[-1], "")
 
 
 def weigh(text: str) -> float:
     """Return about how long a text takes to say, in letters of an alphabet."""
-    n_syllables = len(_SYLLABLES.findall(text)) + len(_HALF_SYLLABLES.findall(text)) / 2
-    n_others = len(_LETTER.findall(text)) - len(_SYLLABLES.findall(text)) - len(_HALF_SYLLABLES.findall(text))
-    return n_others + _SYLLABLE_LETTERS * n_syllables
+    n_letters, n_syllables = len(_LETTER.findall(text)), len(_SYLLABLES.findall(text))
+    n_halves = 0 if text.isascii() else len(_HALF_SYLLABLES.findall(text))
+    return n_letters - n_syllables - n_halves + _SYLLABLE_LETTERS * (n_syllables + n_halves / 2)
 
 
 def _is_end(text: str, token: str, after: str) -> bool:
     """Return whether a sentence ends between a text, which ends with `token`, and the token after it, if any."""
+    if text[-1].isalnum():  # nearly always
+        return False
     found = _END.search(text[-_MAX_MARKS:])
     if found is None or after.startswith(tuple(_CLOSERS + _MARKS)):
         return False

@@ -91,6 +91,11 @@ def test_cues_are_cut_at_words_where_their_times_are_known() -> None:
     assert {cue.start_s for cue in cues} <= set(starts) | {cue.end_s for cue in cues}
 
 
+def test_words_stay_in_order_where_segments_have_no_length() -> None:
+    cues = make_cues(saying(Segment(0.0, 0.0, LONG), Segment(0.0, 0.0, "That is all.")))
+    assert " ".join(lines_of(cues)) == f"{LONG} That is all."
+
+
 def test_two_channels_at_the_same_time_share_a_cue_with_a_line_each() -> None:
     cues = make_cues(
         saying(
