@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.cli import config_option, outputs
 from daemon.cli.formats import choose_formats, make_folder
@@ -11,11 +11,15 @@ from daemon.display import escape
 from daemon.documents import UnreadableDocumentError, read_json
 from daemon.documents import render as render_documents
 from daemon.errors import ExitCode, NoPermissionError, UsageError
+from daemon.host import files
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import stat_result
     from pathlib import Path
+
+# A day of speech is a tenth of this.
+_MAX_BYTES: Final = 256 << 20
 
 
 def render(sources: Sequence[Path], folder: Path | None, formats: str, option: Path | None, *, is_forced: bool) -> int:
@@ -74,7 +78,7 @@ def _look_up(source: Path) -> stat_result:
 
 def _read(source: Path) -> bytes:
     try:
-        return source.read_bytes()
+        return files.read_named(source, _MAX_BYTES)
     except PermissionError as error:
         raise NoPermissionError("It is not readable.", "Check its permissions.") from error
     except OSError as error:

@@ -12,7 +12,7 @@ from daemon.config.schema import LATER, Transcribe
 from daemon.configfile import FOLDER_SETTINGS_NAME, BrokenFileError, ConfigFault, KeyPath, clip, parse, read_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from pydantic import BaseModel
@@ -56,7 +56,7 @@ class RecordingSettings:
 
 
 def read_folder_settings(
-    inbox: Path, folder: str, outer: RecordingSettings
+    inbox: Path, folder: str, outer: RecordingSettings, show: Callable[[str], str] = str
 ) -> tuple[RecordingSettings, tuple[str, ...]]:
     """Apply the `scribed.yaml` of the inbox and of each folder on the way down to `folder`.
 
@@ -67,6 +67,7 @@ def read_folder_settings(
         inbox: the inbox.
         folder: where the recording was in it, such as "a/b"; "" is the inbox itself.
         outer: the settings without any such file.
+        show: returns how a fault calls a folder of this path, as `logging.names` wants it.
 
     Returns:
         (the settings, the faults of broken files, one line each).
@@ -79,7 +80,8 @@ def read_folder_settings(
             if raw is not None:
                 settings = _apply(settings, _read_changes(raw))
         except BrokenFileError as error:
-            faults += [f"{clip(prefix, 300)}{FOLDER_SETTINGS_NAME}: {fault}" for fault in error.faults]
+            where = f"{clip(show(prefix[:-1]), 300)}/" if prefix else ""
+            faults += [f"{where}{FOLDER_SETTINGS_NAME}: {fault}" for fault in error.faults]
     return settings, tuple(faults)
 
 

@@ -238,7 +238,7 @@ class Logging(Section):
         default=None, description="a log file in addition to the journal, as JSON lines; ten of 10 MB are kept"
     )
     names: Literal["full", "hashed"] = Field(
-        default="full", description="hashed hides the names of recordings in logs, STATUS.txt and the status"
+        default="full", description="hashed hides the names of recordings in logs, STATUS.txt and `systemctl status`"
     )
 
 

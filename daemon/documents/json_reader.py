@@ -25,6 +25,9 @@ from daemon.transcript import (
 )
 
 _REMEDY: Final = "Use a json document that scribed delivered, or a corrected copy of one."
+_LONGEST_S: Final = (
+    1e8  # three years; subtitles cannot write infinite times, which multiplying the largest numbers gives
+)
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")  # JSON can spell them, UTF-8 cannot
 _NAMES: Final = {str: "a text", bool: "true or false", int: "a whole number", list: "a list", dict: "an object"}
 
@@ -93,6 +96,8 @@ class _Object:
 
     def duration(self, key: str) -> float:
         seconds = self.number(key)
+        if seconds > _LONGEST_S:
+            self.refuse(key, f"{_LONGEST_S:.0f} or less")
         return seconds if seconds >= 0 else self.refuse(key, "0 or more")
 
     def span(self) -> tuple[float, float]:

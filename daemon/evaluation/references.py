@@ -202,9 +202,14 @@ def _of_document(path: Path, document: dict[str, Any], processed: Path) -> Refer
 
 def _read_text(path: Path) -> str:
     """Return the content of a text file in UTF-8."""
-    if path.stat().st_size > _MAX_BYTES:
-        raise UsageError(f"{escape(str(path))} is larger than {_MAX_BYTES >> 20} MiB.", "Divide it.")
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return files.read_named(path, _MAX_BYTES).decode("utf-8-sig")
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:  # such as a pipe, a device, or a file that is too large
+        raise UsageError(
+            f"{escape(str(path))} cannot be read: {error.strerror}.",
+            f"Leave it out; a text of at most {_MAX_BYTES >> 20} MiB is expected.",
+        ) from None
     except UnicodeDecodeError:
         raise UsageError(f"{escape(str(path))} is not UTF-8 text.", "Save it as UTF-8.") from None

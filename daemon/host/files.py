@@ -211,6 +211,29 @@ def open_regular(path: Path | str | int, dir_fd: int | None = None) -> int:
     return fd
 
 
+def read_named(path: Path, limit: int) -> bytes:
+    """Return the content of a file that a person named to a command; a link is followed.
+
+    In a shared folder anyone can put a pipe, a device or an endless file in its place: none of them holds the command
+    up or fills the memory.
+
+    Args:
+        path: the file.
+        limit: the most bytes it may have.
+
+    Raises:
+        OSError: it cannot be opened or read, is not a regular file, or is larger than `limit` (EFBIG).
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
+
+
 def _not_a_file() -> JobError:
     return JobError("It is not a file.", "Put the recording itself into the inbox.")
 

@@ -33,7 +33,8 @@ class LinkInTheWayError(TransientError):
     """A symbolic link is in place of a folder below a shared folder."""
 
     def __init__(self, path: Path) -> None:
-        remedy = f"Remove the link {path.name}, or replace it with a folder."
+        # The name is in the first sentence only, where `logging.names` can hide it as a part of the path.
+        remedy = "Remove the link, or replace it with a folder."
         super().__init__(f"{path} is a symbolic link. Links inside the shared folders are never followed.", remedy)
 
 

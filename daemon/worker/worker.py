@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.config import RecordingSettings, read_folder_settings
+from daemon.display import shown_name
 from daemon.documents import render
 from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
 from daemon.host import files
@@ -260,7 +261,10 @@ class Worker:
         """Return the settings of a recording: of its claim, of its folder, and its own hotwords."""
         job, faults = run.job, self._resources.faults
         outer = RecordingSettings.of(run.config)
-        settings, broken = read_folder_settings(run.config.folders.inbox, job.folder, outer)
+        names = run.config.logging.names
+        settings, broken = read_folder_settings(
+            run.config.folders.inbox, job.folder, outer, lambda folder: shown_name(folder, names)
+        )
         key = f"settings of {job.folder}"
         for fault in broken:
             faults.note(key, fault, "Until it is fixed, the settings of the folder above apply.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -77,3 +78,18 @@ def test_documents_of_an_hour_are_rendered_in_a_fraction_of_a_minute(
     ended = make_instance().run("render", str(source), "-f", "txt,md,docx,srt,vtt")
     assert ended.returncode == 0, ended.stderr
     assert time.monotonic() - began_s < 10  # 0.5 s on an idle machine
+
+
+def test_pipes_devices_and_huge_files_do_not_hold_render_up(make_instance: MakeInstance, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with (tmp_path / "huge.json").open("wb") as huge:
+        huge.truncate(1 << 40)
+    good = write(tmp_path / "good.json")
+    sources = [str(tmp_path / f"{name}.json") for name in ("pipe", "zero", "huge")]
+    ended = make_instance().run("render", *sources, str(good), "-f", "txt")
+    assert ended.returncode == 1
+    assert "pipe.json: It cannot be read: Not a regular file." in ended.stderr
+    assert "zero.json: It cannot be read: Not a regular file." in ended.stderr
+    assert "huge.json: It cannot be read: File too large." in ended.stderr
+    assert (tmp_path / "good.txt").exists()

@@ -118,3 +118,11 @@ def test_half_a_character_is_replaced() -> None:
     document = written(FULL)
     document["segments"][0]["text"] = "a \ud800 b"
     assert render(read(document), ["txt", "json"], has_timestamps=False)["txt"].startswith("S1: a \ufffd b".encode())
+
+
+@pytest.mark.parametrize("seconds", [1e9, 1.7e308])
+def test_times_that_no_recording_has_are_refused(seconds: float) -> None:
+    document = written(FULL)
+    document["segments"][0]["end_s"] = seconds
+    with pytest.raises(UnreadableDocumentError, match=r"`segments\[0\].end_s` is not 100000000 or less"):
+        read(document)

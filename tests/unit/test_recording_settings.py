@@ -9,6 +9,7 @@ import pytest
 
 from daemon import config
 from daemon.config import Config, Output, Preprocess, RecordingSettings, Transcribe
+from daemon.display import shown_name
 from daemon.errors import ConfigError
 from tests.configs import write
 
@@ -131,3 +132,10 @@ def test_hotwords_are_added_once() -> None:
     settings = RecordingSettings(OUTER.audio, Transcribe(hotwords=("a", "b")), OUTER.output)
     assert settings.with_hotwords(["b", "c", "c"]).asr.hotwords == ("a", "b", "c")
     assert settings.with_hotwords([]) == settings
+
+
+def test_fault_calls_its_folder_as_it_may_be_shown(tmp_path: Path) -> None:
+    write(tmp_path, "x", "Ward 7/Doe/scribed.yaml")
+    hidden = shown_name("Ward 7/Doe", "hashed")
+    (fault,) = config.read_folder_settings(tmp_path, "Ward 7/Doe", OUTER, lambda path: shown_name(path, "hashed"))[1]
+    assert fault.startswith(f"{hidden}/scribed.yaml: ")

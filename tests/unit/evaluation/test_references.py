@@ -120,3 +120,20 @@ def test_every_unreadable_file_is_named(unprivileged_folder: Path) -> None:
     assert caught.value.exit_code == 77
     assert all(name in caught.value.what for name in ("a.wav", "b.ref.txt", "closed"))
     assert "c.wav" not in caught.value.what
+
+
+@pytest.mark.timeout(20)
+def test_pipes_and_devices_in_a_folder_do_not_hold_an_evaluation_up(tmp_path: Path) -> None:
+    (tmp_path / "talk.wav").write_bytes(b"audio")
+    (tmp_path / "talk.wav.ref.txt").write_text("good morning")
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    assert texts(find_references([str(tmp_path)], tmp_path)) == {"talk.wav": "good morning"}
+    (tmp_path / "zero.csv").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match=r"zero.csv cannot be read: Not a regular file"):
+        find_references([str(tmp_path)], tmp_path)
+    (tmp_path / "zero.csv").unlink()
+    (tmp_path / "talk.wav.ref.txt").unlink()
+    os.mkfifo(tmp_path / "talk.wav.ref.txt")
+    with pytest.raises(UsageError, match=r"talk.wav.ref.txt cannot be read: Not a regular file"):
+        find_references([str(tmp_path)], tmp_path)

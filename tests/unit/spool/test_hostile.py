@@ -78,6 +78,7 @@ def test_link_in_place_of_an_outcome_folder_is_a_fault_and_the_recording_waits(
         finish(job)
     assert str(link) in str(told.value)
     assert "Remove the link" in told.value.remedy
+    assert link.name not in told.value.remedy  # `logging.names` hides names in paths only
     assert tree(world.folders.state) == before
     assert world.audio(job).read_bytes() == AUDIO
     other = world.claim("other.wav")  # nothing else stops
