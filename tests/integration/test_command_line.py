@@ -56,7 +56,7 @@ def test_prepare_never_overwrites_its_recording(make_instance: MakeInstance, mem
         for force in ([], ["--force"]):
             ended = instance.run("prepare", str(memo), "-o", str(memo.with_name(name)), *force)
             assert ended.returncode == 73
-            assert "recording itself" in plain(ended)
+            assert "is the input itself" in plain(ended)
     assert memo.read_bytes() == MEMO.read_bytes()
     ended = shell(instance, "$scribed prepare - -o $memo --force $config < $memo", memo=memo)
     assert ended.returncode == 73
@@ -96,7 +96,7 @@ def test_transcribe_never_overwrites_a_recording_with_its_text(make_instance: Ma
     shutil.copyfile(MEMO, odd)
     ended = instance.run("transcribe", str(odd), "-o", str(tmp_path), "-f", "txt", "--force")
     assert ended.returncode == 73
-    assert "recording itself" in plain(ended)
+    assert "is the input itself" in plain(ended)
     assert odd.read_bytes() == MEMO.read_bytes()
 
 

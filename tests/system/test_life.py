@@ -182,12 +182,12 @@ def test_missing_model_is_reported_and_loaded_when_it_appears(unit: Unit) -> Non
     start_in_vain(unit)
     assert unit.show("ExecMainStatus") == "69"
     assert "There is no model" in unit.path("outbox", "STATUS.txt").read_text()
-    wait_until(lambda: "The next try is at" in unit.show("StatusText"), "the next start waits")
+    wait_until(lambda: "The next attempt is at" in unit.show("StatusText"), "the next start waits")
     box.do("systemctl", "stop", unit.name)
     assert (unit.show("Result"), unit.show("ExecMainStatus")) == ("success", "0")
 
     start_in_vain(unit)  # at once: the stop has set the count back
-    wait_until(lambda: "The next try is at" in unit.show("StatusText"), "the next start waits")
+    wait_until(lambda: "The next attempt is at" in unit.show("StatusText"), "the next start waits")
     box.do("cp", "-r", f"{package_folder(box)}/demo/model", model)
     wait_until(unit.is_active, "it is ready")
     assert unit.show("NRestarts") == "1"
