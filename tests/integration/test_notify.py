@@ -104,7 +104,9 @@ def test_service_backs_off_after_failed_starts_and_loads_the_model_when_it_appea
         with (instance.root / "log").open("ab") as stream:
             instance.process = subprocess.Popen(instance.command("run"), stdout=stream, stderr=stream)
         waiting = f"STATUS=There is no model at {model}."
-        wait_until(lambda: any(line.startswith(waiting) and "The next attempt is at" in line for line in heard), "it waits")
+        wait_until(
+            lambda: any(line.startswith(waiting) and "The next attempt is at" in line for line in heard), "it waits"
+        )
         wait_until(lambda: instance.status().get("faults"), "the status shows it")
         assert instance.status()["state"] == "loading"
         assert "The next attempt is at" in instance.status()["faults"][0]["remedy"]
