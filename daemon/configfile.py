@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
 import hashlib
 import os
+import pwd
 import re
 import stat
 from dataclasses import dataclass
@@ -107,8 +109,9 @@ def clip(text: str, longest: int = 60) -> str:
 def find(explicit: Path | None) -> Path | None:
     """Return the configuration file to use, None for the defaults.
 
-    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml if root or the caller owns it
-    (anyone can leave one in a shared folder), /etc/scribed/config.yaml.
+    The order: `explicit` (--config), $SCRIBED_CONFIG, ./config.yaml if root or the caller owns it and others cannot
+    write to its folder, /etc/scribed/config.yaml. In a shared folder anyone can leave one, or rename a document that
+    the service's user has written to it.
 
     Raises:
         ConfigError: the file of --config or $SCRIBED_CONFIG does not exist.
@@ -124,7 +127,7 @@ def find(explicit: Path | None) -> Path | None:
     local = LOCAL_PATH
     # Of a link, the owners of both link and target: a link to a file of root is still another user's choice.
     owners = {_find_owner(local, is_followed=True), _find_owner(local, is_followed=False)}
-    if owners <= {0, os.geteuid()}:
+    if owners <= {0, os.geteuid()} and _is_closed(local.parent):
         return local
     return SYSTEM_PATH if os.path.lexists(SYSTEM_PATH) else None
 
@@ -366,6 +369,28 @@ def _to_value(kind: str, text: str) -> object:
         case "float":
             return float(re.sub(r"\.(inf|nan)", r"\1", text.lower()))
     raise ValueError(kind)
+
+
+def _is_closed(folder: Path) -> bool:
+    """Whether only root and the caller can rename files in a folder."""
+    try:
+        facts = folder.stat()
+    except OSError:
+        return False
+    if facts.st_uid not in (0, os.geteuid()):
+        return False
+    if facts.st_mode & stat.S_ISVTX or not facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return True
+    return not facts.st_mode & stat.S_IWOTH and facts.st_gid == os.getegid() and _is_private(facts.st_gid)
+
+
+def _is_private(group: int) -> bool:
+    """Whether a group has no members besides the user it is named after, as systems with umask 002 set them up."""
+    try:
+        found = grp.getgrgid(group)
+        return set(found.gr_mem) <= {found.gr_name} and pwd.getpwuid(os.geteuid()).pw_name == found.gr_name
+    except KeyError:
+        return False
 
 
 def _find_owner(path: Path, *, is_followed: bool) -> int | None:

@@ -31,10 +31,10 @@ _TABLE_HEAD: Final = """\
 # Configuration
 
 `scribed` reads one YAML file: `--config PATH`, else `$SCRIBED_CONFIG`, else `./config.yaml` if root or the caller
-owns it, else `/etc/scribed/config.yaml`. Every key has a default, so an empty file is valid; `config.example.yaml`
-lists them all. `scribed check` reports all faults at once, each with its key, its line and a remedy. `scribed check
---schema` prints a JSON Schema for editors. The file is YAML 1.2: `off` and `no` are words, not booleans. A relative
-path starts at the folder of the file.
+owns it and others cannot write to its folder, else `/etc/scribed/config.yaml`. Every key has a default, so an empty
+file is valid; `config.example.yaml` lists them all. `scribed check` reports all faults at once, each with its key,
+its line and a remedy. `scribed check --schema` prints a JSON Schema for editors. The file is YAML 1.2: `off` and `no`
+are words, not booleans. A relative path starts at the folder of the file.
 
 `systemctl reload scribed` (SIGHUP) applies `watch`, `transcribe`, `output`, `retry`, `retention`, `hooks` and
 `logging.level`. Other changes need a restart. If the file has faults, the old settings stay in effect.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import grp
 import hashlib
 import math
 import os
+import pwd
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -183,6 +186,34 @@ def test_configuration_of_another_user_is_not_used(tmp_path: Path, monkeypatch: 
     os.chown(tmp_path / "roots.yaml", 65534, 65534)
     path.symlink_to("roots.yaml")
     assert configfile.find(None) != Path("config.yaml")
+
+
+@pytest.mark.parametrize("mode", [0o2770, 0o777, 0o757])
+def test_configuration_in_a_folder_of_others_is_not_used(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCRIBED_CONFIG", raising=False)
+    write(tmp_path, "")  # as a member renames a document of the service, which may write to it too
+    members = SimpleNamespace(gr_name="scribed", gr_mem=["mallory"])
+    monkeypatch.setattr(grp, "getgrgid", lambda _group: members)
+    tmp_path.chmod(mode)
+    assert configfile.find(None) != Path("config.yaml")
+
+
+def test_configuration_in_a_folder_where_others_rename_nothing_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SCRIBED_CONFIG", raising=False)
+    write(tmp_path, "")
+    tmp_path.chmod(0o1777)
+    assert configfile.find(None) == Path("config.yaml")
+    name = pwd.getpwuid(os.geteuid()).pw_name
+    monkeypatch.setattr(grp, "getgrgid", lambda _group: SimpleNamespace(gr_name=name, gr_mem=[]))
+    os.chown(tmp_path, -1, os.getegid())
+    tmp_path.chmod(0o770)  # as with umask 002 and a private group
+    assert configfile.find(None) == Path("config.yaml")
 
 
 @pytest.mark.parametrize(
