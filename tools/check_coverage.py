@@ -1,10 +1,4 @@
-"""Check the branch coverage of a test run against the levels that were reached.
-
-    COVERAGE_PROCESS_START=$PWD/pyproject.toml COVERAGE_FILE=$PWD/build/coverage/data make test
-    make coverage
-
-Every Python process of the tests measures itself, except sandboxed decoder processes, which cannot write files.
-"""
+"""Check the branch coverage of the test run that `make coverage` has just made against the levels below."""
 
 import json
 import subprocess
