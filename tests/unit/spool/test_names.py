@@ -35,10 +35,10 @@ def test_candidate_names_come_in_their_documented_order(name: str, expected: lis
 
 
 NAMES = (
-    st.binary(min_size=1, max_size=255).filter(lambda name: not {0, 47} & {*name} and name not in {b".", b".."})
+    st.binary(min_size=1, max_size=255).filter(lambda name: not {0, 47} & {*name})
     | st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1).map(str.encode)
     | st.sampled_from([b"a." + b"x" * 253, b"x" * 251 + b".wav", "\U0001f600".encode() * 63, b"\x80" * 255, b"..wav"])
-).filter(lambda name: len(name) <= 255)
+).filter(lambda name: len(name) <= 255 and name not in {b".", b".."})  # no file has these two names
 
 
 @given(NAMES)
