@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-import sqlite3
 import subprocess
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -27,6 +25,13 @@ pytestmark = [pytest.mark.systemd, pytest.mark.timeout(TIMEOUT_S)]
 HASTE = "[Service]\nRestartSec=100ms\nWatchdogSec=5s\nTimeoutAbortSec=1s\n"
 # A chunk is done every second or two, so the reported progress moves on.
 SMALL_CHUNKS = {"max_chunk_s": 8, "overlap_s": 1}
+# Ends with 0 once the engine has a chunk of the recording.
+AT_ENGINE = """
+import sqlite3, sys
+query = "SELECT count(*) FROM jobs WHERE is_in_flight = 1 AND has_reached_engine = 1 AND path = ?"
+db = sqlite3.connect(f"file:{sys.argv[1]}?mode=ro", uri=True)
+sys.exit(not db.execute(query, (sys.argv[2].encode(),)).fetchone()[0])
+"""
 # Holds a write lease on a file: opening it blocks until the lease is released.
 HOLD = """
 import fcntl, os, signal, sys
@@ -121,12 +126,9 @@ def kill_in_work(unit: Unit, name: str) -> bool:
 
 def is_at_engine(unit: Unit, name: str) -> bool:
     """Whether the engine has a chunk of a recording: only then is a crash counted against it."""
-    query = "SELECT count(*) FROM jobs WHERE is_in_flight = 1 AND has_reached_engine = 1 AND path = ?"
-    try:
-        with closing(sqlite3.connect(f"file:{unit.path('state', JOURNAL_NAME)}?mode=ro", uri=True)) as db:
-            return bool(db.execute(query, (name.encode(),)).fetchone()[0])
-    except sqlite3.OperationalError:  # the service is starting
-        return False
+    journal = f"{unit.folder('state')}/{JOURNAL_NAME}"
+    # Within the box: SQLite resolves /proc/PID/root to the root of this machine.
+    return unit.box.run(str(PYTHON), "-c", AT_ENGINE, journal, name).returncode == 0
 
 
 def test_slow_model_load_extends_the_start_timeout(unit: Unit) -> None:
