@@ -7,11 +7,12 @@ time) in transformers. Tests compare the output with `generate`, token for token
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
+from daemon.engine.qwen3_asr.layers import DecoderSizes, after_attention, join_weights, project_qkv
 from daemon.engine.slots import KVCacheSpec
 
 if TYPE_CHECKING:
@@ -19,38 +20,8 @@ if TYPE_CHECKING:
 
     from transformers import Qwen3ASRForConditionalGeneration
 
+    from daemon.engine.qwen3_asr.layers import DecoderLayer
     from daemon.engine.slots import Slots
-
-
-# float16 ends at 65,504, and some values of this model family are larger: the residual stream, and what the second
-# half of a layer adds to it. The residual stream is kept in float32, and those products are divided by this.
-_HEADROOM: Final = 64.0
-
-
-class _Layer(NamedTuple):
-    """The weights of one layer; weights that multiply the same input are joined.
-
-    `qk_norm` scales every query head and every key head, shape (n_heads + n_kv_heads, 1, head_dim).
-    """
-
-    input_norm: torch.Tensor
-    qkv: torch.Tensor
-    qkv_bias: torch.Tensor | None
-    qk_norm: torch.Tensor
-    out: torch.Tensor
-    out_bias: torch.Tensor | None
-    mlp_norm: torch.Tensor
-    gate_up: torch.Tensor
-    down: torch.Tensor
-
-
-class _Sizes(NamedTuple):
-    """What the layers need to know besides the weights."""
-
-    n_heads: int
-    n_kv_heads: int
-    head_dim: int
-    epsilon: float
 
 
 class _StepInputs(NamedTuple):
@@ -118,12 +89,12 @@ class TextDecoder:
     ) -> None:
         text = model.model.language_model
         config = text.config
-        self._layers = [_join(layer) for layer in text.layers]
+        self._layers = [join_weights(layer) for layer in text.layers]
         self._norm: torch.Tensor = text.norm.weight
         self._head: torch.Tensor = model.get_output_embeddings().weight
         self._embedding: torch.Tensor = model.get_input_embeddings().weight
         self._rotary = text.rotary_emb
-        self._sizes = _Sizes(
+        self._sizes = DecoderSizes(
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
         )
         self._end_tokens = torch.tensor(list(end_tokens), device=self._head.device)
@@ -209,76 +180,41 @@ class TextDecoder:
         return (token[:, None] == self._end_tokens).any(-1)
 
 
-def _join(layer: Any) -> _Layer:  # noqa: ANN401  # a layer of transformers, which ships no types
-    """Join weights that multiply the same input, and make the layer's own weights views of the joined ones."""
-    attention, mlp = layer.self_attn, layer.mlp
-    projections: tuple[torch.nn.Linear, ...] = (attention.q_proj, attention.k_proj, attention.v_proj)
-    biases = [projection.bias for projection in projections]
-    return _Layer(
-        input_norm=layer.input_layernorm.weight,
-        qkv=_stack(projections),
-        qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
-        qk_norm=_stack_qk_norm(attention),
-        out=attention.o_proj.weight,
-        out_bias=attention.o_proj.bias,
-        mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=_stack((mlp.gate_proj, mlp.up_proj)),
-        down=mlp.down_proj.weight,
-    )
-
-
-def _stack_qk_norm(attention: Any) -> torch.Tensor:  # noqa: ANN401  # as above
-    norms = ((attention.q_proj, attention.q_norm), (attention.k_proj, attention.k_norm))
-    scales = [
-        norm.weight.detach().expand(projection.out_features // attention.head_dim, -1) for projection, norm in norms
-    ]
-    return torch.nn.Parameter(torch.cat(scales)[:, None], requires_grad=False)
-
-
-def _stack(projections: Sequence[torch.nn.Linear]) -> torch.Tensor:
-    joined = torch.cat([projection.weight.detach() for projection in projections])
-    parts = torch.split(joined, [projection.out_features for projection in projections])
-    for projection, part in zip(projections, parts, strict=True):
-        projection.weight = torch.nn.Parameter(part, requires_grad=False)
-    # The compiler treats the sizes of parameters as constants.
-    return torch.nn.Parameter(joined, requires_grad=False)
-
-
 def _prefill_layer(
-    layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
+    layer: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return (hidden, keys, values) of one layer over whole prompts; keys: (n, n_kv_heads, n_tokens, head_dim)."""
-    query, key, value = _project_qkv(layer, sizes, hidden, cosine, sine)
+    query, key, value = project_qkv(layer, sizes, hidden, cosine, sine)
     n_groups = sizes.n_heads // sizes.n_kv_heads
     attended = F.scaled_dot_product_attention(
         query, key.repeat_interleave(n_groups, 1), value.repeat_interleave(n_groups, 1), is_causal=True
     )
-    return _after_attention(layer, sizes, hidden, attended.transpose(1, 2).flatten(2)), key, value
+    return after_attention(layer, sizes, hidden, attended.transpose(1, 2).flatten(2)), key, value
 
 
 def _last_prefill_layer(
-    layer: _Layer,
-    sizes: _Sizes,
+    layer: DecoderLayer,
+    sizes: DecoderSizes,
     hidden: torch.Tensor,
     rotary: tuple[torch.Tensor, torch.Tensor],
     last: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the same as `_prefill_layer`, but the hidden state of the token at `last` alone, the only one needed."""
-    query, key, value = _project_qkv(layer, sizes, hidden, *rotary)
+    query, key, value = project_qkv(layer, sizes, hidden, *rotary)
     rows = torch.arange(len(hidden), device=hidden.device)
     context = (key, value, _attention_mask(last, hidden.shape[1], query.dtype))
     return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], context), key, value
 
 
 def _decode_layer(
-    layer: _Layer,
-    sizes: _Sizes,
+    layer: DecoderLayer,
+    sizes: DecoderSizes,
     hidden: torch.Tensor,
     cache: tuple[torch.Tensor, torch.Tensor],
     inputs: _StepInputs,
 ) -> torch.Tensor:
     """Return the hidden states of one token per row; its keys and values are written to the cache at its position."""
-    query, key, value = _project_qkv(layer, sizes, hidden, inputs.cosine, inputs.sine)
+    query, key, value = project_qkv(layer, sizes, hidden, inputs.cosine, inputs.sine)
     keys, values = cache
     keys[inputs.rows, :, inputs.position] = key[:, :, 0]
     values[inputs.rows, :, inputs.position] = value[:, :, 0]
@@ -287,8 +223,8 @@ def _decode_layer(
 
 
 def _attend(
-    layer: _Layer,
-    sizes: _Sizes,
+    layer: DecoderLayer,
+    sizes: DecoderSizes,
     hidden: torch.Tensor,
     query: torch.Tensor,
     context: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
@@ -298,7 +234,7 @@ def _attend(
     packed = query.reshape(len(hidden), sizes.n_kv_heads, -1, sizes.head_dim)
     keys, values, attention_mask = context
     attended = F.scaled_dot_product_attention(packed, keys, values, attn_mask=attention_mask)
-    return _after_attention(layer, sizes, hidden, attended.reshape(len(hidden), 1, -1))
+    return after_attention(layer, sizes, hidden, attended.reshape(len(hidden), 1, -1))
 
 
 def _attention_mask(position: torch.Tensor, kv_len: int, dtype: torch.dtype) -> torch.Tensor:
@@ -306,39 +242,6 @@ def _attention_mask(position: torch.Tensor, kv_len: int, dtype: torch.dtype) -> 
     mask = torch.zeros((len(position), kv_len), dtype=dtype, device=position.device)
     is_beyond = torch.arange(kv_len, device=position.device) > position[:, None]
     return mask.masked_fill_(is_beyond, -torch.inf)[:, None, None]
-
-
-def _project_qkv(
-    layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return normed and rotated queries and keys, and values, each of shape (n, heads, n_tokens, head_dim)."""
-    normed = _norm(hidden, layer.input_norm, sizes).to(layer.qkv.dtype)
-    heads = torch.unflatten(F.linear(normed, layer.qkv, layer.qkv_bias), -1, (-1, sizes.head_dim)).transpose(1, 2)
-    query_key, value = torch.split(heads, [sizes.n_heads + sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
-    query_key = F.rms_norm(query_key, (sizes.head_dim,), eps=sizes.epsilon) * layer.qk_norm
-    rotated = _apply_rotary(query_key, cosine, sine)
-    query, key = torch.split(rotated, [sizes.n_heads, sizes.n_kv_heads], dim=1)
-    return query, key, value
-
-
-def _after_attention(layer: _Layer, sizes: _Sizes, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    hidden = hidden + F.linear(attended, layer.out, layer.out_bias)
-    normed = _norm(hidden, layer.mlp_norm, sizes).to(layer.gate_up.dtype)
-    gate, up = F.linear(normed, layer.gate_up).chunk(2, -1)
-    if hidden.dtype == layer.down.dtype:
-        return hidden + F.linear(F.silu(gate) * up, layer.down)
-    product = F.silu(gate.to(hidden.dtype)) * up / _HEADROOM
-    return hidden + F.linear(product.to(layer.down.dtype), layer.down).to(hidden.dtype) * _HEADROOM
-
-
-def _norm(hidden: torch.Tensor, weight: torch.Tensor, sizes: _Sizes) -> torch.Tensor:
-    return F.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), sizes.epsilon)
-
-
-def _apply_rotary(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
-    """Rotate pairs of values by the angle of their position (RoPE, https://arxiv.org/abs/2104.09864)."""
-    left, right = heads.chunk(2, -1)
-    return heads * cosine + torch.cat((-right, left), -1) * sine
 
 
 def _max_logprob(logits: torch.Tensor, max_logit: torch.Tensor) -> torch.Tensor:
