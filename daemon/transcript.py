@@ -41,6 +41,7 @@ class Receipt:
         dc_offset: as a share of full scale.
         n_invalid: samples that were not numbers, replaced by silence.
         leveled_db: the most gain that leveling added to a quiet stretch; 0 where it added none.
+        peaks: outline of the cleaned audio: the highest level in each of at most 4,000 equal parts, 0 to 1.
     """
 
     duration_s: float
@@ -58,6 +59,7 @@ class Receipt:
     dc_offset: float = 0.0
     n_invalid: int = 0
     leveled_db: float = 0.0
+    peaks: tuple[float, ...] = ()
 
     def with_note(self, note: str) -> Receipt:
         """Return the receipt with one more sentence for people."""

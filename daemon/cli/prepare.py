@@ -46,5 +46,6 @@ def prepare(word: str, output: Path, option: Path | None, *, is_json: bool, is_f
     if is_json:
         facts = asdict(prepared.receipt)
         facts["complete"] = facts.pop("is_complete")
+        del facts["peaks"]  # for pages that draw the sound
         outputs.print_json(facts)
     return ExitCode.OK

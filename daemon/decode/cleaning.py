@@ -216,6 +216,7 @@ def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: f
         snr_db=dynamics.estimate_snr_db(),
         dc_offset=levels.dc_offset,
         n_invalid=levels.n_invalid,
+        peaks=dynamics.envelope.outline(gain),
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from daemon.decode.envelope import Envelope
 from daemon.decode.waveform import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -31,10 +32,12 @@ class Dynamics:
 
     Attributes:
         peak: highest absolute sample so far, linear.
+        envelope: the outline of the sound.
     """
 
     def __init__(self) -> None:
         self.peak = 0.0
+        self.envelope = Envelope()
         self._peak_frame = 0
         self._n_frames = 0
         self._n_samples = 0
@@ -63,6 +66,7 @@ class Dynamics:
         """Count frames, shape (n, samples), by peak and by level."""
         peaks = np.abs(frames).max(axis=1)
         energies = np.vecdot(frames, frames).astype(np.float64)
+        self.envelope.push(peaks)
         loudest = int(peaks.argmax())
         if peaks[loudest] > self.peak:
             self.peak, self._peak_frame = float(peaks[loudest]), self._n_frames + loudest

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from daemon.transcript import Coverage, Receipt, Segment, Source, Transcript
 
 SCHEMA: Final = "scribed.transcript/1"
+_NO_PEAKS: Final = '"peaks": []'  # nowhere else: within a text, JSON writes quotation marks as \\"
 _S_DIGITS: Final = 3  # segment times are far less exact than a millisecond
 _DB_DIGITS: Final = 2
 _SCORE_DIGITS: Final = 3
@@ -21,7 +22,9 @@ _SCORE_DIGITS: Final = 3
 def render_json(transcript: Transcript, options: Options) -> str:
     """Return the whole transcript as indented JSON with a newline at its end."""
     del options
-    return json.dumps(_as_dict(transcript), ensure_ascii=False, indent=2, allow_nan=False) + "\n"
+    text = json.dumps(_as_dict(transcript), ensure_ascii=False, indent=2, allow_nan=False)
+    # On one line: thousands of lines of numbers would hide the rest from a person.
+    return text.replace(_NO_PEAKS, f'"peaks": {json.dumps(transcript.audio.peaks)}', 1) + "\n"
 
 
 def _as_dict(transcript: Transcript) -> dict[str, Any]:
@@ -78,6 +81,7 @@ def _audio(audio: Receipt) -> dict[str, Any]:
         "leveled_db": _db(audio.leveled_db),
         "clipped_s": _s(audio.clipped_s),
         "notes": list(audio.notes),
+        "peaks": [],
         "complete": audio.is_complete,
     }
 

@@ -122,6 +122,14 @@ class _Object:
             self.refuse(key, "a list of texts")
         return tuple(_SURROGATE.sub("\ufffd", value) for value in values)
 
+    def levels(self, key: str) -> tuple[float, ...]:
+        """Return a list of numbers from 0 to 1; none where the key is missing."""
+        values = self._get(key, list) if key in self.values else []
+        is_right = all(type(value) in {int, float} and 0 <= value <= 1 for value in values)  # true is an int
+        if not is_right:
+            self.refuse(key, "a list of numbers from 0 to 1")
+        return tuple(float(value) for value in values)
+
     def refuse(self, key: str, expected: str) -> NoReturn:
         """Raise the error of a value that is missing or wrong."""
         fault = "is not" if key in self.values else "is missing; it must be"
@@ -183,6 +191,7 @@ def _receipt(part: _Object, *, is_complete: bool) -> Receipt:
         is_complete=part.flag("complete") if "complete" in part.values else is_complete,
         notes=part.texts("notes"),
         leveled_db=part.maybe_number("leveled_db") or 0.0,
+        peaks=part.levels("peaks"),
     )
 
 

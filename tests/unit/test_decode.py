@@ -19,6 +19,7 @@ from daemon.config import Preprocess
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
 from daemon.decode.conditioning import Highpass, coefficients
 from daemon.decode.dynamics import Dynamics
+from daemon.decode.envelope import Envelope
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from tests import media
@@ -325,6 +326,38 @@ def test_dynamics_do_not_depend_on_the_block_size(n_block: int) -> None:
     assert pieces.peak == whole.peak == np.abs(audio).max()
     assert pieces.level_dbfs == pytest.approx(whole.level_dbfs, abs=1e-9)
     assert pieces.find_click() == whole.find_click()
+
+
+def test_peaks_outline_what_the_model_hears(tmp_path: Path) -> None:
+    silence = np.zeros(16_000, np.float32)
+    audio = np.concatenate((media.tone(1, level=0.25), silence, media.tone(1, level=0.125)))
+    loud, silent, soft = np.array_split(clean_samples(tmp_path, audio, peak_dbfs=0.0, highpass_hz=0)[1].peaks, 3)
+    assert loud.size == silent.size == soft.size == 50  # one for each 20 ms
+    assert [float(np.median(part)) for part in (loud, silent, soft)] == [1.0, 0.0, 0.5]
+
+
+def test_peaks_are_at_most_1() -> None:
+    envelope = Envelope()
+    envelope.push(np.array([0.25, 1.0], np.float32))
+    assert envelope.outline(2.0) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("n_frames", "n_block"), [(0, 1), (1, 1), (4000, 7), (4001, 100), (40_001, 997), (200_003, 5000)]
+)
+def test_peaks_of_any_length_are_at_most_4000_in_their_places(n_frames: int, n_block: int) -> None:
+    frames = np.random.default_rng(2).uniform(0, 0.1, n_frames).astype(np.float32)
+    loud = sorted({n_frames // 5, n_frames // 2, max(n_frames - 1, 0)}) if n_frames else []
+    frames[loud] = 1.0
+    envelope = Envelope()
+    for start in range(0, n_frames, n_block):
+        envelope.push(frames[start : start + n_block])
+    outline = envelope.outline(1.0)
+    assert len(outline) <= 4000
+    places = [at for at, value in enumerate(outline) if value == 1.0]
+    expected = [at * len(outline) // n_frames for at in loud]
+    assert len(places) == len(expected)
+    assert all(abs(place - right) <= 1 for place, right in zip(places, expected, strict=True))
 
 
 @pytest.mark.parametrize("n_samples", [1, 160, 6400])

@@ -28,7 +28,9 @@ from daemon.transcript import (
     Word,
 )
 
-RECEIPT = Receipt(125.5, 44_100, 2, "pcm_s16le", -6.021, 3.0214, 0.125, notes=("left channel is silent",))
+RECEIPT = Receipt(
+    125.5, 44_100, 2, "pcm_s16le", -6.021, 3.0214, 0.125, notes=("left channel is silent",), peaks=(0.25, 1.0)
+)
 TALK = Transcript(
     job_id="20260131T093000-1f2e3d4c",
     source=Source("talk.wav", "team/talk.wav", "ab" * 32, 4242, "2026-01-30T08:00:00Z"),
@@ -128,6 +130,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
             "leveled_db": "float",
             "clipped_s": "float",
             "notes": ["str"],
+            "peaks": ["float"],
             "complete": "bool",
         },
         "model": {"name": "str", "digest": "str", "dtype": "str", "device": "str"},
@@ -199,6 +202,14 @@ def test_json_has_words_speakers_and_events_where_they_are_known() -> None:
     assert [document["segments"][0][key] for key in ("speaker", "channel", "text_raw")] == ["S1", 2, "Good mourning."]
     assert document["speakers"] == [{"id": "S1", "name": None, "speech_s": 3.5}]
     assert document["events"] == [{"start_s": 5.0, "end_s": 6.5, "kind": "applause", "score": 0.75}]
+
+
+def test_json_has_the_outline_of_the_sound_on_one_line() -> None:
+    confusing = replace(TALK, audio=replace(RECEIPT, notes=('"peaks": []',), peaks=(0.5,) * 4000))
+    document = text(confusing, "json")
+    assert json.loads(document)["audio"]["peaks"] == [0.5] * 4000
+    assert json.loads(document)["audio"]["notes"] == ['"peaks": []']
+    assert len(document.splitlines()) == len(text(TALK, "json").splitlines())
 
 
 def test_json_without_speech_says_so() -> None:

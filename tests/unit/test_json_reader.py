@@ -40,6 +40,7 @@ def test_document_read_back_is_the_same_document(transcript: Transcript) -> None
     assert written(read(written(transcript))) == written(transcript)
     assert read(written(transcript)).segments == transcript.segments
     assert read(written(transcript)).is_complete == transcript.is_complete
+    assert read(written(transcript)).audio.peaks == transcript.audio.peaks
 
 
 def test_document_of_an_earlier_version_is_read() -> None:
@@ -48,7 +49,9 @@ def test_document_of_an_earlier_version_is_read() -> None:
         del document[key]
     for key in ("text_raw", "confidence", "speaker", "channel", "track", "words"):
         del document["segments"][0][key]
-    del document["audio"]["complete"], document["audio"]["leveled_db"], document["source"]["duplicate_of"]
+    del document["source"]["duplicate_of"]
+    for key in ("complete", "leveled_db", "peaks"):
+        del document["audio"][key]
     document["later"] = {"more": 1}
     assert read(document).segments == (Segment(0.5, 4.0, "Good morning.", "English", ("overlap",)),)
 
@@ -93,6 +96,8 @@ def change(path: str, value: object) -> dict[str, Any]:
         ("coverage.gaps.0.reason", None, "`coverage.gaps[0].reason` is missing; it must be a text."),
         ("audio.duration_s", -1, "`audio.duration_s` is not 0 or more."),
         ("audio.duration_s", 10**400, "`audio.duration_s` is not a number within range."),
+        ("audio.peaks", [0.5, 1.5], "`audio.peaks` is not a list of numbers from 0 to 1."),
+        ("audio.peaks", [True], "`audio.peaks` is not a list of numbers from 0 to 1."),
         ("complete", 1, "`complete` is not true or false."),
         ("source", [], "`source` is not an object."),
     ],
