@@ -108,16 +108,16 @@ class TimedSlots(Slots):
 
     waited_s = 0.0
 
-    def snapshot(self, *, is_deferred: bool = False) -> RowSnapshot:
+    def snapshot(self, *, is_deferred: bool = False, max_generated: int | None = None) -> RowSnapshot:
         """Return a snapshot that measures."""
-        return TimedSnapshot(self, is_deferred=is_deferred)
+        return TimedSnapshot(self, is_deferred=is_deferred, max_generated=max_generated)
 
 
 class TimedSnapshot(RowSnapshot):
     """A snapshot that adds to the time of its slots."""
 
-    def __init__(self, slots: TimedSlots, *, is_deferred: bool) -> None:
-        super().__init__(slots, is_deferred=is_deferred)
+    def __init__(self, slots: TimedSlots, *, is_deferred: bool, max_generated: int | None) -> None:
+        super().__init__(slots, is_deferred=is_deferred, max_generated=max_generated)
         self._slots = slots
 
     def read_states(self) -> list[RowState]:
@@ -134,10 +134,8 @@ class TimedModel(ResidentModel):
     n_steps = 0
     slots: TimedSlots | None = None
 
-    def make_slots(self, shape: SlotShape) -> Slots:
-        """Allocate slots that measure how long the host waits for the device."""
+    def _allocate(self, shape: SlotShape) -> Slots:
         self.slots = TimedSlots(shape, self.kv_cache_spec)
-        self._steps.bind(self.slots)
         return self.slots
 
     def release_memory(self) -> None:
@@ -230,7 +228,9 @@ def load_bench(device: torch.device, *, is_small: bool) -> Bench:
         eos_token_id=end,
     )
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    stock = Qwen3ASRForConditionalGeneration(config).to(device, dtype).eval()
+    with device:  # a GPU draws two billion numbers in a second
+        stock = Qwen3ASRForConditionalGeneration(config)
+    stock = stock.to(dtype).eval()
     with torch.no_grad():
         stock.get_input_embeddings().weight[end] = 0  # its logit is 0, and of thousands of others one is always higher
     stock.generation_config = GenerationConfig(do_sample=False, eos_token_id=end, pad_token_id=end)

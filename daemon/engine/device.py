@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -115,16 +116,40 @@ def _time_matmul(weight: torch.Tensor, n_rows: int) -> float:
     return min(times_s)
 
 
-def fit_slots(free_bytes: int, slot_bytes: int, working_bytes: int, other_bytes: int = 0) -> int:
-    """Return how many slots fit into free memory, at least one and at most _MAX_SLOTS.
+@dataclass(frozen=True, slots=True)
+class SlotPlan:
+    """How many chunks are decoded together, and how many tokens of the KV cache there are for each, on average."""
+
+    n_slots: int
+    slot_tokens: int
+
+
+def plan_slots(
+    free_bytes: int, token_bytes: int, usual_tokens: int, likely_tokens: int, n_slots: int | None = None
+) -> SlotPlan:
+    """Return how many slots fit into free memory, at least one.
+
+    Args:
+        free_bytes: memory that the KV cache may take; see `count_cache_bytes`.
+        token_bytes: KV cache of one token.
+        usual_tokens: tokens of a slot that holds any chunk.
+        likely_tokens: tokens that most chunks hold at most; the same as usual_tokens if slots share no memory.
+        n_slots: wanted slots; None for as many as are useful.
+    """
+    n_tokens = max(0, free_bytes) // token_bytes
+    wanted = n_slots or max(1, min(_MAX_SLOTS, n_tokens // likely_tokens))
+    return SlotPlan(wanted, max(likely_tokens, min(usual_tokens, n_tokens // wanted)))
+
+
+def count_cache_bytes(free_bytes: int, working_bytes: int, other_bytes: int = 0) -> int:
+    """Return the memory that the KV cache may take; it may be negative.
 
     Args:
         free_bytes: free memory once the weights of all resident models are loaded.
-        slot_bytes: KV cache of one slot.
-        working_bytes: what this model's prefills take for a short time.
+        working_bytes: what this model's prefills take.
         other_bytes: what the other resident models on the device still need.
     """
-    return max(1, min(_MAX_SLOTS, (free_bytes - _RESERVE_BYTES - working_bytes - other_bytes) // slot_bytes))
+    return free_bytes - _RESERVE_BYTES - working_bytes - other_bytes
 
 
 def count_free_bytes(device: torch.device) -> int | None:

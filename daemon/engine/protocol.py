@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # The chunk that a slot is sized for: the longest by default. Fewer chunks run together when they are longer.
 SLOT_S: Final = 30.0
+# The longest chunk that segment.max_chunk_s allows.
+MAX_CHUNK_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -33,10 +33,22 @@ _REGROW_S: Final = 600.0
 
 @dataclass(slots=True, eq=False)
 class _Running:
-    """A scheduled request and an upper bound of the tokens that its row holds."""
+    """A scheduled request.
+
+    Attributes:
+        request: the request.
+        number: requests are numbered in the order in which they were scheduled.
+        kv_len: an upper bound of the tokens that its row holds.
+    """
 
     request: Request
+    number: int
     kv_len: int
+
+    @property
+    def max_generated(self) -> int:
+        """An upper bound of the tokens that its row has generated."""
+        return self.kv_len - self.request.chunk.n_prompt_tokens
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,17 +68,27 @@ class ContinuousEngine:
         identity: which model it is.
         n_slots: how many chunks of SLOT_S are decoded at the same time.
         loop: the thread of the model's device.
+        slot_tokens: tokens of the KV cache for each slot, on average; None for as many as any chunk of SLOT_S takes.
     """
 
-    def __init__(self, model: SlotModel, identity: ModelIdentity, n_slots: int, loop: DeviceLoop) -> None:
+    def __init__(
+        self,
+        model: SlotModel,
+        identity: ModelIdentity,
+        n_slots: int,
+        loop: DeviceLoop,
+        slot_tokens: int | None = None,
+    ) -> None:
         self.identity = identity
         self._model = model
         self._loop = loop
         self._n_slots_full = n_slots
+        self._slot_tokens = slot_tokens or model.usual_slot_tokens
         # Written by the device thread alone.
         self._slots: Slots | None = None
         self._running: dict[int, _Running] = {}
         self._looks: deque[_Look] = deque()
+        self._n_scheduled = 0
         self._n_slots = n_slots
         self._n_slots_changed_s = loop.monotonic()
         self._lock = Lock()  # guards the attributes below
@@ -169,17 +191,23 @@ class ContinuousEngine:
         if self._slots is not None and (self._running or self._slots.shape == self._wanted_shape()):
             return self._slots
         self._drop_slots()
-        self._slots = self._model.make_slots(self._wanted_shape())
+        self._slots = self._model.make_slots(self._wanted_shape(), self._heartbeat)
         return self._slots
 
     def _wanted_shape(self) -> SlotShape:
-        """Return slots long enough for the longest chunk, and as many as take the memory of `n_slots` usual ones."""
-        usual = self._model.usual_slot_tokens
+        """Return slots long enough for the longest chunk, and as many as take the memory of `n_slots` usual ones.
+
+        Where slots share pages, all of them may be long, and there are as many pages as the longest chunk needs.
+        """
+        usual, page_tokens = self._model.usual_slot_tokens, self._model.page_tokens
         with self._lock:
             needs = [request.chunk.n_slot_tokens for request in self._queue]
         needs += [running.request.chunk.n_slot_tokens for running in self._running.values()]
-        n_tokens = max(usual, *needs, 0)
-        return SlotShape(max(1, self._n_slots * usual // n_tokens), n_tokens)
+        if page_tokens is None:
+            n_tokens = max(usual, *needs, 0)
+            return SlotShape(max(1, self._n_slots * usual // n_tokens), n_tokens)
+        n_pages = -(-max(self._n_slots * self._slot_tokens, usual, *needs) // page_tokens)
+        return SlotShape(self._n_slots, max(self._model.longest_slot_tokens, *needs, 0), page_tokens, n_pages)
 
     def _schedule(self, slots: Slots) -> None:
         """Prefill waiting requests into free rows."""
@@ -188,19 +216,35 @@ class ContinuousEngine:
             return
         rows: list[int] = []
         with self._lock:
-            while free and (request := self._queue.take(self._may_start)) is not None:
+            while free and (request := self._queue.take(lambda waiting: self._may_start(slots, waiting))) is not None:
                 row = free.pop(0)
-                self._running[row] = _Running(request, request.chunk.n_prompt_tokens + 1)
+                self._n_scheduled += 1
+                self._running[row] = _Running(request, self._n_scheduled, request.chunk.n_prompt_tokens + 1)
+                slots.grow(row, self._running[row].kv_len)
                 rows.append(row)
         if rows:
+            slots.upload_pages()
             self._model.prefill(slots, [self._running[row].request.chunk for row in rows], rows, self._heartbeat)
 
-    def _may_start(self, request: Request) -> bool:
-        """Whether a request may run beside those that are running: a suspect runs alone."""
+    def _may_start(self, slots: Slots, request: Request) -> bool:
+        """Whether a request may run beside those that are running: a suspect runs alone, and memory must be free."""
         running = self._running.values()
-        return not running or not (request.is_suspect or any(other.request.is_suspect for other in running))
+        if not running:
+            return True
+        if request.is_suspect or any(other.request.is_suspect for other in running):
+            return False
+        n_free = slots.n_free_tokens
+        if n_free is None:
+            return True
+        # What is running will probably take so many more.
+        n_promised = sum(
+            max(0, one.request.chunk.n_likely_tokens - slots.count_held_tokens(row))
+            for row, one in self._running.items()
+        )
+        return n_free - n_promised >= request.chunk.n_likely_tokens
 
     def _decode(self, slots: Slots) -> None:
+        self._grow_rows(slots)
         n_rows = max(self._running) + 1
         for _ in range(self._model.steps_per_sync):
             self._heartbeat()
@@ -209,11 +253,30 @@ class ContinuousEngine:
             for running in self._running.values():
                 running.kv_len += 1
 
+    def _grow_rows(self, slots: Slots) -> None:
+        """Give each row pages for the next steps. If they run out, the request scheduled last is put back."""
+        n_steps = self._model.steps_per_sync
+        for row, one in sorted(self._running.items(), key=lambda item: item[1].number):
+            n_tokens = min(one.kv_len + n_steps, one.request.chunk.n_slot_tokens)
+            while row in self._running and not slots.grow(row, n_tokens):
+                self._put_back_last(slots)
+        slots.upload_pages()
+
+    def _put_back_last(self, slots: Slots) -> None:
+        row = max(self._running, key=lambda row: self._running[row].number)
+        request = self._running.pop(row).request
+        slots.stop(row)
+        slots.release(row)
+        self._put_back([request])
+        log.info("engine.chunk_put_back", n_running=len(self._running), reason="The KV cache is full.")
+
     def _look_at_rows(self, slots: Slots) -> None:
         """Collect what is finished: at once, or with many rows only after the next steps have been launched."""
         min_rows = self._model.min_rows_ahead
         is_ahead = min_rows is not None and len(self._running) >= min_rows
-        self._looks.append(_Look(slots.snapshot(is_deferred=is_ahead), dict(self._running)))
+        max_generated = max(one.max_generated for one in self._running.values())
+        snapshot = slots.snapshot(is_deferred=is_ahead, max_generated=max_generated)
+        self._looks.append(_Look(snapshot, dict(self._running)))
         while len(self._looks) > is_ahead:
             self._collect_finished(slots, self._looks.popleft())
 
@@ -228,6 +291,7 @@ class ContinuousEngine:
             self._respond(self._running.pop(current).request, generated, states[row])
             if states[row].has_failed:
                 slots.clear(current)
+            slots.release(current)
         self._compact_rows(slots)
 
     def _respond(self, request: Request, generated: Generated, state: RowState) -> None:
@@ -270,7 +334,7 @@ class ContinuousEngine:
             return
         self._n_slots_changed_s = now_s
         n_slots = min(2 * self._n_slots, self._n_slots_full)
-        slot_bytes = self._model.usual_slot_tokens * self._model.kv_cache_spec.token_bytes
+        slot_bytes = self._slot_tokens * self._model.kv_cache_spec.token_bytes
         needed_bytes = (n_slots - self._n_slots) * slot_bytes + self._loop.count_other_bytes(self)
         free_bytes = self._model.count_free_bytes()
         if free_bytes is not None and free_bytes < needed_bytes:

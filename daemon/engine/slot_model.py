@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Prompts and slots are padded to a multiple of this: shapes repeat, and kernels like multiples of eight.
 TOKENS_MULTIPLE: Final = 32
+# Hardly any text takes more than this share of the tokens that its chunk may generate.
+LIKELY_SHARE: Final = 1 / 3
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +49,11 @@ class PreparedChunk:
         """Tokens of a slot that the chunk needs; its padded prompt must fit too."""
         return round_up(self.n_prompt_tokens + self.max_new_tokens, TOKENS_MULTIPLE)
 
+    @property
+    def n_likely_tokens(self) -> int:
+        """Tokens of a slot that the chunk will hardly exceed."""
+        return self.n_prompt_tokens + round(LIKELY_SHARE * self.max_new_tokens)
+
 
 class SlotModel(Protocol):
     """A resident model. Only the device thread may call it, except for `prepare` and `fit_hotwords`."""
@@ -64,6 +71,21 @@ class SlotModel(Protocol):
     @property
     def usual_slot_tokens(self) -> int:
         """Tokens of a slot that holds any chunk of SLOT_S."""
+        ...
+
+    @property
+    def likely_slot_tokens(self) -> int:
+        """Tokens of a slot that a chunk of SLOT_S without hotwords will hardly exceed."""
+        ...
+
+    @property
+    def longest_slot_tokens(self) -> int:
+        """Tokens of a slot that holds any chunk of MAX_CHUNK_S."""
+        ...
+
+    @property
+    def page_tokens(self) -> int | None:
+        """Tokens of a page of the KV cache; None if each slot has a page of its own."""
         ...
 
     @property
@@ -93,8 +115,13 @@ class SlotModel(Protocol):
         """Build the prompt of a chunk, on the host alone; it may raise any error."""
         ...
 
-    def make_slots(self, shape: SlotShape) -> Slots:
-        """Allocate empty slots and make the decode step ready for them."""
+    def make_slots(self, shape: SlotShape, heartbeat: Callable[[], None]) -> Slots:
+        """Allocate empty slots and make the decode step ready for them.
+
+        Args:
+            shape: of the slots.
+            heartbeat: called at least every few seconds; an exception it raises aborts.
+        """
         ...
 
     def release_memory(self) -> None:

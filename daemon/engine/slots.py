@@ -1,8 +1,12 @@
-"""Slots: the rows of a static KV cache, each with its own write position.
+"""Slots: the rows that are decoded together, each with its own write position, and the KV cache they share.
 
 A row holds one chunk. When a chunk is finished, its row is reused for the next one while the other rows go
 on. Everything that a decode step reads and writes is stored here, at addresses that never change, so that
 the step can be captured once and replayed.
+
+The cache consists of pages. Where a kernel can read them through a table, a page holds a few tokens, and a row takes
+one after the other as its chunk grows. Elsewhere each row has one page, long enough for any chunk, so that its
+keys and values are consecutive in memory.
 """
 
 from __future__ import annotations
@@ -11,9 +15,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F  # noqa: N812  # torch's own name for it
+
+from daemon.engine.pages import SPARE_PAGE, PageTable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def round_up(n: int, multiple: int) -> int:
@@ -23,10 +33,24 @@ def round_up(n: int, multiple: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class SlotShape:
-    """How many chunks are decoded together, and how many tokens of prompt and output each may take."""
+    """How many chunks are decoded together, and how many tokens of prompt and output each may take.
+
+    Attributes:
+        n_slots: rows.
+        n_tokens: the most tokens of a chunk.
+        page_tokens: tokens of a page; None if each row has one page of n_tokens.
+        n_pages: pages that the rows share; unused if each row has its own.
+    """
 
     n_slots: int
     n_tokens: int
+    page_tokens: int | None = None
+    n_pages: int = 0
+
+    @property
+    def pages_per_slot(self) -> int:
+        """The most pages of a chunk."""
+        return 1 if self.page_tokens is None else -(-self.n_tokens // self.page_tokens)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +99,13 @@ class RowSnapshot:
         slots: whose rows to copy.
         is_deferred: steps and moves will follow before it is read, so generated tokens are copied as well. On a GPU
             the copies go to pinned memory, and reading them waits for the work before the snapshot only.
+        max_generated: no row has generated more tokens than this.
     """
 
-    def __init__(self, slots: Slots, *, is_deferred: bool) -> None:
-        states = torch.stack((slots.is_live, slots.n_generated, slots.has_failed))
-        tensors = (states, slots.generated, slots.logprobs)
+    def __init__(self, slots: Slots, *, is_deferred: bool, max_generated: int | None) -> None:
+        rows, columns = slice(slots.shape.n_slots), slice(max_generated)
+        states = torch.stack((slots.is_live[rows], slots.n_generated[rows], slots.has_failed[rows]))
+        tensors = (states, slots.generated[rows, columns], slots.logprobs[rows, columns])
         self._copied: torch.cuda.Event | None = None
         if is_deferred and states.device.type == "cuda":
             pinned = [torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for tensor in tensors]
@@ -89,7 +115,7 @@ class RowSnapshot:
             self._copied.record()
             tensors = (pinned[0], pinned[1], pinned[2])
         elif is_deferred:
-            tensors = (states, slots.generated.clone(), slots.logprobs.clone())
+            tensors = (states, tensors[1].clone(), tensors[2].clone())
         self._states, self._generated, self._logprobs = tensors
 
     def read_states(self) -> list[RowState]:
@@ -111,25 +137,31 @@ class RowSnapshot:
 
 @dataclass(slots=True, eq=False)
 class Slots:
-    """The KV cache and the state of its rows, all on the device.
+    """The KV cache and the state of its rows. All tensors are on the device.
+
+    Row tensors have one row more than there are slots, the spare row, which no chunk gets: where prompts are
+    prefilled in fixed numbers, it takes what fills a group up.
 
     Attributes:
-        keys: one tensor per layer, shape (n_slots, n_kv_heads, n_tokens, head_dim).
+        keys: one tensor per layer, shape (n_pages, n_kv_heads, tokens of a page, head_dim).
         values: the same.
-        token: last token of each row, shape (n_slots,), like every tensor below except the last two.
+        pages: int32, the pages of each row, in order, shape (n_slots + 1, pages_per_slot). Entries that are not in
+            use name the spare page.
+        token: last token of each row, shape (n_slots + 1,), like every tensor below except the last two.
         position: where the row's next keys and values are written; nothing from there on is attended to.
         n_generated: tokens generated so far.
         max_new_tokens: tokens the row may generate.
         is_live: 1 while the row is generating, else 0. A finished row is still computed but changes nothing.
         has_failed: 1 if a logit was NaN or infinite.
-        generated: the generated tokens, shape (n_slots, n_tokens).
-        logprobs: float32, the log probability of each generated token, shape (n_slots, n_tokens).
+        generated: the generated tokens, shape (n_slots + 1, n_tokens).
+        logprobs: float32, the log probability of each generated token, shape (n_slots + 1, n_tokens).
     """
 
     shape: SlotShape
     spec: KVCacheSpec
     keys: tuple[torch.Tensor, ...] = field(init=False)
     values: tuple[torch.Tensor, ...] = field(init=False)
+    pages: torch.Tensor = field(init=False)
     token: torch.Tensor = field(init=False)
     position: torch.Tensor = field(init=False)
     n_generated: torch.Tensor = field(init=False)
@@ -138,29 +170,99 @@ class Slots:
     has_failed: torch.Tensor = field(init=False)
     generated: torch.Tensor = field(init=False)
     logprobs: torch.Tensor = field(init=False)
+    _table: PageTable | None = field(init=False)
 
     def __post_init__(self) -> None:
         """Allocate everything as zeros: masked values are still multiplied, so they must not be NaN."""
-        spec, n_slots = self.spec, self.shape.n_slots
-        cache = (n_slots, spec.n_kv_heads, self.shape.n_tokens, spec.head_dim)
+        spec, shape, n_rows = self.spec, self.shape, self.shape.n_slots + 1
+        if shape.page_tokens is None:
+            cache = (shape.n_slots, spec.n_kv_heads, shape.n_tokens, spec.head_dim)
+            self._table = None
+            # The spare row shares the first page; where each row has its own, groups are not filled up.
+            self.pages = torch.arange(n_rows, dtype=torch.int32, device=spec.device)[:, None] % shape.n_slots
+        else:
+            cache = (shape.n_pages + 1, spec.n_kv_heads, shape.page_tokens, spec.head_dim)
+            self._table = PageTable(n_rows, shape.pages_per_slot, shape.n_pages)
+            self.pages = torch.full((n_rows, shape.pages_per_slot), SPARE_PAGE, dtype=torch.int32, device=spec.device)
         self.keys, self.values = (
             tuple(torch.zeros(cache, dtype=spec.dtype, device=spec.device) for _ in range(spec.n_layers))
             for _ in range(2)
         )
         self.token, self.position, self.n_generated, self.max_new_tokens, self.is_live, self.has_failed = (
-            torch.zeros(n_slots, dtype=torch.long, device=spec.device) for _ in range(6)
+            torch.zeros(n_rows, dtype=torch.long, device=spec.device) for _ in range(6)
         )
-        self.generated = torch.zeros((n_slots, self.shape.n_tokens), dtype=torch.long, device=spec.device)
-        self.logprobs = torch.zeros((n_slots, self.shape.n_tokens), device=spec.device)
+        self.generated = torch.zeros((n_rows, shape.n_tokens), dtype=torch.long, device=spec.device)
+        self.logprobs = torch.zeros((n_rows, shape.n_tokens), device=spec.device)
+
+    @property
+    def spare_row(self) -> int:
+        """The row that no chunk gets."""
+        return self.shape.n_slots
 
     @property
     def _row_tensors(self) -> tuple[torch.Tensor, ...]:
         counters = (self.n_generated, self.max_new_tokens, self.is_live, self.has_failed)
-        return (*self.keys, *self.values, self.token, self.position, *counters, self.generated, self.logprobs)
+        state = (self.token, self.position, *counters, self.generated, self.logprobs)
+        return state if self._table is not None else (*self.keys, *self.values, *state)
 
-    def snapshot(self, *, is_deferred: bool = False) -> RowSnapshot:
+    # Pages
+
+    @property
+    def n_free_tokens(self) -> int | None:
+        """Tokens of the pages that belong to no row; None if each row has a page of its own."""
+        return None if self._table is None else self._table.n_free * (self.shape.page_tokens or 0)
+
+    def count_held_tokens(self, row: int) -> int:
+        """Return how many tokens the pages of a row hold."""
+        if self._table is None or self.shape.page_tokens is None:
+            return self.shape.n_tokens
+        return self._table.count_held(row) * self.shape.page_tokens
+
+    def grow(self, row: int, n_tokens: int) -> bool:
+        """Give a row pages for n_tokens; return False and change nothing if too few are free."""
+        if self._table is None or self.shape.page_tokens is None:
+            return True
+        return self._table.grow(row, -(-n_tokens // self.shape.page_tokens))
+
+    def release(self, row: int) -> None:
+        """Take the pages of a finished row back."""
+        if self._table is not None:
+            self._table.release(row)
+
+    def upload_pages(self) -> None:
+        """Give the device the table of pages if it has changed; later work on the device reads it."""
+        table = None if self._table is None else self._table.take_changed()
+        if table is not None:
+            self.pages.copy_(_pin(table, self.pages.device), non_blocking=True)
+
+    def locate(self, rows: torch.Tensor, n_tokens: int) -> torch.Tensor:
+        """Return the pages of the first n_tokens of some rows, for `write_prompts`; rows: shape (n,), on the device."""
+        n_pages = -(-n_tokens // self.keys[0].shape[2])
+        return self.pages[rows, :n_pages].long()
+
+    def write_prompts(self, layer: int, where: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Write the keys and values of whole prompts; tokens beyond the pages of a row go to the spare page.
+
+        Args:
+            layer: index of the layer.
+            where: see `locate`.
+            key: shape (n, n_kv_heads, n_tokens, head_dim).
+            value: the same.
+        """
+        for cache, new in ((self.keys[layer], key), (self.values[layer], value)):
+            n_tokens, page_tokens = new.shape[2], cache.shape[2]
+            if n_tokens <= page_tokens:
+                cache[:, :, :n_tokens].index_copy_(0, where[:, 0], new)
+            else:
+                whole = F.pad(new, (0, 0, 0, -n_tokens % page_tokens))
+                parts = torch.unflatten(whole, 2, (-1, page_tokens)).transpose(1, 2).flatten(0, 1)
+                cache.index_copy_(0, where.flatten(), parts)
+
+    # Rows
+
+    def snapshot(self, *, is_deferred: bool = False, max_generated: int | None = None) -> RowSnapshot:
         """Return the rows as they are after the work launched so far; see `RowSnapshot`."""
-        return RowSnapshot(self, is_deferred=is_deferred)
+        return RowSnapshot(self, is_deferred=is_deferred, max_generated=max_generated)
 
     def stop(self, row: int) -> None:
         """Mark a row as finished."""
@@ -175,4 +277,12 @@ class Slots:
         """Move a live row to a free one, so that fewer rows have to be computed."""
         for tensor in self._row_tensors:
             tensor[target].copy_(tensor[source])
+        if self._table is not None:
+            self._table.move(source, target)
         self.stop(source)
+
+
+def _pin(array: NDArray[np.int32], device: torch.device) -> torch.Tensor:
+    """Return a copy from which the device may read while the host changes the array."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory() if device.type == "cuda" else tensor.clone()

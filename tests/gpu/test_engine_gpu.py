@@ -125,9 +125,9 @@ def test_memory_of_slots_is_not_underestimated(wide: ResidentModel) -> None:
     torch.cuda.reset_peak_memory_stats(GPU)
     transcribe_all(wide, [make_chunk(30, seed=seed) for seed in range(2 * n_slots)], n_slots)
     peak_bytes = torch.cuda.max_memory_allocated(GPU) - before_bytes
-    slot_bytes = count_slot_tokens(30) * wide.kv_cache_spec.token_bytes
-    assert count_slots(peak_bytes, wide) <= n_slots, (peak_bytes, n_slots * slot_bytes)
-    assert 1 <= choose_slots(wide) <= 256
+    plan = count_slots(peak_bytes, wide)
+    assert plan.n_slots * plan.slot_tokens <= n_slots * count_slot_tokens(30), (peak_bytes, plan)
+    assert 1 <= choose_slots(wide).n_slots <= 256
 
 
 def test_running_out_of_memory_halves_the_slots_and_loses_no_chunk(wide: ResidentModel) -> None:

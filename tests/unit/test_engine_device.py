@@ -7,8 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from daemon.engine.device import choose_device, choose_dtype, fit_slots, measure_matmuls
-from daemon.engine.qwen3_asr.model import count_slot_tokens
+from daemon.engine.device import (
+    SlotPlan,
+    choose_device,
+    choose_dtype,
+    count_cache_bytes,
+    measure_matmuls,
+    plan_slots,
+)
+from daemon.engine.qwen3_asr.model import count_likely_tokens, count_slot_tokens
 from daemon.engine.slots import KVCacheSpec
 from daemon.errors import EngineUnavailableError
 
@@ -75,18 +82,30 @@ REAL_TEXT = {
 
 
 @pytest.mark.parametrize("size", REAL_TEXT)
-def test_6_gb_gpu_has_room_for_four_chunks_of_30_s(size: str) -> None:
+def test_6_gb_gpu_decodes_at_least_ten_chunks_of_30_s_together(size: str) -> None:
     text = REAL_TEXT[size]
     spec = KVCacheSpec(text["num_hidden_layers"], 8, 128, torch.bfloat16, torch.device("cpu"))
     assert spec.token_bytes == 112 * 1024
-    slot_bytes = count_slot_tokens(30) * spec.token_bytes
+    usual, likely = count_slot_tokens(30), count_likely_tokens(30)
+    assert (usual, likely) == (1184, 591)
     convolution_bytes = 2 * 2 * 480 * 64 * 50 * 60
     # Of 6.44e9 bytes, the driver takes about 0.4e9 and the weights of the larger model 4.08e9.
-    assert fit_slots(1_900_000_000, slot_bytes, convolution_bytes) >= 4
-    assert fit_slots(500_000_000, slot_bytes, convolution_bytes) == 1
-    assert fit_slots(130_000_000_000, slot_bytes, convolution_bytes) == 256
+    cache_bytes = count_cache_bytes(1_900_000_000, convolution_bytes)
+    shared = plan_slots(cache_bytes, spec.token_bytes, usual, likely)
+    assert shared.n_slots >= 10
+    assert shared.n_slots * shared.slot_tokens * spec.token_bytes <= cache_bytes
+    assert plan_slots(cache_bytes, spec.token_bytes, usual, usual).n_slots >= 4, "without pages"
 
 
-def test_slots_leave_room_for_other_resident_models() -> None:
-    assert fit_slots(10_000_000_000, 100_000_000, 400_000_000) == 91
-    assert fit_slots(10_000_000_000, 100_000_000, 400_000_000, other_bytes=5_000_000_000) == 41
+def test_plan_fits_the_memory() -> None:
+    token_bytes, usual, likely = 114_688, 1184, 640
+    assert plan_slots(-1, token_bytes, usual, likely) == SlotPlan(1, likely)
+    assert plan_slots(10**11, token_bytes, usual, likely) == SlotPlan(256, usual)
+    assert plan_slots(10**11, token_bytes, usual, likely, n_slots=8) == SlotPlan(8, usual)
+    assert plan_slots(10**9, token_bytes, usual, likely, n_slots=8).slot_tokens == 10**9 // token_bytes // 8
+    assert plan_slots(10**9, token_bytes, usual, likely, n_slots=300).slot_tokens == likely, "it may run out of memory"
+
+
+def test_other_resident_models_keep_their_memory() -> None:
+    assert count_cache_bytes(10_000_000_000, 400_000_000) == 9_150_000_000
+    assert count_cache_bytes(10_000_000_000, 400_000_000, other_bytes=5_000_000_000) == 4_150_000_000

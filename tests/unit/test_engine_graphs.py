@@ -15,6 +15,7 @@ from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon.engine.device_loop import DeviceLoop
+from daemon.engine.qwen3_asr.decode_attention import PlainAttention
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, sizes_up_to
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.engine import ChunkResponse
-    from daemon.engine.qwen3_asr.text_decoder import TextDecoder
+    from daemon.engine.qwen3_asr.decode_steps import Capture
 
 TIMEOUT_S = 60.0
 CHUNKS = [make_chunk(0.5 + n % 3, job_id=str(n % 2), seed=n) for n in range(7)]
@@ -80,13 +81,14 @@ class RecordingCapture:
         return replay
 
 
-def use_steps(model: ResidentModel, make: Callable[[TextDecoder], CapturedSteps]) -> None:
-    model._steps = make(model._decoder)
+def capture_steps(model: ResidentModel, capture: Capture) -> None:
+    model._steps = CapturedSteps(model._decoder)
+    model._make_capture = lambda: capture
 
 
 def test_captured_steps_write_the_same_text(folder: Path, expected: list[ChunkResponse]) -> None:
     model, capture = load(folder), RecordingCapture()
-    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: capture))
+    capture_steps(model, capture)
     assert transcribe_all(model) == expected
     n_rows, kv_lens = sizes_up_to(3, (1, 2)), sizes_up_to(1184, (512, 640, 768, 1024))
     assert capture.n_captured == len(n_rows) * len(kv_lens)
@@ -99,7 +101,7 @@ def test_failed_capture_is_logged_once(folder: Path, expected: list[ChunkRespons
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
     model = load(folder)
-    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: refuse))
+    capture_steps(model, refuse)
     with capture_logs() as logs:
         assert transcribe_all(model) == expected
         assert transcribe_all(model) == expected
@@ -118,7 +120,7 @@ def test_capture_is_kept_after_running_out_of_memory(folder: Path) -> None:
         return RecordingCapture()(step)
 
     model = load(folder)
-    use_steps(model, lambda decoder: CapturedSteps(decoder, lambda: run_out_of_memory_once))
+    capture_steps(model, run_out_of_memory_once)
     with capture_logs() as logs:
         assert len(transcribe_all(model)) == len(CHUNKS)
     assert [log["event"] for log in logs] == ["engine.slots_halved"]
@@ -126,7 +128,9 @@ def test_capture_is_kept_after_running_out_of_memory(folder: Path) -> None:
 
 
 def compile_with(model: ResidentModel, compiler: Compiler) -> None:
-    model._decoder._decode_layer = compiler(model._decoder._decode_layer)
+    decoder = model._decoder
+    decoder.attention = PlainAttention(compiler)
+    decoder._project, decoder._next_project = compiler(decoder._project), compiler(decoder._next_project)
     model._encoder._layer = compiler(model._encoder._layer)
 
 
@@ -140,6 +144,7 @@ def test_compiled_layers_write_the_same_text(folder: Path, expected: list[ChunkR
 
 USE_INDUCTOR = """
 import torch
+from daemon.engine.qwen3_asr.decode_attention import PlainAttention
 from daemon.engine.qwen3_asr.graphs import Compiler
 double = Compiler()(lambda numbers: numbers * 2 + 1)
 assert torch.equal(double(torch.ones(3)), torch.full((3,), 3.0))

@@ -52,10 +52,10 @@ class WatchedModel(ResidentModel):
         self.free_bytes: int | None = None
         self.min_rows_ahead = None
 
-    def make_slots(self, shape: SlotShape) -> Slots:
+    def make_slots(self, shape: SlotShape, heartbeat: Callable[[], None] = lambda: None) -> Slots:
         self.on_make(shape)
         self.shapes.append(shape)
-        return super().make_slots(shape)
+        return super().make_slots(shape, heartbeat)
 
     def prefill(
         self, slots: Slots, chunks: Sequence[PreparedChunk], rows: Sequence[int], heartbeat: Callable[[], None]

@@ -46,6 +46,7 @@ LIBRARIES = {
     "tokenizers": {"engine"},  # transformers requires it
     "torch": {"engine"},
     "transformers": {"engine"},
+    "triton": {"engine"},  # torch for CUDA requires it
     "typer": {"cli"},
     "watchdog": {"inbox"},
     "yaml": {"configfile", "cli"},  # `scribed demo` writes a configuration

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Final, Protocol
 from daemon.engine.slots import round_up
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from daemon.engine.qwen3_asr.text_decoder import TextDecoder
     from daemon.engine.slots import Slots
 
 # The cache is attended to up to a multiple of this, so that few sizes of memory are allocated.
 _KV_LEN_MULTIPLE: Final = 32
+
+
+class Capture(Protocol):
+    """Makes functions fast that always do the same."""
+
+    def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Run a function, possibly twice, and return a function that repeats it."""
+        ...
 
 
 class DecodeSteps(Protocol):
@@ -22,8 +32,14 @@ class DecodeSteps(Protocol):
         """Steps to run before the host reads what the device has decided."""
         ...
 
-    def bind(self, slots: Slots) -> None:
-        """Get ready for new slots, all of them empty."""
+    def bind(self, slots: Slots, capture: Capture | None, heartbeat: Callable[[], None]) -> None:
+        """Get ready for new slots, all of them empty.
+
+        Args:
+            slots: the slots.
+            capture: what makes steps over these slots fast; None where nothing does.
+            heartbeat: called before each capture.
+        """
         ...
 
     def unbind(self) -> None:
@@ -47,7 +63,7 @@ class EagerSteps:
         self._decoder = decoder
         self.per_sync = per_sync
 
-    def bind(self, slots: Slots) -> None:
+    def bind(self, slots: Slots, capture: Capture | None, heartbeat: Callable[[], None]) -> None:
         """Do nothing: there is nothing to get ready."""
 
     def unbind(self) -> None:

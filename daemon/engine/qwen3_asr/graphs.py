@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import torch
@@ -20,16 +20,18 @@ from daemon.engine.failures import classify, one_line
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from daemon.engine.qwen3_asr.decode_steps import Capture
     from daemon.engine.qwen3_asr.text_decoder import TextDecoder
-    from daemon.engine.slots import Slots
+    from daemon.engine.slots import Slots, SlotShape
 
 log = structlog.get_logger()
 
 # Steps between two reads of the host: at most so many are computed in vain for a finished row, while a read
 # takes 50 us.
 _STEPS_PER_SYNC: Final = 8
-# A step is captured for each of these numbers of rows and of columns; the next larger one is replayed.
-_ROWS: Final = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192)
+# A step is captured for each of these numbers of rows, and of columns if slots share no pages; the next larger one is
+# replayed.
+_ROWS: Final = (1, 2, 4, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 160, 192, 224)
 _KV_LENS: Final = (512, 640, 768, 1024, 1536, 3072, 6144)
 # A compilation may fail for a reason that passes, such as a warning raised as an error or a full cache disk: it is
 # tried again at once, so that captured steps still get it, and a last time after a pause.
@@ -89,37 +91,27 @@ class Compiler:
         log.warning("engine.compile_failed", reason=one_line(error), consequence="slower", will_retry=will_retry)
 
 
-class Capture(Protocol):
-    """Makes functions fast that always do the same."""
-
-    def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
-        """Run a function, possibly twice, and return a function that repeats it."""
-        ...
-
-
 class CapturedSteps:
     """Replays captured decode steps; see `DecodeSteps`. The device thread captures and replays.
 
     Args:
         decoder: runs the steps that are captured.
-        make_capture: returns what captures the steps of one set of slots.
     """
 
     per_sync = _STEPS_PER_SYNC
 
-    def __init__(self, decoder: TextDecoder, make_capture: Callable[[], Capture]) -> None:
+    def __init__(self, decoder: TextDecoder) -> None:
         self._decoder = decoder
-        self._make_capture = make_capture
         self._can_capture = True
         self._replays: dict[tuple[int, int], Callable[[], None]] = {}
 
-    def bind(self, slots: Slots) -> None:
+    def bind(self, slots: Slots, capture: Capture | None, heartbeat: Callable[[], None]) -> None:
         """Capture a step over these slots for each size, the largest first, so that the others fit its memory."""
         self.unbind()
-        capture = self._make_capture()
         for n_rows in reversed(sizes_up_to(slots.shape.n_slots, _ROWS)):
-            for kv_len in reversed(sizes_up_to(slots.shape.n_tokens, _KV_LENS)):
-                if self._can_capture:
+            for kv_len in reversed(_columns(slots.shape)):
+                heartbeat()
+                if self._can_capture and capture is not None:
                     self._capture(slots, n_rows, kv_len, capture)
 
     def unbind(self) -> None:
@@ -129,7 +121,7 @@ class CapturedSteps:
     def run(self, slots: Slots, n_rows: int, kv_len: int) -> None:
         """Run one step of the next larger captured size."""
         n_rows = _next_size(n_rows, sizes_up_to(slots.shape.n_slots, _ROWS))
-        kv_len = _next_size(kv_len, sizes_up_to(slots.shape.n_tokens, _KV_LENS))
+        kv_len = _next_size(kv_len, _columns(slots.shape))
         replay = self._replays.get((n_rows, kv_len))
         if replay is None:
             self._decoder.decode_step(slots, n_rows, kv_len)
@@ -174,6 +166,11 @@ class GraphCapture:
 def sizes_up_to(largest: int, sizes: Sequence[int]) -> list[int]:
     """Return the sizes below the largest, then the largest itself."""
     return [*(size for size in sizes if size < largest), largest]
+
+
+def _columns(shape: SlotShape) -> list[int]:
+    """Return the numbers of columns that steps are captured for; the kernel that reads pages needs only one."""
+    return [shape.n_tokens] if shape.page_tokens is not None else sizes_up_to(shape.n_tokens, _KV_LENS)
 
 
 def _next_size(wanted: int, sizes: Sequence[int]) -> int:

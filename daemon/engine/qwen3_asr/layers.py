@@ -76,15 +76,20 @@ def _stack(projections: Sequence[torch.nn.Linear]) -> torch.Tensor:
     return torch.nn.Parameter(joined, requires_grad=False)
 
 
+def project(layer: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor) -> torch.Tensor:
+    """Return queries, keys and values as the weights make them, shape (..., (n_heads + 2 * n_kv_heads) * head_dim)."""
+    normed = _norm(hidden, layer.input_norm, sizes).to(layer.qkv.dtype)
+    return F.linear(normed, layer.qkv, layer.qkv_bias)
+
+
 def project_qkv(
     layer: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return normed and rotated queries and keys, and values, each of shape (n, heads, n_tokens, head_dim)."""
-    normed = _norm(hidden, layer.input_norm, sizes).to(layer.qkv.dtype)
-    heads = torch.unflatten(F.linear(normed, layer.qkv, layer.qkv_bias), -1, (-1, sizes.head_dim)).transpose(1, 2)
+    heads = torch.unflatten(project(layer, sizes, hidden), -1, (-1, sizes.head_dim)).transpose(1, 2)
     query_key, value = torch.split(heads, [sizes.n_heads + sizes.n_kv_heads, sizes.n_kv_heads], dim=1)
     query_key = F.rms_norm(query_key, (sizes.head_dim,), eps=sizes.epsilon) * layer.qk_norm
-    rotated = _apply_rotary(query_key, cosine, sine)
+    rotated = apply_rotary(query_key, cosine, sine)
     query, key = torch.split(rotated, [sizes.n_heads, sizes.n_kv_heads], dim=1)
     return query, key, value
 
@@ -92,7 +97,7 @@ def project_qkv(
 def after_attention(
     layer: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor, attended: torch.Tensor
 ) -> torch.Tensor:
-    """Return the layer's output, given what its heads have attended to, shape (n, n_tokens, n_heads * head_dim)."""
+    """Return the layer's output, given what its heads have attended to, shape (..., n_heads * head_dim)."""
     hidden = hidden + F.linear(attended, layer.out, layer.out_bias)
     normed = _norm(hidden, layer.mlp_norm, sizes).to(layer.gate_up.dtype)
     gate, up = F.linear(normed, layer.gate_up).chunk(2, -1)
@@ -106,7 +111,14 @@ def _norm(hidden: torch.Tensor, weight: torch.Tensor, sizes: DecoderSizes) -> to
     return F.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), sizes.epsilon)
 
 
-def _apply_rotary(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
+def apply_rotary(heads: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> torch.Tensor:
     """Rotate pairs of values by the angle of their position (RoPE, https://arxiv.org/abs/2104.09864)."""
     left, right = heads.chunk(2, -1)
     return heads * cosine + torch.cat((-right, left), -1) * sine
+
+
+def attention_mask(position: torch.Tensor, kv_len: int, dtype: torch.dtype) -> torch.Tensor:
+    """Return 0 for the columns up to each row's position and -inf beyond; shape (n_rows, 1, 1, kv_len)."""
+    mask = torch.zeros((len(position), kv_len), dtype=dtype, device=position.device)
+    is_beyond = torch.arange(kv_len, device=position.device) > position[:, None]
+    return mask.masked_fill_(is_beyond, -torch.inf)[:, None, None]

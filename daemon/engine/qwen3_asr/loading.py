@@ -18,13 +18,23 @@ from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon import checkpoint, logs
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.engine.device import CPU_SLOTS, choose_device, choose_dtype, describe, fit_slots, measure_matmuls
+from daemon.engine.device import (
+    CPU_SLOTS,
+    SlotPlan,
+    choose_device,
+    choose_dtype,
+    count_cache_bytes,
+    describe,
+    measure_matmuls,
+    plan_slots,
+)
 from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.failures import one_line
 from daemon.engine.protocol import ChunkRequest
 from daemon.engine.qwen3_asr import original
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
+from daemon.engine.slots import round_up
 from daemon.errors import EngineUnavailableError, ScribedError
 from daemon.transcript import ModelIdentity
 
@@ -70,31 +80,36 @@ def load_engine(
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
         digest = hasher.submit(checkpoint.compute_digest, found.weights)
         model = _load_model(found, device, dtype, is_captured=is_captured)
-        n_slots = choose_slots(model) if settings.slots == "auto" else settings.slots
+        plan = choose_slots(model, None if settings.slots == "auto" else settings.slots)
         identity = ModelIdentity(name, digest.result(), dtype_name, str(device))
     report("Trying the model with a test inference.")
-    engine = ContinuousEngine(model, identity, n_slots, DeviceLoop(device))
+    engine = ContinuousEngine(model, identity, plan.n_slots, DeviceLoop(device), plan.slot_tokens)
     _run_test_inference(engine, found)
     load_s = round(time.monotonic() - started_s, 1)
-    log.info("engine.loaded", model=name, device=str(device), dtype=dtype_name, n_slots=n_slots, load_s=load_s)
+    log.info("engine.loaded", model=name, device=str(device), dtype=dtype_name, n_slots=plan.n_slots, load_s=load_s)
     return engine
 
 
-def choose_slots(model: SlotModel, other_bytes: int = 0) -> int:
+def choose_slots(model: SlotModel, n_slots: int | None = None, other_bytes: int = 0) -> SlotPlan:
     """Return how many chunks of SLOT_S to decode together, by the memory that is free now.
 
     Args:
         model: the model, whose weights are loaded.
+        n_slots: what the configuration asks for; None for as many as are useful.
         other_bytes: what other resident models on the device still need.
     """
     free_bytes = model.count_free_bytes()
-    return CPU_SLOTS if free_bytes is None else count_slots(free_bytes, model, other_bytes)
+    if free_bytes is None:
+        return SlotPlan(n_slots or CPU_SLOTS, model.usual_slot_tokens)
+    return count_slots(free_bytes, model, n_slots, other_bytes)
 
 
-def count_slots(free_bytes: int, model: SlotModel, other_bytes: int = 0) -> int:
-    """Return how many slots of a model fit into free memory; see `fit_slots`."""
-    slot_bytes = model.usual_slot_tokens * model.kv_cache_spec.token_bytes
-    return fit_slots(free_bytes, slot_bytes, model.working_bytes, other_bytes)
+def count_slots(free_bytes: int, model: SlotModel, n_slots: int | None = None, other_bytes: int = 0) -> SlotPlan:
+    """Return how many slots of a model fit into free memory; see `plan_slots`."""
+    usual = model.usual_slot_tokens
+    likely = usual if model.page_tokens is None else round_up(model.likely_slot_tokens, model.page_tokens)
+    cache_bytes = count_cache_bytes(free_bytes, model.working_bytes, other_bytes)
+    return plan_slots(cache_bytes, model.kv_cache_spec.token_bytes, usual, likely, n_slots)
 
 
 def _measure_layer(found: Checkpoint) -> Callable[[torch.dtype], float] | None:

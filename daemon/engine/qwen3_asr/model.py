@@ -16,13 +16,15 @@ import torch
 from daemon.engine import device as devices
 from daemon.engine.audio.encoder import WindowedEncoder
 from daemon.engine.audio.mel import LogMel, to_device
-from daemon.engine.protocol import SLOT_S, ChunkResponse
+from daemon.engine.protocol import MAX_CHUNK_S, SLOT_S, ChunkResponse
+from daemon.engine.qwen3_asr.decode_attention import KernelAttention
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture
 from daemon.engine.qwen3_asr.output import parse_output, split_by_token
 from daemon.engine.qwen3_asr.prompt import MAX_FRAME_TOKENS, MAX_HOTWORD_TOKENS, PromptWriter
+from daemon.engine.qwen3_asr.self_check import find_attention_kernel
 from daemon.engine.qwen3_asr.text_decoder import Prompts, TextDecoder
-from daemon.engine.slot_model import TOKENS_MULTIPLE, PreparedChunk
+from daemon.engine.slot_model import LIKELY_SHARE, TOKENS_MULTIPLE, PreparedChunk
 from daemon.engine.slots import Slots, SlotShape, round_up
 from daemon.errors import JobError
 
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
     from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
     from daemon.engine.protocol import ChunkRequest
-    from daemon.engine.qwen3_asr.decode_steps import DecodeSteps
+    from daemon.engine.qwen3_asr.decode_steps import Capture, DecodeSteps
+    from daemon.engine.qwen3_asr.self_check import Fallback
     from daemon.engine.slots import Generated, KVCacheSpec
 
 # Fast speech has about 8 syllables a second; the most expensive languages (Thai, Hindi, Greek in a byte-level
@@ -63,6 +66,13 @@ def count_slot_tokens(duration_s: float) -> int:
     return round_up(n_tokens, TOKENS_MULTIPLE)
 
 
+def count_likely_tokens(duration_s: float) -> int:
+    """Return the tokens in the KV cache that a chunk of this length without hotwords will hardly exceed."""
+    n_audio_tokens = round(_AUDIO_TOKENS_PER_S * max(duration_s, 0.5)) + 1
+    n_prompt_tokens = MAX_FRAME_TOKENS + n_audio_tokens
+    return n_prompt_tokens + round(LIKELY_SHARE * count_new_tokens(duration_s))
+
+
 class ResidentModel:
     """Qwen3-ASR on its device; see `SlotModel`.
 
@@ -72,6 +82,9 @@ class ResidentModel:
         conv_s: seconds of audio to convolve at once.
         count_max_new_tokens: returns the most tokens to generate for a chunk.
         is_captured: whether layers are compiled and steps captured; None means on a GPU only.
+
+    Attributes:
+        fallbacks: what would make it fast and does not work on this machine.
     """
 
     def __init__(
@@ -91,13 +104,25 @@ class ResidentModel:
         compiled = Compiler() if is_captured else _uncompiled
         self._encoder = WindowedEncoder(model, conv_s, compiled)
         self._decoder = TextDecoder(model, sorted(self._end_tokens), compiled)
+        self.fallbacks: list[Fallback] = []
+        if is_captured and self.device.type == "cuda":
+            self._use_kernels()
         self._mel = LogMel(processor.feature_extractor, self.device, self._encoder.block_frames)
         self._steps: DecodeSteps = EagerSteps(self._decoder)
+        self._make_capture: Callable[[], Capture | None] = lambda: None
         if is_captured:
-            self._steps = CapturedSteps(self._decoder, GraphCapture)
+            self._steps = CapturedSteps(self._decoder)
+            self._make_capture = GraphCapture
         self.min_rows_ahead: int | None = _MIN_ROWS_AHEAD if self.device.type == "cuda" else None
         self._max_prefill_tokens = _MAX_PREFILL_TOKENS_CPU if self.device.type == "cpu" else _MAX_PREFILL_TOKENS
         self._count_max_new_tokens = count_max_new_tokens
+
+    def _use_kernels(self) -> None:
+        attention = find_attention_kernel(self._decoder.sizes, self._decoder.kv_cache_spec.dtype, self.device)
+        if isinstance(attention, KernelAttention):
+            self._decoder.attention = attention
+        else:
+            self.fallbacks.append(attention)
 
     @property
     def kv_cache_spec(self) -> KVCacheSpec:
@@ -108,6 +133,21 @@ class ResidentModel:
     def usual_slot_tokens(self) -> int:
         """Tokens of a slot that holds any chunk of SLOT_S."""
         return count_slot_tokens(SLOT_S)
+
+    @property
+    def likely_slot_tokens(self) -> int:
+        """Tokens of a slot that a chunk of SLOT_S without hotwords will hardly exceed."""
+        return count_likely_tokens(SLOT_S)
+
+    @property
+    def longest_slot_tokens(self) -> int:
+        """Tokens of a slot that holds any chunk of MAX_CHUNK_S."""
+        return count_slot_tokens(MAX_CHUNK_S)
+
+    @property
+    def page_tokens(self) -> int | None:
+        """Tokens of a page of the KV cache; None if each slot has a page of its own."""
+        return self._decoder.attention.page_tokens
 
     @property
     def working_bytes(self) -> int:
@@ -127,11 +167,14 @@ class ResidentModel:
         """Return the leading hotwords that fit into the context, and how many were left out. Thread-safe."""
         return self._prompts.fit_hotwords(hotwords)
 
-    def make_slots(self, shape: SlotShape) -> Slots:
+    def make_slots(self, shape: SlotShape, heartbeat: Callable[[], None] = lambda: None) -> Slots:
         """Allocate empty slots and make the decode step ready for them."""
-        slots = Slots(shape, self.kv_cache_spec)
-        self._steps.bind(slots)
+        slots = self._allocate(shape)
+        self._steps.bind(slots, self._make_capture(), heartbeat)
         return slots
+
+    def _allocate(self, shape: SlotShape) -> Slots:
+        return Slots(shape, self.kv_cache_spec)
 
     def release_memory(self) -> None:
         """Forget the slots and return unused memory to the device."""

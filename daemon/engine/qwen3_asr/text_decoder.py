@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
-from daemon.engine.qwen3_asr.layers import DecoderSizes, after_attention, join_weights, project_qkv
+from daemon.engine.qwen3_asr.decode_attention import PlainAttention, StepContext
+from daemon.engine.qwen3_asr.layers import (
+    DecoderSizes,
+    after_attention,
+    attention_mask,
+    join_weights,
+    project,
+    project_qkv,
+)
 from daemon.engine.slots import KVCacheSpec
 
 if TYPE_CHECKING:
@@ -20,26 +28,9 @@ if TYPE_CHECKING:
 
     from transformers import Qwen3ASRForConditionalGeneration
 
+    from daemon.engine.qwen3_asr.decode_attention import DecodeAttention
     from daemon.engine.qwen3_asr.layers import DecoderLayer
     from daemon.engine.slots import Slots
-
-
-class _StepInputs(NamedTuple):
-    """Inputs that all layers of a decode step share.
-
-    Attributes:
-        cosine: rotary embedding at each row's position, shape (n_rows, 1, 1, head_dim).
-        sine: the same.
-        rows: 0 to n_rows - 1, shape (n_rows,).
-        position: shape (n_rows,).
-        attention_mask: shape (n_rows, 1, 1, kv_len), see `_attention_mask`.
-    """
-
-    cosine: torch.Tensor
-    sine: torch.Tensor
-    rows: torch.Tensor
-    position: torch.Tensor
-    attention_mask: torch.Tensor
 
 
 class Prompts(NamedTuple):
@@ -79,6 +70,10 @@ class TextDecoder:
         model: in evaluation mode, on its device; it goes on sharing its weights.
         end_tokens: tokens that end the output.
         compiled: returns a faster version of one layer's function.
+
+    Attributes:
+        attention: how decode steps attend.
+        sizes: of its heads.
     """
 
     def __init__(
@@ -94,11 +89,17 @@ class TextDecoder:
         self._head: torch.Tensor = model.get_output_embeddings().weight
         self._embedding: torch.Tensor = model.get_input_embeddings().weight
         self._rotary = text.rotary_emb
-        self._sizes = DecoderSizes(
+        self.sizes = DecoderSizes(
             config.num_attention_heads, config.num_key_value_heads, config.head_dim, config.rms_norm_eps
         )
         self._end_tokens = torch.tensor(list(end_tokens), device=self._head.device)
-        self._prefill_layer, self._decode_layer = compiled(_prefill_layer), compiled(_decode_layer)
+        self.attention: DecodeAttention = PlainAttention(compiled)
+        self._prefill_layer = compiled(_prefill_layer)
+        self._project, self._next_project, self._finish = (
+            compiled(project),
+            compiled(_next_project),
+            compiled(after_attention),
+        )
         self._max_logprob = compiled(_max_logprob)
         self._residual_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
         self._rotary_cache: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -107,7 +108,7 @@ class TextDecoder:
     def kv_cache_spec(self) -> KVCacheSpec:
         """Size of a token in the KV cache."""
         head = self._head
-        return KVCacheSpec(len(self._layers), self._sizes.n_kv_heads, self._sizes.head_dim, head.dtype, head.device)
+        return KVCacheSpec(len(self._layers), self.sizes.n_kv_heads, self.sizes.head_dim, head.dtype, head.device)
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens."""
@@ -121,16 +122,16 @@ class TextDecoder:
         n_tokens = prompts.inputs_embeds.shape[1]
         cosine, sine = (table[None, None, :n_tokens] for table in self._rotary_tables(slots))
         hidden = prompts.inputs_embeds.to(self._residual_dtype)
-        for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
+        where = slots.locate(prompts.rows, n_tokens)
+        for index, layer in enumerate(self._layers):
             heartbeat()
             if layer is not self._layers[-1]:
-                hidden, key, value = self._prefill_layer(layer, self._sizes, hidden, cosine, sine)
+                hidden, key, value = self._prefill_layer(layer, self.sizes, hidden, cosine, sine)
             else:
                 hidden, key, value = _last_prefill_layer(
-                    layer, self._sizes, hidden, (cosine, sine), prompts.n_tokens - 1
+                    layer, self.sizes, hidden, (cosine, sine), prompts.n_tokens - 1
                 )
-            keys[:, :, :n_tokens].index_copy_(0, prompts.rows, key)
-            values[:, :, :n_tokens].index_copy_(0, prompts.rows, value)
+            slots.write_prompts(index, where, key, value)
         choice = self._choose_tokens(hidden[:, 0])
         token, is_number = choice.token, choice.is_number
         slots.token[prompts.rows] = token
@@ -150,15 +151,17 @@ class TextDecoder:
             n_rows: only the first n_rows are computed.
             kv_len: columns of the cache that are attended to; every live row's position must be below it.
         """
-        position = slots.position[:n_rows]
-        cosine, sine = (table[position][:, None, None] for table in self._rotary_tables(slots))
-        rows = torch.arange(n_rows, device=position.device)
-        attention_mask = _attention_mask(position, kv_len, self._head.dtype)
-        inputs = _StepInputs(cosine, sine, rows, position, attention_mask)
-        hidden = self.embed(slots.token[:n_rows, None]).to(self._residual_dtype)
-        for layer, keys, values in zip(self._layers, slots.keys, slots.values, strict=True):
-            hidden = self._decode_layer(layer, self._sizes, hidden, (keys[:n_rows], values[:n_rows]), inputs)
-        choice = self._choose_tokens(hidden[:, 0])
+        tables, rows = self._rotary_tables(slots), slice(n_rows)
+        context = StepContext(*tables, slots.pages[rows], slots.position[rows], slots.is_live[rows], self.sizes.epsilon)
+        attend = self.attention.start(context, kv_len, slots.keys[0].shape[2])
+        hidden = self.embed(slots.token[rows]).to(self._residual_dtype)
+        qkv = self._project(self._layers[0], self.sizes, hidden)
+        for index, layer in enumerate(self._layers[:-1]):
+            attended = attend(qkv, layer.qk_norm, slots.keys[index], slots.values[index])
+            hidden, qkv = self._next_project(layer, self._layers[index + 1], self.sizes, hidden, attended)
+        last = self._layers[-1]
+        attended = attend(qkv, last.qk_norm, slots.keys[-1], slots.values[-1])
+        choice = self._choose_tokens(self._finish(last, self.sizes, hidden, attended))
         _store_tokens(slots, choice, self._is_end(choice.token))
 
     def _rotary_tables(self, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
@@ -171,7 +174,7 @@ class TextDecoder:
         return self._rotary_cache
 
     def _choose_tokens(self, hidden: torch.Tensor) -> _Choice:
-        normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self._sizes.epsilon)
+        normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self.sizes.epsilon)
         logits = F.linear(normed.to(self._head.dtype), self._head)
         logit, token = logits.max(-1)
         return _Choice(token, self._max_logprob(logits, logit), logit.isfinite())
@@ -202,24 +205,16 @@ def _last_prefill_layer(
     """Return the same as `_prefill_layer`, but the hidden state of the token at `last` alone, the only one needed."""
     query, key, value = project_qkv(layer, sizes, hidden, *rotary)
     rows = torch.arange(len(hidden), device=hidden.device)
-    context = (key, value, _attention_mask(last, hidden.shape[1], query.dtype))
+    context = (key, value, attention_mask(last, hidden.shape[1], query.dtype))
     return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], context), key, value
 
 
-def _decode_layer(
-    layer: DecoderLayer,
-    sizes: DecoderSizes,
-    hidden: torch.Tensor,
-    cache: tuple[torch.Tensor, torch.Tensor],
-    inputs: _StepInputs,
-) -> torch.Tensor:
-    """Return the hidden states of one token per row; its keys and values are written to the cache at its position."""
-    query, key, value = project_qkv(layer, sizes, hidden, inputs.cosine, inputs.sine)
-    keys, values = cache
-    keys[inputs.rows, :, inputs.position] = key[:, :, 0]
-    values[inputs.rows, :, inputs.position] = value[:, :, 0]
-    kv_len = inputs.attention_mask.shape[-1]
-    return _attend(layer, sizes, hidden, query, (keys[:, :, :kv_len], values[:, :, :kv_len], inputs.attention_mask))
+def _next_project(
+    layer: DecoderLayer, following: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor, attended: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output of a layer, and the queries, keys and values of the one that follows."""
+    hidden = after_attention(layer, sizes, hidden, attended)
+    return hidden, project(following, sizes, hidden)
 
 
 def _attend(
@@ -235,13 +230,6 @@ def _attend(
     keys, values, attention_mask = context
     attended = F.scaled_dot_product_attention(packed, keys, values, attn_mask=attention_mask)
     return after_attention(layer, sizes, hidden, attended.reshape(len(hidden), 1, -1))
-
-
-def _attention_mask(position: torch.Tensor, kv_len: int, dtype: torch.dtype) -> torch.Tensor:
-    """Return 0 for the columns up to each row's position and -inf beyond; shape (n_rows, 1, 1, kv_len)."""
-    mask = torch.zeros((len(position), kv_len), dtype=dtype, device=position.device)
-    is_beyond = torch.arange(kv_len, device=position.device) > position[:, None]
-    return mask.masked_fill_(is_beyond, -torch.inf)[:, None, None]
 
 
 def _max_logprob(logits: torch.Tensor, max_logit: torch.Tensor) -> torch.Tensor:
