@@ -77,6 +77,19 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True)
+class Calibration:
+    """Where the confidence comes from: `scribed eval` compared that many words with what was spoken.
+
+    Attributes:
+        fitted_at: ISO 8601, UTC.
+    """
+
+    fitted_at: str
+    n_words: int
+    n_recordings: int
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """One word of a segment; times are None without an aligner, confidence is 0 to 1."""
 
@@ -178,6 +191,7 @@ class Transcript:
     speakers: tuple[Speaker, ...] = ()
     events: tuple[SoundEvent, ...] = ()
     corrected_at: str | None = None  # when a person changed the text, ISO 8601, UTC
+    calibration: Calibration | None = None  # None: the confidence is the model's own probability
 
     @property
     def text(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -22,14 +23,26 @@ from daemon.errors import (
     StoppedError,
     UsageError,
 )
-from daemon.evaluation import NORMALIZATIONS, ChunkFiles, find_references, make_report, render_page, score
+from daemon.evaluation import (
+    NORMALIZATIONS,
+    ChunkFiles,
+    StoredCurve,
+    curve_path,
+    find_references,
+    make_report,
+    render_page,
+    score,
+    write_curve,
+)
 from daemon.frontend import FrontEnd
 from daemon.host import gpu
+from daemon.host.clock import now
 from daemon.host.privileges import become_owner
 from daemon.pipeline import Recording, RunControl
 from daemon.pipeline import transcribe as transcribe_recording
 from daemon.spool.names import new_job_id
 from daemon.status import read_status
+from daemon.transcript import Calibration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,7 +51,7 @@ if TYPE_CHECKING:
 
     from daemon.config import Config, ModelSettings
     from daemon.engine import Engine
-    from daemon.evaluation import Reference, Score
+    from daemon.evaluation import Reference, Report, Score
     from daemon.pipeline import Progress as PipelineProgress
     from daemon.transcript import ModelIdentity, Transcript
 
@@ -55,6 +68,7 @@ def evaluate(
     *,
     is_json: bool,
     is_forced: bool,
+    is_calibrating: bool,
 ) -> int:
     """Transcribe recordings whose words are known, and report the errors.
 
@@ -66,6 +80,7 @@ def evaluate(
         option: the configuration file, None for the usual places.
         is_json: whether to print JSON instead of tables.
         is_forced: whether an existing page may be overwritten.
+        is_calibrating: whether to store how far the model's confidence can be trusted, for later documents.
     """
     if normalization not in NORMALIZATIONS:
         raise UsageError(f"Unknown normalization {escape(normalization)}.", f"Choose {' or '.join(NORMALIZATIONS)}.")
@@ -101,6 +116,8 @@ def evaluate(
             outputs.print_json(report.as_dict())
         else:
             eval_view.show(report)
+        if is_calibrating:
+            _store_calibration(config.folders.state, report)
     texts.erase()
     return ExitCode.SOME_FAILED if run.failures else ExitCode.OK
 
@@ -125,6 +142,28 @@ def refuse_busy_gpu(state: Path, model: ModelSettings) -> None:
             f"The scribed service is running and its model occupies the GPU ({held}).",
             "Stop it for the measurement: `systemctl stop scribed`; recordings wait in the inbox. Then start it again.",
         )
+
+
+def _store_calibration(state: Path, report: Report) -> None:
+    """Store the curve of the model's confidence, if there is one and this user may, and say so."""
+    fit, model = report.calibration, report.arms[0].model
+    if fit.curve is None:
+        return
+    try:
+        is_own = state.stat().st_uid == os.geteuid()
+    except OSError:
+        is_own = False
+    if not is_own:
+        sys.stderr.write(
+            f"The calibration is not stored: {escape(str(state))} is not a folder of this user. "
+            "Run `scribed eval` as root or as the service's user to have it in documents.\n"
+        )
+        return
+    write_curve(state, model, StoredCurve(fit.curve, Calibration(now(), fit.n_words, fit.n_recordings)))
+    sys.stderr.write(
+        f"Documents show calibrated confidence from now on: {escape(str(curve_path(state, model)))}. "
+        "Delete this file to have the model's own again.\n"
+    )
 
 
 class _Measurement:

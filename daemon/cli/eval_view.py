@@ -11,7 +11,7 @@ from rich.text import Text
 
 from daemon.display import escape
 from daemon.evaluation import LEVEL, N_RESAMPLES, NORMALIZATIONS, SEED
-from daemon.evaluation.page import bounds, points, share
+from daemon.evaluation.page import bounds, describe_fit, points, share
 from daemon.evaluation.report import VERDICTS
 from daemon.evaluation.scoring import BLOCK_WORDS
 
@@ -41,6 +41,7 @@ def show(report: Report) -> None:
         console.print("Proposed for transcribe.hotwords, because they were missed repeatedly:")
         shown = ", ".join(f"{escape(word)} ({n} of {n_all})" for word, n, n_all in report.hotwords)
         console.print(Text(shown))
+    console.print(Text(describe_fit(report.calibration)))
     console.print(Text(NORMALIZATIONS[report.normalization]))
     n_recordings = len(report.arms[0].scores)
     units = "recordings" if n_recordings > 1 else f"blocks of {BLOCK_WORDS} words"

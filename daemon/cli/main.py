@@ -256,6 +256,12 @@ def evaluate(
     normalize: Annotated[
         str, typer.Option("--normalize", metavar="standard|none", help="none: case and punctuation count.")
     ] = "standard",
+    calibrate: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate", help="Store how far the confidence can be trusted; documents then use it."
+        ),
+    ] = True,
     json_: JsonFlag = False,
     force: ForceFlag = False,
     config: ConfigOption = None,
@@ -267,7 +273,16 @@ def evaluate(
     """
     from daemon.cli.eval import evaluate as measure
 
-    code = measure(recordings, compare or [], html, normalize, config, is_json=json_, is_forced=force)
+    code = measure(
+        recordings,
+        compare or [],
+        html,
+        normalize,
+        config,
+        is_json=json_,
+        is_forced=force,
+        is_calibrating=calibrate,
+    )
     raise typer.Exit(code)
 
 

@@ -15,6 +15,7 @@ from daemon.config import RecordingSettings
 from daemon.display import escape
 from daemon.documents import render
 from daemon.errors import ExitCode, JobError, NoPermissionError, UsageError
+from daemon.evaluation import read_curve
 from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, RunControl
 from daemon.pipeline import transcribe as transcribe_recording
@@ -104,7 +105,8 @@ class _Batch:
                 bar.update(task, completed=progress.done)
 
             work = Recording(new_job_id(), recording.source, recording.name, RecordingSettings.of(self._config))
-            control = RunControl(self._raise_if_stopped, show, Forgetful())
+            curve = read_curve(self._config.folders.state, model.identity)
+            control = RunControl(self._raise_if_stopped, show, Forgetful(), curve)
             return transcribe_recording(work, self._config, front_end, model, control)
 
     def _deliver(

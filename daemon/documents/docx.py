@@ -106,8 +106,16 @@ class _Writer:
             yield _run(text[:n_spaces], look)
             lowest = min(word.confidence or 0.0 for _, word, _ in tokens if word is not None)
             at_s = next((word.start_s for _, word, _ in tokens if word and word.start_s is not None), tokens[0][2])
-            note = f"Not sure (confidence {lowest:.0%}). Listen at {clock(at_s)}."
-            yield self._comment(_run(text[n_spaces:], look), note)
+            yield self._comment(_run(text[n_spaces:], look), self._doubt(lowest, at_s))
+
+    def _doubt(self, confidence: float, at_s: float) -> str:
+        facts = self.transcript.calibration
+        if facts is None:
+            return f"Not sure (confidence {confidence:.0%}). Listen at {clock(at_s)}."
+        measured = (
+            f"by the measurement of {facts.fitted_at[:_N_DATE_LETTERS]}, {confidence:.0%} of such words are right"
+        )
+        return f"Not sure ({measured}). Listen at {clock(at_s)}."
 
     def _comment(self, runs: str, text: str) -> str:
         self.comments.append(text)

@@ -10,7 +10,7 @@ from daemon.display import printable
 
 if TYPE_CHECKING:
     from daemon.documents.layout import Options
-    from daemon.transcript import Coverage, Receipt, Segment, Source, Transcript
+    from daemon.transcript import Calibration, Coverage, Receipt, Segment, Source, Transcript
 
 SCHEMA: Final = "scribed.transcript/1"
 _NO_PEAKS: Final = '"peaks": []'  # nowhere else: within a text, JSON writes quotation marks as \\"
@@ -49,6 +49,7 @@ def _as_dict(transcript: Transcript) -> dict[str, Any]:
             for event in transcript.events
         ],
         "corrected_at": transcript.corrected_at,
+        "calibration": _calibration(transcript.calibration),
         "processing": {
             "attempt": processing.attempt,
             "started_at": processing.started_at,
@@ -118,6 +119,13 @@ def _segment(segment: Segment) -> dict[str, Any]:
             for word in segment.words
         ],
     }
+
+
+def _calibration(facts: Calibration | None) -> dict[str, Any] | None:
+    """Return what the confidence was fitted to; null where it is the model's own probability."""
+    if facts is None:
+        return None
+    return {"fitted_at": facts.fitted_at, "words": facts.n_words, "recordings": facts.n_recordings}
 
 
 def _s(seconds: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn
 from daemon.documents.json_document import SCHEMA
 from daemon.errors import ScribedError
 from daemon.transcript import (
+    Calibration,
     Coverage,
     Gap,
     ModelIdentity,
@@ -165,7 +166,15 @@ def _transcript(top: _Object) -> Transcript:
         ),
         events=tuple(SoundEvent(*part.span(), part.text("kind"), part.number("score")) for part in top.parts("events")),
         corrected_at=top.maybe_text("corrected_at"),
+        calibration=_calibration(top),
     )
+
+
+def _calibration(top: _Object) -> Calibration | None:
+    if top.values.get("calibration") is None:
+        return None
+    part = top.part("calibration")
+    return Calibration(part.text("fitted_at"), part.whole("words"), part.whole("recordings"))
 
 
 def _source(part: _Object) -> Source:

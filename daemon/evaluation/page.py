@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from daemon.evaluation.bootstrap import Interval
+    from daemon.evaluation.calibration import Fit
     from daemon.evaluation.report import Arm, Report
     from daemon.evaluation.scoring import Column, Score
 
@@ -75,11 +76,42 @@ def _parts(report: Report) -> Iterator[str]:
     if report.hotwords:
         yield "<h2>Proposed hotwords</h2>"
         yield _table(("word", "missed", "spoken"), report.hotwords)
+    yield from _confidence(report.calibration)
     for arm in report.arms:
         yield f"<h2>{_e(arm.name)}</h2>"
         yield f"<p>{_e(arm.model.name)} on {_e(arm.model.device)} as {_e(arm.model.dtype)}. {_LEGEND}{_SEAM_NOTE}</p>"
         for one in arm.scores:
             yield _aligned(one)
+
+
+def _confidence(fit: Fit) -> Iterator[str]:
+    yield "<h2>Confidence of words</h2>"
+    yield f"<p>{_e(describe_fit(fit))}</p>"
+    if fit.bins:
+        head = ("words", "mean confidence", "right", *(() if fit.curve is None else ("calibrated confidence",)))
+        yield _table(
+            head,
+            (
+                (one.n_words, share(one.confidence), share(one.right))
+                + (() if fit.curve is None else (share(fit.curve.at(one.confidence)),))
+                for one in fit.bins
+            ),
+        )
+
+
+def describe_fit(fit: Fit) -> str:
+    """Return how far the confidence fits, and what a curve improves, in plain sentences."""
+    if fit.error is None or fit.calibrated_error is None:
+        return f"Not calibrated: {fit.reason}."
+    what = (
+        f"The model's confidence in {fit.n_words} words, {fit.n_wrong} of them wrong, is off by "
+        f"{100 * fit.error:.1f} points on average"
+    )
+    if fit.curve is None:
+        return f"{what}. Not calibrated: {fit.reason}."
+    return (
+        f"{what}; calibrated, by {100 * fit.calibrated_error:.1f} points with words that the curve was not fitted to."
+    )
 
 
 def _total_row(arm: Arm) -> tuple[object, ...]:

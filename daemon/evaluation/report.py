@@ -14,6 +14,7 @@ from daemon.evaluation.bootstrap import (
     difference_interval,
     rate_interval,
 )
+from daemon.evaluation.calibration import Fit, fit_curve
 from daemon.evaluation.hotwords import propose_hotwords
 from daemon.evaluation.normalization import NORMALIZATIONS
 from daemon.evaluation.scoring import add, count_confusions
@@ -79,6 +80,7 @@ class Report:
         arms: the first is the configuration as it is.
         confusions: (word of the reference, word of the transcript, times) of the first arm, most frequent first.
         hotwords: proposals: (word, times missed, times spoken).
+        calibration: of the confidence in the words of the first arm.
         failures: (recording, reason) of those that are in no figure.
     """
 
@@ -86,6 +88,7 @@ class Report:
     arms: tuple[Arm, ...]
     confusions: tuple[tuple[str, str, int], ...]
     hotwords: tuple[tuple[str, int, int], ...]
+    calibration: Fit
     failures: tuple[tuple[str, str], ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
@@ -99,6 +102,7 @@ class Report:
                 {"reference": wanted or None, "transcript": got or None, "n": n} for wanted, got, n in self.confusions
             ],
             "hotwords": [{"word": word, "n_missed": n, "n_spoken": n_all} for word, n, n_all in self.hotwords],
+            "calibration": _calibration(self.calibration),
             "failed": [{"name": name, "reason": reason} for name, reason in self.failures],
         }
 
@@ -128,6 +132,7 @@ def make_report(
         ),
         tuple((wanted, got, n) for (wanted, got), n in confusions[:_MAX_LISTED]),
         tuple(propose_hotwords(first, hotwords)),
+        fit_curve(first),
         tuple(failures.items()),
     )
 
@@ -171,6 +176,22 @@ def _arm(arm: Arm) -> dict[str, Any]:
             "verdict": difference.verdict,
         },
         "recordings": [{"name": one.name, **_figures(one.counts, one.interval)} for one in arm.scores],
+    }
+
+
+def _calibration(fit: Fit) -> dict[str, Any]:
+    return {
+        "reason": fit.reason,
+        "curve": None if fit.curve is None else asdict(fit.curve),
+        "n_words": fit.n_words,
+        "n_wrong": fit.n_wrong,
+        "n_recordings": fit.n_recordings,
+        "error": _round(fit.error),
+        "calibrated_error": _round(fit.calibrated_error),
+        "bins": [
+            {"n_words": one.n_words, "confidence": _round(one.confidence), "right": _round(one.right)}
+            for one in fit.bins
+        ],
     }
 
 

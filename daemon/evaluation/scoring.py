@@ -29,11 +29,13 @@ class Column:
         wanted: the word of the reference, None where the transcript has one too many.
         got: the word of the transcript, None where it misses one.
         is_near_seam: whether it lies near the merge of two overlapping chunks.
+        confidence: the model's in `got`, None where it is not known.
     """
 
     wanted: ComparedWord | None
     got: ComparedWord | None
     is_near_seam: bool
+    confidence: float | None = None
 
     @property
     def is_right(self) -> bool:
@@ -104,7 +106,10 @@ def score(name: str, reference: str, segments: Sequence[Segment], normalization:
     got = [word for part in parts for word in part]
     starts = accumulate((len(part) for part in parts), initial=0)
     seams = [start for start, segment in zip(starts, segments, strict=False) if _OVERLAP in segment.flags]
-    columns = _columns(wanted, got, seams)
+    confidences = [
+        one for segment, part in zip(segments, parts, strict=True) for one in _confidences(segment, part, normalization)
+    ]
+    columns = _columns(wanted, got, confidences, seams)
     errors = [column for column in columns if not column.is_right]
     near = [column for column in columns if column.is_near_seam]
     chars = ["".join(word.key for word in side) for side in (wanted, got)]
@@ -138,7 +143,20 @@ def count_confusions(scores: Sequence[Score]) -> Counter[tuple[str, str]]:
     )
 
 
-def _columns(wanted: Sequence[ComparedWord], got: Sequence[ComparedWord], seams: Sequence[int]) -> tuple[Column, ...]:
+def _confidences(segment: Segment, words: Sequence[ComparedWord], normalization: str) -> Sequence[float | None]:
+    """Return the confidence in each of the compared words of a segment; a word with a hyphen counts for each part."""
+    known = [(part.key, word.confidence) for word in segment.words for part in words_of(word.text, normalization)]
+    if [key for key, _ in known] != [word.key for word in words]:
+        return [None] * len(words)
+    return [confidence for _, confidence in known]
+
+
+def _columns(
+    wanted: Sequence[ComparedWord],
+    got: Sequence[ComparedWord],
+    confidences: Sequence[float | None],
+    seams: Sequence[int],
+) -> tuple[Column, ...]:
     near = [False] * (len(got) + 1)
     for seam in seams:
         first, end = max(0, seam - SEAM_WORDS), min(len(near), seam + SEAM_WORDS)
@@ -147,7 +165,8 @@ def _columns(wanted: Sequence[ComparedWord], got: Sequence[ComparedWord], seams:
     at = 0  # of the next word of the transcript
     for index, other in align([word.key for word in wanted], [word.key for word in got]):
         pair = (None if index is None else wanted[index], None if other is None else got[other])
-        columns.append(Column(*pair, is_near_seam=near[at]))
+        confidence = None if other is None else confidences[other]
+        columns.append(Column(*pair, is_near_seam=near[at], confidence=confidence))
         at += other is not None
     return tuple(columns)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from daemon.engine import TextToken
+    from daemon.evaluation import Curve
+    from daemon.transcript import Segment
 
 
 def score_words(text: str, tokens: Sequence[TextToken]) -> tuple[Word, ...]:
@@ -44,6 +47,18 @@ def score_segment(words: Sequence[Word]) -> float | None:
     if not scores:
         return None
     return math.exp(sum(math.log(max(score, math.ulp(0.0))) for score in scores) / len(scores))
+
+
+def calibrate(segments: Sequence[Segment], curve: Curve) -> tuple[Segment, ...]:
+    """Return the segments with the share of words that are right in place of the model's own confidence."""
+    calibrated = []
+    for segment in segments:
+        words = tuple(
+            word if word.confidence is None else replace(word, confidence=curve.at(word.confidence))
+            for word in segment.words
+        )
+        calibrated.append(replace(segment, words=words, confidence=score_segment(words)))
+    return tuple(calibrated)
 
 
 def _word_probabilities(tokens: Sequence[TextToken]) -> list[tuple[str, float]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.decode import RecordingFile
 from daemon.host.clock import now
 from daemon.pipeline.assembly import assemble, measure_coverage
+from daemon.pipeline.confidence import calibrate
 from daemon.pipeline.recognition import ChunkTranscriber, SpeechMap
 from daemon.segment import cut
 from daemon.transcript import Processing, Source, Transcript
@@ -62,14 +63,18 @@ def transcribe(
             resume_key=resume_key(source, config, settings, engine.identity),
         ).run(chunks)
         receipt = _note_left_out(prepared.receipt, n_left_out, len(settings.asr.hotwords))
+        segments = assemble(results, speech)
+        if control.calibration is not None:
+            segments = calibrate(segments, control.calibration.curve)
         return Transcript(
             job_id=recording.job_id,
             source=source,
             audio=receipt,
             model=engine.identity,
-            segments=assemble(results, speech),
+            segments=segments,
             coverage=measure_coverage(receipt, speech, results),
             processing=_clock(recording.attempt, started_at, started_s, receipt.duration_s),
+            calibration=None if control.calibration is None else control.calibration.facts,
         )
 
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import RecordingSettings
+    from daemon.evaluation import StoredCurve
     from daemon.journal.records import ChunkText
 
 
@@ -68,8 +69,10 @@ class RunControl:
         raise_if_stopped: called often; raises StoppedError to stop the work.
         progress: called after each chunk.
         memory: keeps finished chunks.
+        calibration: the curve of the confidence in words, None to leave the model's own probabilities.
     """
 
     raise_if_stopped: Callable[[], None]
     progress: Callable[[Progress], None]
     memory: ChunkMemory
+    calibration: StoredCurve | None = None

@@ -14,6 +14,7 @@ from daemon.config import RecordingSettings, read_folder_settings
 from daemon.display import shown_name
 from daemon.documents import render
 from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.evaluation import read_curve
 from daemon.host import files
 from daemon.journal.records import Reason, Result
 from daemon.pipeline import Progress, Recording, RunControl, transcribe
@@ -251,6 +252,7 @@ class Worker:
             raise_if_stopped=lambda: self._raise_if_stopped(run),
             progress=lambda progress: _note_progress(run, progress),
             memory=JournalMemory(resources.journal, job.job_id, lambda: self._clear_suspicion(run)),
+            calibration=read_curve(run.config.folders.state, engine.identity),
         )
         watched = WatchedEngine(engine, resources.journal, job.job_id)
         with resources.spool.audio(job) as audio:

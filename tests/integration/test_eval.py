@@ -7,7 +7,7 @@ import shutil
 import signal
 import stat
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from daemon.config import ModelSettings
 from daemon.errors import EngineUnavailableError
 from daemon.status.heartbeat import sign_of_life
 from daemon.status.snapshot import SNAPSHOT_NAME, Model, Snapshot, as_dict
+from tests import media
 from tests.conftest import SAMPLES
 from tests.integration.instance import environment, wait_until
 
@@ -64,6 +65,53 @@ def test_known_recordings_are_measured_and_compared(make_instance: MakeInstance,
     assert "report.html already exists" in again.stderr
 
 
+def mean_confidence(document: dict[str, Any]) -> float:
+    words = [word["confidence"] for segment in document["segments"] for word in segment["words"]]
+    return float(sum(words) / len(words))
+
+
+def test_measured_confidence_is_in_later_documents(
+    make_instance: MakeInstance, references: dict[str, str], tmp_path: Path
+) -> None:
+    instance = make_instance(output={"formats": ["json"]})
+    # Every fifth word of these references is not spoken, and the model cannot know: it is sure of them all.
+    words = references["memo.wav"].split()
+    text = " ".join("other" if at % 5 == 0 else word for at, word in enumerate(words))
+    samples, rate_hz = media.read_audio(SAMPLES / "memo.wav")
+    talks = tmp_path / "talks"
+    talks.mkdir()
+    for number in range(10):
+        media.write_audio(talks / f"{number}.wav", samples * (1 - 0.05 * number), rate_hz)
+        (talks / f"{number}.ref.txt").write_text(text)
+    recording = str(SAMPLES / "memo.wav")
+
+    def transcribed() -> dict[str, Any]:
+        ended = instance.run("transcribe", recording, "-f", "json")
+        assert ended.returncode == 0, ended.stderr
+        document: dict[str, Any] = json.loads(ended.stdout)
+        return document
+
+    before = transcribed()
+    assert before["calibration"] is None
+    ended = instance.run("eval", str(talks), "--json")
+    assert ended.returncode == 0, ended.stderr
+    fit = json.loads(ended.stdout)["calibration"]
+    assert fit["reason"] is None
+    (stored,) = instance.folder("state").glob("calibration-*")
+    assert f"Documents show calibrated confidence from now on: {stored}" in ended.stderr
+    assert not {"other", "invoice", "memo"} & set(stored.read_text().split('"'))
+    after = transcribed()
+    assert after["text"] == before["text"]
+    assert after["calibration"]["words"] == fit["n_words"]
+    right = 1 - fit["n_wrong"] / fit["n_words"]
+    assert abs(mean_confidence(after) - right) < 0.05 < abs(mean_confidence(before) - right)
+    shutil.copy(recording, instance.folder("inbox") / "memo.wav")
+    assert instance.run("once").returncode == 0
+    delivered = json.loads((instance.folder("outbox") / "memo.json").read_text())
+    assert delivered["calibration"] == after["calibration"]
+    assert delivered["segments"][0]["confidence"] == pytest.approx(after["segments"][0]["confidence"], abs=0.01)
+
+
 def test_interrupted_measurement_goes_on_where_it_stopped(make_instance: MakeInstance, tmp_path: Path) -> None:
     instance = make_instance(segment={"max_chunk_s": 5, "overlap_s": 1})
     talks = tmp_path / "talks"
@@ -86,8 +134,10 @@ def test_interrupted_measurement_goes_on_where_it_stopped(make_instance: MakeIns
     said["text"] = f"xylophone {said['text']}"
     kept.write_text("\n".join([json.dumps([start, stop, said]), *lines[1:]]) + "\n")
     page = tmp_path / "report.html"
-    ended = instance.run("eval", str(talks), "--html", str(page))
+    ended = instance.run("eval", str(talks), "--html", str(page), "--no-calibrate")
     assert ended.returncode == 0, ended.stderr
+    assert "calibrated confidence" in page.read_text()  # there is a curve, which this user does not want in documents
+    assert list(instance.folder("state").glob("calibration-*")) == []
     assert "xylophone" in page.read_text()
     assert list(texts.iterdir()) == []
 

@@ -161,6 +161,7 @@ def test_json_has_the_keys_of_the_contract() -> None:
         "speakers": "list",
         "events": "list",
         "corrected_at": "NoneType",
+        "calibration": "NoneType",
         "processing": {
             "attempt": "int",
             "started_at": "str",

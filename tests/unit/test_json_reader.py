@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from daemon.documents import UnreadableDocumentError, read_json, render
-from daemon.transcript import Segment, SoundEvent, Speaker, Transcript, Word
+from daemon.transcript import Calibration, Segment, SoundEvent, Speaker, Transcript, Word
 from tests.unit.test_documents import RECEIPT, SILENCE, TALK
 
 WORDS = (Word("Good", 0.5, 0.75, 0.5), Word("morning.", None, None, 0.125))
@@ -19,6 +19,7 @@ FULL = replace(
     speakers=(Speaker("S1", None, 3.5),),
     events=(SoundEvent(5.0, 6.5, "applause", 0.75),),
     corrected_at="2026-02-01T00:00:00Z",
+    calibration=Calibration("2026-01-30T12:00:00.000Z", 1834, 12),
     source=replace(TALK.source, duplicate_of="20260131T093000-00000000"),
 )
 
@@ -41,11 +42,12 @@ def test_document_read_back_is_the_same_document(transcript: Transcript) -> None
     assert read(written(transcript)).segments == transcript.segments
     assert read(written(transcript)).is_complete == transcript.is_complete
     assert read(written(transcript)).audio.peaks == transcript.audio.peaks
+    assert read(written(transcript)).calibration == transcript.calibration
 
 
 def test_document_of_an_earlier_version_is_read() -> None:
     document = written(FULL)
-    for key in ("speakers", "events", "corrected_at"):
+    for key in ("speakers", "events", "corrected_at", "calibration"):
         del document[key]
     for key in ("text_raw", "confidence", "speaker", "channel", "track", "words"):
         del document["segments"][0][key]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from daemon.documents import render
-from daemon.transcript import Segment, Speaker, Transcript, Word
+from daemon.transcript import Calibration, Segment, Speaker, Transcript, Word
 from tests.unit.test_documents import RECEIPT, TALK
 
 NASTY = replace(
@@ -96,6 +96,10 @@ def test_docx_comments_on_doubtful_words_that_follow_one_another_once() -> None:
     assert document.paragraphs[-1].text == text
     assert [comment.text for comment in document.comments] == ["Not sure (confidence 20%). Listen at 00:01:00."]
     assert "Quux Frobnitz" in [run.text for run in document.paragraphs[-1].runs]
+    measured = word(replace(sure, calibration=Calibration("2026-01-30T12:00:00.000Z", 1834, 12)))
+    assert [comment.text for comment in measured.comments] == [
+        "Not sure (by the measurement of 2026-01-30, 20% of such words are right). Listen at 00:01:00."
+    ]
 
 
 def test_docx_keeps_text_that_looks_like_xml_and_replaces_what_xml_cannot_hold() -> None:

@@ -101,6 +101,7 @@ def unprivileged_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         user = os.geteuid() or 65534  # an account without rights
         os.chown(name, user, -1)
+        b"".decode("utf-8-sig")  # loads the codec while this process can still read it
         os.seteuid(user)
         try:
             yield Path(name)
