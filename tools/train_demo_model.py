@@ -36,14 +36,17 @@ _log = logging.getLogger("train")
 PEAK_LEARNING_RATES: Final = (6e-3, 2e-3, 2e-3)  # of matrices (Muon), of the rest, and of the helper layers (AdamW)
 _POOL_S: Final = 4_000.0  # of each process
 _STEPS_PER_FRESH_VOICE: Final = 5
+_TRAINED_STEPS_PER_FRESH_VOICE: Final = 20
 _BATCH_S: Final = 60.0
+_TRAINED_BATCH_S: Final = 30.0  # of a trained model: twice as many steps in the same time
+_SAVE_MINUTES: Final = 4.0
 _MOST_CLIPS: Final = 36
 _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
 _TRAINED_AVERAGE_KEEP: Final = 0.995  # of a trained model, whose training is short
 _NATURAL_SHARE: Final = 0.65  # of the speech, where there are natural voices
 _STEPS_ALONE: Final = 60  # in which only the helper layers learn, while a trained model stays as it is
-_TRAINED: Final = 0.4  # the stage of the training where a trained model starts
+_TRAINED: Final = 0.5  # the stage of the training where a trained model stays until its learning rate falls
 _TRAINED_RATE: Final = 0.6  # its share of the learning rates
 LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "place")  # as ``Trainee`` returns them
 
@@ -58,6 +61,7 @@ class TrainingOptions:
     seed: int
     processes: int
     check_minutes: float
+    cooldown_minutes: float
     resume: bool
     start: Path | None
     voices: Path | None
@@ -73,6 +77,10 @@ def length_weights(progress: float) -> tuple[float, ...]:
     if progress < 0.38:
         return (0.15, 0.5, 0.35, 0.0)
     return (0.15, 0.25, 0.25, 0.35)
+
+
+# The encoder of a trained model hears 8 s at once: long clips teach it nothing more, and cost more.
+_TRAINED_LENGTH_WEIGHTS: Final = (0.15, 0.45, 0.25, 0.15)
 
 
 def loss_weights(progress: float) -> tuple[float, ...]:
@@ -135,7 +143,7 @@ class Trainer:
 
     def run(self) -> None:
         """Train until the time is up; process 0 checks and exports the model at intervals."""
-        started, total_s = time.monotonic(), self._options.minutes * 60
+        started, total_s, next_save_s = time.monotonic(), self._options.minutes * 60, 0.0
         next_check_s = self._earlier_s + self._options.check_minutes * 60
         losses = torch.zeros(len(LOSSES))
         while True:
@@ -145,15 +153,24 @@ class Trainer:
             elapsed_s = float(clock)
             if elapsed_s >= total_s:
                 break
-            progress = elapsed_s / total_s
-            losses += self._one_step(_TRAINED + (1 - _TRAINED) * progress if self._options.start else progress)
+            losses += self._one_step(self._progress(elapsed_s, total_s))
             if self._step % 50 == 0:
                 self._report(elapsed_s, losses / 50)
                 losses.zero_()
             if elapsed_s >= next_check_s:
                 next_check_s += self._options.check_minutes * 60
                 self._check(elapsed_s)
+            elif elapsed_s >= next_save_s:
+                next_save_s = elapsed_s + _SAVE_MINUTES * 60
+                self._save(elapsed_s)
         self._check(total_s)
+
+    def _progress(self, elapsed_s: float, total_s: float) -> float:
+        """Return the stage of the training, 0 to 1. The learning rate of a trained model falls at the end alone."""
+        if not self._options.start:
+            return elapsed_s / total_s
+        left = (total_s - elapsed_s) / (self._options.cooldown_minutes * 60)
+        return _TRAINED + (1 - _TRAINED) * max(0.0, 1 - left)
 
     def _one_step(self, progress: float) -> torch.Tensor:
         share = _TRAINED_RATE if self._options.start else 1.0
@@ -180,17 +197,19 @@ class Trainer:
         with torch.no_grad():
             torch._foreach_lerp_(list(self._average.values()), list(self._weights.values()), 1 - keep)
             torch._foreach_copy_(list(self._learned().values()), list(self._weights.values()))
-        if self._step % _STEPS_PER_FRESH_VOICE == 0:
+        if self._step % (_TRAINED_STEPS_PER_FRESH_VOICE if self._options.start else _STEPS_PER_FRESH_VOICE) == 0:
             self._pool.renew()
         if self._natural is not None and self._step % 500 == 0:
             self._natural.renew()
         return torch.stack([loss.detach().float() for loss in losses])
 
     def _clips(self, progress: float) -> list[Clip]:
-        low, high = self._shared_rng.choices(LENGTHS_S, length_weights(progress))[0]
+        weights = _TRAINED_LENGTH_WEIGHTS if self._options.start else length_weights(progress)
+        low, high = self._shared_rng.choices(LENGTHS_S, weights)[0]
         longest = self._shared_rng.uniform((low + high) / 2, high)
         seconds, clips = (max(low, longest * 0.7), longest), []
-        for _ in range(min(_MOST_CLIPS, round(_BATCH_S / longest))):
+        batch_s = _TRAINED_BATCH_S if self._options.start else _BATCH_S
+        for _ in range(max(1, min(_MOST_CLIPS, round(batch_s / longest)))):
             if self._rng.random() < _NOT_SPEECH_SHARE:
                 clips.append(self._maker.not_speech(self._rng.uniform(0.5, longest)))
             else:
@@ -213,8 +232,8 @@ class Trainer:
             named = "  ".join(f"{name} {loss:.3f}" for name, loss in zip(LOSSES, losses.tolist(), strict=True))
             _log.info("%5.1f min  step %5d  %s", elapsed_s / 60, self._step, named)
 
-    def _check(self, elapsed_s: float) -> None:
-        """Save a checkpoint, export the averaged model, and log its word error on a few held-out clips."""
+    def _save(self, elapsed_s: float) -> None:
+        """Save a checkpoint."""
         if self._rank != 0:
             return
         state = {
@@ -224,6 +243,12 @@ class Trainer:
         self._options.work.mkdir(parents=True, exist_ok=True)
         torch.save(state, self._options.work / "checkpoint.pt.part")
         (self._options.work / "checkpoint.pt.part").rename(self._options.work / "checkpoint.pt")
+
+    def _check(self, elapsed_s: float) -> None:
+        """Save a checkpoint, export the averaged model, and log its word error on a few held-out clips."""
+        self._save(elapsed_s)
+        if self._rank != 0:
+            return
         model = build_model(self._tokenizer).eval()
         averaged = {k.removeprefix("model."): v for k, v in self._average.items() if k.startswith("model.")}
         model.load_state_dict({k: v.float() for k, v in self._trainee.model.state_dict().items()} | averaged)
@@ -278,6 +303,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2, help="one for each core")
     parser.add_argument("--check-minutes", type=float, default=8.0, help="how often the model is checked and exported")
+    parser.add_argument(
+        "--cooldown-minutes", type=float, default=10.0, help="how long the learning rate of a trained model falls"
+    )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     parser.add_argument("--from", type=Path, dest="start", metavar="DIR", help="start from an exported model")
     parser.add_argument("--voices", type=Path, metavar="DIR", help="natural voices, as demo_voices.py wrote them")
@@ -292,6 +320,7 @@ def main() -> None:
             arguments.seed,
             arguments.processes,
             arguments.check_minutes,
+            arguments.cooldown_minutes,
             arguments.resume,
             arguments.start,
             arguments.voices,
