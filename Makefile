@@ -7,6 +7,7 @@ TORCH_INDEX ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STAMP := $(VENV)/.installed
 TRAINING_STAMP := $(VENV)/.installed-training
+DOCUMENTS_STAMP := $(VENV)/.installed-documents
 
 .PHONY: demo test test-gpu test-systemd test-documents faults fuzz soak lint coverage format bench install uninstall voices model samples clean help
 
@@ -18,7 +19,7 @@ help:
 	@echo "make fuzz      throw 2,000 damaged recordings at the front end"
 	@echo "make soak      500 mixed recordings with random faults and restarts; a table and build/soak/soak.svg"
 	@echo "make test-systemd  as root: run the tests under a real systemd"
-	@echo "make test-documents  open the documents in LibreOffice (needs libreoffice-writer, poppler-utils)"
+	@echo "make test-documents  open the documents in Chromium and LibreOffice"
 	@echo "make lint      ruff, mypy and shellcheck, exactly as CI runs them"
 	@echo "make bench     benchmarks against named rivals"
 	@echo "make install   as root: /opt/scribed, user, folders, systemd unit"
@@ -54,9 +55,13 @@ test-gpu: $(STAMP)
 test-systemd: $(STAMP)
 	$(BIN)/python -m pytest -m systemd --numprocesses 2 --dist loadfile tests/system
 
-test-documents: $(STAMP)
-	@for program in soffice pdftotext; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
-	if [ -n "$$missing" ]; then echo "These tests need$$missing. Run: sudo apt-get install --no-install-recommends libreoffice-writer poppler-utils"; exit 1; fi
+$(DOCUMENTS_STAMP): $(STAMP)
+	$(PIP) --constraint constraints.txt --editable '.[documents]'
+	@touch $@
+
+test-documents: $(DOCUMENTS_STAMP)
+	@for program in chromium soffice pdftotext; do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	if [ -n "$$missing" ]; then echo "These tests need$$missing. Run: sudo apt-get install --no-install-recommends chromium libreoffice-writer poppler-utils"; exit 1; fi
 	$(BIN)/python -m pytest -m documents tests/documents
 
 faults: $(STAMP)

@@ -72,6 +72,10 @@ def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:
     console.print(Text(f"\nThe transcripts are in {shown}/outbox, the recordings in {shown}/processed."))
     console.print("The demo model knows 174 words spoken by a synthetic voice; `scribed fetch-model` gets")
     console.print(f"a real model. The daemon's log is {_LOG} in the same folder.")
+    page = root / "outbox" / f"{_stem(max(references, key=lambda name: len(references[name])))}.html"
+    console.print(
+        Text(f"\nTo read, hear and correct the longest of them, open this page in a browser:\n{page.as_uri()}")
+    )
     return ExitCode.OK
 
 
@@ -88,7 +92,7 @@ def _prepare(root: Path, option: Path | None, *, is_forced: bool) -> Path:
         "folders": {name: str(root / name) for name in _FOLDERS},
         "watch": {"settle_s": 1, "scan_s": 1},
         "model": model,
-        "output": {"formats": ["txt", "json", "srt"]},
+        "output": {"formats": ["txt", "json", "srt", "html"]},
     }
     with files.explained(f"{escape(str(root))} cannot be used", root.parent):
         for name in _FOLDERS:
@@ -157,14 +161,18 @@ def _deliveries(root: Path, names: list[str], process: subprocess.Popen[bytes]) 
 
 
 def _print(console: Console, root: Path, name: str, reference: str) -> None:
-    stem = os.path.splitext(name)[0]  # noqa: PTH122  # as the daemon names its documents
-    document: dict[str, Any] = json.loads((root / "outbox" / f"{stem}.json").read_text())
+    document: dict[str, Any] = json.loads((root / "outbox" / f"{_stem(name)}.json").read_text())
     n_errors, n_words = count_word_errors(reference, document["text"])
     length, speed = document["audio"]["duration_s"], document["processing"]["rtfx"]
     console.print()
     console.print(Text(f"{name}: {length:.0f} s of audio, {speed:.0f} x real time", style="bold"))
     console.print(Text(document["text"]))
     console.print(Text(f"word error rate {n_errors / n_words:.1%} ({n_errors} of {n_words} words)", style="green"))
+
+
+def _stem(name: str) -> str:
+    """Return what the daemon calls the documents of a recording."""
+    return os.path.splitext(name)[0]  # noqa: PTH122  # as the daemon does
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:

@@ -66,7 +66,8 @@ def transcribe(
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Write documents to DIR, not to stdout.")
     ] = None,
     formats: Annotated[
-        str | None, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, json, srt, vtt.")
+        str | None,
+        typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, html, json, srt, vtt."),
     ] = None,
     force: ForceFlag = False,
     config: ConfigOption = None,
@@ -85,7 +86,7 @@ def transcribe(
 def render(
     sources: Annotated[list[Path], typer.Argument(metavar="FILE.json", hidden=True)],
     formats: Annotated[
-        str, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, json, srt, vtt.")
+        str, typer.Option("-f", "--format", metavar="FORMAT,...", help="Any of txt, md, docx, html, json, srt, vtt.")
     ],
     folder: Annotated[
         Path | None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from os import stat_result
     from pathlib import Path
+
+    from daemon.config.schema import Folders
 
 # A day of speech is a tenth of this.
 _MAX_BYTES: Final = 256 << 20
@@ -50,7 +53,13 @@ def render(sources: Sequence[Path], folder: Path | None, formats: str, option: P
             sys.stderr.write(f"scribed: {escape(f'{source}: {error}')}\n")
             n_failed += 1
             continue
-        for name, content in render_documents(transcript, wanted, has_timestamps=config.output.timestamps).items():
+        rendered = render_documents(
+            transcript,
+            wanted,
+            has_timestamps=config.output.timestamps,
+            audio_folders=_audio_folders(source, folder or source.parent, config.folders),
+        )
+        for name, content in rendered.items():
             outputs.write_file(documents[name], content, is_forced=is_forced)
             sys.stderr.write(f"{escape(str(documents[name]))}\n")
     return ExitCode.SOME_FAILED if n_failed else ExitCode.OK
@@ -59,6 +68,15 @@ def render(sources: Sequence[Path], folder: Path | None, formats: str, option: P
 def _name_documents(source: Path, folder: Path | None, formats: Sequence[str]) -> dict[str, Path]:
     stem = source.name.removesuffix(".json")
     return {ending: (folder or source.parent) / f"{stem}.{ending}" for ending in formats}
+
+
+def _audio_folders(source: Path, target: Path, folders: Folders) -> list[str]:
+    """Return where the recording may be, from the folder of the new documents: in processed, or next to the json."""
+    here = source.absolute().parent
+    places = [here]
+    if here.is_relative_to(folders.outbox):
+        places.insert(0, folders.processed / here.relative_to(folders.outbox))
+    return [os.path.relpath(place, target.absolute()) for place in places]
 
 
 def _look_up(source: Path) -> stat_result:

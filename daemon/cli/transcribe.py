@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -23,7 +25,6 @@ from daemon.spool.names import new_job_id, outcome_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from daemon.cli.inputs import Input
     from daemon.config import Config
@@ -112,7 +113,13 @@ class _Batch:
     def _deliver(
         self, recording: Input, transcript: Transcript, targets: dict[str, Path], *, is_alone: bool, is_forced: bool
     ) -> None:
-        documents = render(transcript, self._formats, has_timestamps=self._config.output.timestamps)
+        folders = []
+        if targets and isinstance(recording.source, Path):
+            outbox = os.path.realpath(next(iter(targets.values())).parent)
+            folders = [os.path.relpath(recording.source.parent, outbox)]
+        documents = render(
+            transcript, self._formats, has_timestamps=self._config.output.timestamps, audio_folders=folders
+        )
         if not targets:
             if not is_alone:
                 sys.stdout.write(f"== {escape(recording.name)} ==\n")

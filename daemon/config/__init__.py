@@ -23,8 +23,8 @@ from daemon.config.schema import (
     json_schema,
 )
 from daemon.config.settings import Settings
-from daemon.config.types import LANGUAGES
 from daemon.configfile import FOLDER_SETTINGS_NAME
+from daemon.text import LANGUAGES
 
 __all__ = [
     "FOLDER_SETTINGS_NAME",

@@ -28,7 +28,6 @@ from daemon.config.types import (
     WordList,
 )
 from daemon.configfile import STATE_FOLDER
-from daemon.documents import PLANNED
 
 # Keys and choices of the interface that are not implemented yet: a key of which every value but its
 # default is refused, or "key: choice". To implement one, delete its entry here.
@@ -56,7 +55,6 @@ LATER: Final = frozenset(
         "transcribe.language_from_name",
         "transcribe.speakers",
         "transcribe.tracks",
-        *(f"output.formats: {name}" for name in PLANNED),
     }
 )
 

@@ -15,44 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, WithJsonSchema
 
 from daemon.configfile import DEMO_MODEL
-from daemon.documents import FORMATS, PLANNED
+from daemon.documents import FORMATS
+from daemon.text import LANGUAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-# The languages of Qwen3-ASR by their codes: LANGUAGE_CODE_TO_NAME of transformers' processor.
-LANGUAGES: Final = {
-    "ar": "Arabic",
-    "yue": "Cantonese",
-    "zh": "Chinese",
-    "cs": "Czech",
-    "da": "Danish",
-    "nl": "Dutch",
-    "en": "English",
-    "fil": "Filipino",
-    "fi": "Finnish",
-    "fr": "French",
-    "de": "German",
-    "el": "Greek",
-    "hi": "Hindi",
-    "hu": "Hungarian",
-    "id": "Indonesian",
-    "it": "Italian",
-    "ja": "Japanese",
-    "ko": "Korean",
-    "mk": "Macedonian",
-    "ms": "Malay",
-    "fa": "Persian",
-    "pl": "Polish",
-    "pt": "Portuguese",
-    "ro": "Romanian",
-    "ru": "Russian",
-    "es": "Spanish",
-    "sv": "Swedish",
-    "th": "Thai",
-    "tr": "Turkish",
-    "vi": "Vietnamese",
-}
 
 _MIN_HIGHPASS_HZ: Final = 10.0
 _MAX_HIGHPASS_HZ: Final = 1000.0
@@ -125,7 +92,7 @@ def _check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _to_format(value: object) -> str:
-    if value not in (*FORMATS, *PLANNED):
+    if value not in FORMATS:
         raise ValueError(f"one of {', '.join(FORMATS)}")
     return str(value)
 

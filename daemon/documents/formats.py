@@ -1,8 +1,8 @@
 """The one registry of document formats.
 
-To add a format: write a module with a function like `render_txt`, add its line here, and delete its
-name from PLANNED if it has one there. The choices of `output.formats`, those of `scribed transcribe
--f`, and the endings that a stem must be free for follow from this table.
+To add a format: write a module with a function like `render_txt` and add its line here. The choices
+of `output.formats`, those of `scribed transcribe -f`, and the endings that a stem must be free for
+follow from this table.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from daemon.documents.docx import render_docx
+from daemon.documents.html import render_html
 from daemon.documents.json_document import render_json
 from daemon.documents.layout import Options
 from daemon.documents.markdown import render_markdown
@@ -27,24 +28,26 @@ FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
     "txt": render_txt,
     "md": render_markdown,
     "docx": render_docx,
+    "html": render_html,
     "srt": render_srt,
     "vtt": render_vtt,
     "json": render_json,
 }
-# Not implemented yet. Their endings are kept free, so that a later release finds them free.
-PLANNED: Final = ("html",)
 # All endings that a stem must be free for.
-RESERVED_ENDINGS: Final = (*FORMATS, *PLANNED)
+RESERVED_ENDINGS: Final = tuple(FORMATS)
 
 
-def render(transcript: Transcript, formats: Iterable[str], *, has_timestamps: bool) -> dict[str, bytes]:
+def render(
+    transcript: Transcript, formats: Iterable[str], *, has_timestamps: bool, audio_folders: Iterable[str] = ()
+) -> dict[str, bytes]:
     """Return the documents by format, texts as UTF-8, in the order in which they are published.
 
     Args:
         transcript: what to write.
         formats: names from FORMATS.
         has_timestamps: whether each paragraph begins with its time.
+        audio_folders: where the recording may be, from the folder of the documents.
     """
-    wanted, options = set(formats), Options(has_timestamps)
+    wanted, options = set(formats), Options(has_timestamps, tuple(audio_folders))
     documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}
     return {name: text.encode() if isinstance(text, str) else text for name, text in documents.items()}

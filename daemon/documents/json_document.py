@@ -22,12 +22,15 @@ _SCORE_DIGITS: Final = 3
 def render_json(transcript: Transcript, options: Options) -> str:
     """Return the whole transcript as indented JSON with a newline at its end."""
     del options
-    text = json.dumps(_as_dict(transcript), ensure_ascii=False, indent=2, allow_nan=False)
+    document = as_dict(transcript)
+    peaks, document["audio"]["peaks"] = document["audio"]["peaks"], []
+    text = json.dumps(document, ensure_ascii=False, indent=2, allow_nan=False)
     # On one line: thousands of lines of numbers would hide the rest from a person.
-    return text.replace(_NO_PEAKS, f'"peaks": {json.dumps(transcript.audio.peaks)}', 1) + "\n"
+    return text.replace(_NO_PEAKS, f'"peaks": {json.dumps(peaks)}', 1) + "\n"
 
 
-def _as_dict(transcript: Transcript) -> dict[str, Any]:
+def as_dict(transcript: Transcript) -> dict[str, Any]:
+    """Return the document as objects of JSON."""
     model, processing = transcript.model, transcript.processing
     return {
         "schema": SCHEMA,
@@ -82,7 +85,7 @@ def _audio(audio: Receipt) -> dict[str, Any]:
         "leveled_db": _db(audio.leveled_db),
         "clipped_s": _s(audio.clipped_s),
         "notes": list(audio.notes),
-        "peaks": [],
+        "peaks": list(audio.peaks),
         "complete": audio.is_complete,
     }
 

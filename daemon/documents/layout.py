@@ -55,9 +55,12 @@ class Options:
 
     Attributes:
         has_timestamps: whether each paragraph begins with its time.
+        audio_folders: where the recording may be, from the folder of the documents, such as
+            "../processed"; for the page that plays it.
     """
 
     has_timestamps: bool = False
+    audio_folders: tuple[str, ...] = ()
 
 
 def list_items(transcript: Transcript) -> list[Item]:

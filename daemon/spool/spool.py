@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -113,6 +114,11 @@ class Spool:
         return self._looks.held()
 
     # Out
+
+    def audio_folder(self, job: Job) -> str:
+        """Return the folder to which the audio of a job will move, relative to that of its documents."""
+        folder, roots = self._context.outcome_folder(job), self.shared.roots
+        return os.path.relpath(roots.processed / folder, roots.outbox / folder)
 
     def explain_second_set(self, job: Job) -> str | None:
         """Return why the job's documents will not replace those of its earlier delivery, None where they will."""

@@ -234,7 +234,12 @@ class Worker:
         self._raise_if_stopped(run)
         if (note := resources.spool.explain_second_set(job)) is not None:
             transcript = replace(transcript, audio=transcript.audio.with_note(note))
-        documents = render(transcript, settings.output.formats, has_timestamps=settings.output.timestamps)
+        documents = render(
+            transcript,
+            settings.output.formats,
+            has_timestamps=settings.output.timestamps,
+            audio_folders=[resources.spool.audio_folder(job)],
+        )
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
         resources.spool.deliver(job, documents, result)
         self._forget(job)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from daemon import config
 from daemon.config import Config
-from daemon.documents import FORMATS, PLANNED
+from daemon.documents import FORMATS
 from daemon.errors import ConfigError
 from tests.configs import KEYS, faults_of, load_text, write
 
@@ -260,7 +260,6 @@ speed: fast
         ("model: {aligner: /models/a}", "model.aligner"),
         ("transcribe: {chinese_script: simplified}", "transcribe.chinese_script"),
         ("transcribe: {corrections: [a]}", "transcribe.corrections"),
-        *((f"output: {{formats: [txt, {name}]}}", "output.formats") for name in PLANNED),
         ("output: {listening_copy: true}", "output.listening_copy"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),
@@ -301,13 +300,9 @@ def test_keys_that_are_not_implemented_are_accepted_at_their_default(tmp_path: P
     assert load_text(tmp_path, EXAMPLE.read_text(encoding="utf-8")) == Config()
 
 
-def test_choice_that_is_not_implemented_is_refused_with_its_line(tmp_path: Path) -> None:
-    names = "".join(f"  - {name}\n" for name in ("doc", *PLANNED[:2], "txt"))
-    faults = faults_of(tmp_path, f"output:\n  formats:\n{names}")
-    assert [fault.partition(";")[0] for fault in faults] == [
-        "output.formats (line 3): invalid value 'doc'",
-        *(f"output.formats (line {line}): {name} is not implemented yet" for line, name in enumerate(PLANNED[:2], 4)),
-    ]
+def test_format_that_does_not_exist_is_refused_with_its_line(tmp_path: Path) -> None:
+    faults = faults_of(tmp_path, "output:\n  formats:\n  - txt\n  - doc\n")
+    assert [fault.partition(";")[0] for fault in faults] == ["output.formats (line 4): invalid value 'doc'"]
 
 
 # --- folders

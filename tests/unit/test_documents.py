@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import math
 import os
@@ -13,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.documents import FORMATS, PLANNED, RESERVED_ENDINGS, render
+from daemon.documents import FORMATS, RESERVED_ENDINGS, render
 from daemon.transcript import (
     Coverage,
     Gap,
@@ -62,8 +64,8 @@ def test_documents_are_in_order_with_json_last() -> None:
     assert list(FORMATS)[-1] == "json"
 
 
-def test_endings_of_planned_formats_are_reserved() -> None:
-    assert set(RESERVED_ENDINGS) == {*FORMATS, *PLANNED} >= {"txt", "json", "srt", "vtt", "md", "html", "docx"}
+def test_endings_of_all_formats_are_reserved() -> None:
+    assert set(RESERVED_ENDINGS) >= set(FORMATS) == {"txt", "json", "srt", "vtt", "md", "html", "docx"}
 
 
 # txt
@@ -359,3 +361,76 @@ def test_any_words_at_any_times_make_valid_subtitles(parts: list[tuple[float, fl
     assert all(columns(line) <= 42 for *_, lines in srt for line in lines)
     shown = "".join("".join(lines) for *_, lines in srt)
     assert shown.replace(" ", "").startswith("".join("".join(words) for *_, words in parts))
+
+
+# html: tests/documents has the tests in a browser
+
+
+def page_data(transcript: Transcript, element: str, **options: Any) -> Any:  # noqa: ANN401  # JSON
+    page = render(transcript, ["html"], has_timestamps=False, **options)["html"].decode()
+    found = re.search(rf'<script type="application/json" id="{element}">(.*?)</script>', page, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def test_html_contains_the_json_document() -> None:
+    assert page_data(TALK, "transcript") == json.loads(text(TALK, "json"))
+
+
+def test_html_allows_only_its_own_script_and_style() -> None:
+    page = text(TALK, "html")
+    for element, body in (("script", r'<script type="module">(.*?)</script>'), ("style", "<style>(.*?)</style>")):
+        found = re.search(body, page, re.DOTALL)
+        assert found is not None
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        assert f"{element}-src 'sha256-{digest}'" in page
+    assert "default-src 'none'" in page
+    assert not re.search(
+        r"https?://", re.sub(r'<script type="application/json".*?</script>', "", page, flags=re.DOTALL)
+    )
+
+
+def test_html_escapes_every_text() -> None:
+    nasty = "</script><script>alert(1)</script><!-- $title"
+    hostile = replace(
+        saying(nasty), job_id=nasty, source=replace(TALK.source, name=nasty), audio=replace(RECEIPT, notes=(nasty,))
+    )
+    page = text(hostile, "html")
+    assert page.count("<script") == 3
+    assert page.count("</script>") == 3
+    assert "<!--" not in page
+    assert page_data(hostile, "transcript")["text"] == nasty
+
+
+def test_html_places_each_paragraph_in_its_segments() -> None:
+    mixed = Segment(41.0, 60.0, "\U0001d518nd so 😀 weiter.  今天。 The end", channel=2)
+    odd = replace(TALK, segments=(*TALK.segments, mixed))
+    page = page_data(odd, "page")
+    paragraphs = text(odd, "txt").rstrip().split("\n\n")
+    for paragraph, shown in zip(page["paragraphs"], paragraphs, strict=True):
+        if "mark" in paragraph:
+            assert page["marks"][paragraph["mark"]]["text"] == shown
+            continue
+        parts = []
+        for number, first, stop, start_s, end_s in paragraph["pieces"]:
+            encoded = odd.segments[number].text.encode("utf-16-le")  # as scripts count
+            parts.append(encoded[2 * first : 2 * stop].decode("utf-16-le"))
+            assert odd.segments[number].start_s <= start_s <= end_s <= odd.segments[number].end_s
+        assert "".join("".join(parts).split()) == "".join(shown.removeprefix("Channel 2:").split())
+    assert page["voices"] == [{"name": "Channel 2", "speaker": None, "channel": 2, "track": None}]
+
+
+def test_html_looks_for_the_recording_in_the_folders_it_is_given() -> None:
+    assert page_data(TALK, "page", audio_folders=["../processed", "."])["audio_folders"] == ["../processed", "."]
+    assert page_data(TALK, "page")["audio_folders"] == ["."]
+
+
+@pytest.mark.parametrize(
+    ("length_s", "shown"), [(0.0, "0:00.00"), (59.999, "1:00.00"), (754.56, "12:34.56"), (3723.45, "1:02:03.45")]
+)
+def test_html_shows_the_length_to_the_hundredth(length_s: float, shown: str) -> None:
+    assert f"<span>{shown}</span>" in text(replace(TALK, audio=replace(RECEIPT, duration_s=length_s)), "html")
+
+
+def test_html_says_that_a_recording_has_no_speech() -> None:
+    assert "This recording has no speech." in text(SILENCE, "html")
