@@ -50,7 +50,7 @@ from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import SlotShape
 from daemon.frontend import FrontEnd
 from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
-from daemon.worker import recordings_in_flight
+from daemon.worker import count_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -296,7 +296,7 @@ def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Fig
         try:
             for repeat in range(options.repeats + 1):
                 started_s, cpu_s = time.perf_counter(), time.process_time()
-                with ThreadPoolExecutor(recordings_in_flight(pipeline.engine)) as pool:
+                with ThreadPoolExecutor(count_places(pipeline.engine)) as pool:
                     for transcript in pool.map(pipeline.transcribe, recordings):
                         render_documents(transcript, ("txt", "json"), has_timestamps=False)
                 if repeat:

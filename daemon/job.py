@@ -43,6 +43,7 @@ class Job:
         claimed_at: ISO 8601, UTC.
         attempts: failed attempts charged to this recording so far.
         is_suspect: it was in flight at a crash and has finished no chunk since.
+        is_isolated: and it was in flight at an earlier crash too, or alone: it must run alone.
         n_early_crashes: crashes in a row at which it was alone and the engine had no chunk of it yet.
     """
 
@@ -53,6 +54,7 @@ class Job:
     attempts: int = 0
     is_suspect: bool = False
     n_early_crashes: int = 0
+    is_isolated: bool = False
 
     @property
     def name(self) -> str:

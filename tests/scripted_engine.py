@@ -34,7 +34,7 @@ class ScriptedEngine:
     pieces: list[ChunkRequest] = field(default_factory=list)
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
     max_in_flight: int = 2
-    held: list[tuple[Future[ChunkResponse], ChunkResponse]] = field(default_factory=list)
+    held: list[tuple[Future[ChunkResponse], ChunkResponse, str]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -47,7 +47,7 @@ class ScriptedEngine:
             if self.error is not None and len(self.pieces) > self.n_good:
                 future.set_exception(self.error)
             elif self.is_held:
-                self.held.append((future, text))
+                self.held.append((future, text, piece.job_id))
             else:
                 future.set_result(text)
         self.asked.set()
@@ -58,7 +58,16 @@ class ScriptedEngine:
         with self.lock:
             self.is_held = False
             held, self.held = self.held, []
-        for future, text in held:
+        for future, text, _ in held:
+            if future.set_running_or_notify_cancel():
+                future.set_result(text)
+
+    def finish(self, job_id: str) -> None:
+        """Give the waiting results of one job, and go on holding."""
+        with self.lock:
+            done = [one for one in self.held if one[2] == job_id]
+            self.held = [one for one in self.held if one[2] != job_id]
+        for future, text, _ in done:
             if future.set_running_or_notify_cancel():
                 future.set_result(text)
 
@@ -71,6 +80,6 @@ class ScriptedEngine:
     def close(self) -> None:
         with self.lock:
             held, self.held = self.held, []
-        for future, _ in held:
+        for future, _, _ in held:
             if future.set_running_or_notify_cancel():
                 future.set_exception(StoppedError("closed"))

@@ -31,7 +31,7 @@ CREATE TABLE jobs (
     claimed_at TEXT NOT NULL,
     state TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0,
-    is_suspect INTEGER NOT NULL DEFAULT 0,
+    is_suspect INTEGER NOT NULL DEFAULT 0,      -- 2: isolated
     is_in_flight INTEGER NOT NULL DEFAULT 0,    -- written before work begins, so that it survives a crash
     is_cancelled INTEGER NOT NULL DEFAULT 0,
     outbox_folder BLOB,                         -- the reservation: folder within outbox and processed,

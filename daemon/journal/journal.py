@@ -118,7 +118,8 @@ class Journal(OpenJournal):
 
         A job is charged an attempt only with evidence: it was alone, and the engine had a chunk of it. Until then
         its recording was being decoded, in another process that cannot crash the service; such a crash is only
-        counted. All are suspects now and run one at a time until each has finished a chunk.
+        counted. All are suspects now: none shares the engine with another recording until it has finished a chunk.
+        One that was alone, or a suspect already, is isolated: until then it runs alone.
         """
         rows = self._select("SELECT job_id, has_reached_engine FROM jobs WHERE is_in_flight = 1")
         counts = ""
@@ -127,7 +128,8 @@ class Journal(OpenJournal):
         elif len(rows) == 1:
             counts = ", n_early_crashes = n_early_crashes + 1"
         with self._transaction() as db:
-            db.execute(f"UPDATE jobs SET is_in_flight = 0, is_suspect = 1{counts} WHERE is_in_flight = 1")  # noqa: S608  # constants
+            suspect = f"is_suspect = iif(is_suspect > 0, 2, {2 if len(rows) == 1 else 1})"
+            db.execute(f"UPDATE jobs SET is_in_flight = 0, {suspect}{counts} WHERE is_in_flight = 1")  # noqa: S608  # constants
         return tuple(job for row in rows if (job := self.find(row["job_id"])))
 
     def cancel(self, job_id: str) -> None:

@@ -62,6 +62,7 @@ def job_of(row: sqlite3.Row) -> Job:
         attempts=row["attempts"],
         is_suspect=bool(row["is_suspect"]),
         n_early_crashes=row["n_early_crashes"],
+        is_isolated=row["is_suspect"] > 1,
     )
 
 

@@ -1,4 +1,4 @@
-"""The straight line of one recording, from its file to its transcript.
+"""The straight line of one recording, from its file to its transcript, in two stages.
 
 No queue, no signal, no folder protocol: a path goes in, a transcript comes out.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from concurrent.futures import wait
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -16,16 +18,21 @@ from daemon.host.clock import now
 from daemon.pipeline.assembly import assemble, measure_coverage
 from daemon.pipeline.confidence import calibrate
 from daemon.pipeline.recognition import ChunkTranscriber, SpeechMap
+from daemon.pipeline.work import PreparedRecording
 from daemon.segment import cut
 from daemon.transcript import Processing, Source, Transcript
 
 if TYPE_CHECKING:
+    from collections.abc import Generator
+
     from daemon.config import Config, RecordingSettings
     from daemon.engine import Engine
     from daemon.frontend import FrontEnd
+    from daemon.pipeline.recognition import Wait
     from daemon.pipeline.work import Recording, RunControl
     from daemon.transcript import ModelIdentity, Receipt
 
+_POLL_S: Final = 0.25
 # Keys of `transcribe` that change what is done with the words, not which words the model hears. A key
 # that is missing here costs a second transcription after a change; one too many would deliver old text.
 _WORDLESS: Final = frozenset({"channel_names", "chinese_script", "corrections", "language_from_name", "speakers"})
@@ -34,7 +41,7 @@ _WORDLESS: Final = frozenset({"channel_names", "chinese_script", "corrections", 
 def transcribe(
     recording: Recording, config: Config, front_end: FrontEnd, engine: Engine, control: RunControl
 ) -> Transcript:
-    """Return the transcript of one recording.
+    """Return the transcript of one recording: both stages, one after the other, on the caller's thread.
 
     Raises:
         JobError: the recording cannot be transcribed.
@@ -42,40 +49,83 @@ def transcribe(
         EngineLostError: the model is lost.
         StoppedError: `control` stopped the work.
     """
+    with prepare(recording, config, front_end, control) as prepared:
+        steps = transcribe_prepared(prepared, config, engine, control)
+        with closing(steps):
+            return _wait_through(steps, control)
+
+
+def prepare(recording: Recording, config: Config, front_end: FrontEnd, control: RunControl) -> PreparedRecording:
+    """Do the first stage: decode a recording, clean it and find the speech in it; the caller closes what is returned.
+
+    It needs no engine, so recordings can be prepared while others are transcribed.
+
+    Raises:
+        JobError, TransientError, NoPermissionError, StoppedError: as `transcribe`.
+    """
     started_at, started_s = now(), time.monotonic()
-    settings = recording.settings
     with RecordingFile.open(recording.audio) as file:
         source = _describe(recording, file, control)
-        prepared = front_end.prepare(file, settings.audio, config.segment.vad, control.raise_if_stopped)
-    # Later stages hear the audio too: it is closed at the end of the line.
-    with prepared.waveform as waveform:
-        speech = SpeechMap(prepared.speech, is_sure=config.segment.vad == "silero")
-        chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
-        hotwords, n_left_out = engine.fit_hotwords(settings.asr.hotwords)
-        results = ChunkTranscriber(
-            job_id=recording.job_id,
-            waveform=waveform,
-            speech=speech,
-            language=settings.asr.forced_language,
-            hotwords=hotwords,
-            engine=engine,
-            control=control,
-            resume_key=resume_key(source, config, settings, engine.identity),
-        ).run(chunks)
-        receipt = _note_left_out(prepared.receipt, n_left_out, len(settings.asr.hotwords))
-        segments = assemble(results, speech)
-        if control.calibration is not None:
-            segments = calibrate(segments, control.calibration.curve)
-        return Transcript(
-            job_id=recording.job_id,
-            source=source,
-            audio=receipt,
-            model=engine.identity,
-            segments=segments,
-            coverage=measure_coverage(receipt, speech, results),
-            processing=_clock(recording.attempt, started_at, started_s, receipt.duration_s),
-            calibration=None if control.calibration is None else control.calibration.facts,
-        )
+        sound = front_end.prepare(file, recording.settings.audio, config.segment.vad, control.raise_if_stopped)
+    return PreparedRecording(recording, source, sound, started_at, time.monotonic() - started_s)
+
+
+def transcribe_prepared(
+    prepared: PreparedRecording, config: Config, engine: Engine, control: RunControl
+) -> Generator[Wait, None, Transcript]:
+    """Do the second stage without holding a thread: yield what has to be waited for, return the transcript.
+
+    Close the generator to give the work up. It does not close the audio.
+
+    Raises:
+        JobError, TransientError, NoPermissionError, EngineLostError, StoppedError: as `transcribe`.
+    """
+    started_s = time.monotonic()
+    recording, source, sound = prepared.recording, prepared.source, prepared.sound
+    settings, waveform = recording.settings, sound.waveform
+    speech = SpeechMap(sound.speech, is_sure=config.segment.vad == "silero")
+    chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
+    hotwords, n_left_out = engine.fit_hotwords(settings.asr.hotwords)
+    results = yield from ChunkTranscriber(
+        job_id=recording.job_id,
+        waveform=waveform,
+        speech=speech,
+        language=settings.asr.forced_language,
+        hotwords=hotwords,
+        engine=engine,
+        control=control,
+        resume_key=resume_key(source, config, settings, engine.identity),
+    ).steps(chunks)
+    receipt = _note_left_out(sound.receipt, n_left_out, len(settings.asr.hotwords))
+    segments = assemble(results, speech)
+    if control.calibration is not None:
+        segments = calibrate(segments, control.calibration.curve)
+    # The time between the stages, in which the engine had other recordings, says nothing about this one.
+    wall_s = prepared.took_s + time.monotonic() - started_s
+    rtfx = receipt.duration_s / max(wall_s, 1e-3)
+    return Transcript(
+        job_id=recording.job_id,
+        source=source,
+        audio=receipt,
+        model=engine.identity,
+        segments=segments,
+        coverage=measure_coverage(receipt, speech, results),
+        processing=Processing(recording.attempt, prepared.started_at, now(), wall_s, rtfx),
+        calibration=None if control.calibration is None else control.calibration.facts,
+    )
+
+
+def _wait_through(steps: Generator[Wait, None, Transcript], control: RunControl) -> Transcript:
+    """Wait for one thing after the other, and look at times whether to stop."""
+    while True:
+        try:
+            pending = next(steps)
+        except StopIteration as end:
+            transcript: Transcript = end.value
+            return transcript
+        control.raise_if_stopped()
+        while not wait([pending], timeout=_POLL_S).done:
+            control.raise_if_stopped()
 
 
 def resume_key(source: Source, config: Config, settings: RecordingSettings, model: ModelIdentity) -> str:
@@ -119,8 +169,3 @@ def _note_left_out(receipt: Receipt, n_left_out: int, n_hotwords: int) -> Receip
         return receipt
     note = f"{n_left_out} of {n_hotwords} hotwords were left out: the model takes no more"
     return receipt.with_note(note)
-
-
-def _clock(attempt: int, started_at: str, started_s: float, audio_s: float) -> Processing:
-    wall_s = time.monotonic() - started_s
-    return Processing(attempt, started_at, now(), wall_s, rtfx=audio_s / max(wall_s, 1e-3))

@@ -16,17 +16,20 @@ from daemon.pipeline.work import Progress
 from daemon.segment import split
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Mapping, Sequence
+    from typing import Any, TypeAlias
 
     from daemon.decode import Waveform
     from daemon.engine import ChunkResponse, Engine, TextToken
     from daemon.pipeline.work import RunControl
     from daemon.segment import Chunk, Span
 
+    # What a step of the work waits for, without holding a thread: it goes on when the future is done.
+    Wait: TypeAlias = Future[Any]
+
 # How often a chunk whose text cannot be trusted is split: 30 s, 15 s, 7.5 s.
 _MAX_SPLITS: Final = 2
-_POLL_S: Final = 0.25
-# Audio that waits in memory behind what the slots hold, for each recording: 64 kB a second, so 64 MB.
+# Audio that waits in memory behind what the slots hold: 64 kB a second, so 64 MB.
 _MAX_WAITING_S: Final = 1000.0
 
 
@@ -85,6 +88,12 @@ class _InFlight:
     pending: Future[ChunkResponse] | ChunkText
 
 
+def most_ahead(engine: Engine) -> tuple[int, float]:
+    """Return how many chunks, and how many seconds of audio in them, keep an engine busy without a pause."""
+    slots_s = engine.max_in_flight * SLOT_S
+    return 2 * engine.max_in_flight, slots_s + min(slots_s, _MAX_WAITING_S)
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkTranscriber:
     """Transcribes the chunks of one recording.
@@ -104,21 +113,25 @@ class ChunkTranscriber:
     control: RunControl
     resume_key: str
 
-    def run(self, chunks: Iterable[Chunk]) -> list[ChunkResult]:
-        """Return the results in the order of the audio; a chunk without a trusted text was split."""
+    def steps(self, chunks: Iterable[Chunk]) -> Generator[Wait, None, list[ChunkResult]]:
+        """Yield what has to be waited for; return the results in the order of the audio.
+
+        A chunk without a trusted text was split.
+        """
         remembered = self.control.memory.recall(self.resume_key)
         waiting = deque((chunk, 0) for chunk in chunks)
         in_flight: deque[_InFlight] = deque()
         results: list[ChunkResult] = []
         try:
             while waiting or in_flight:
-                while waiting and self._may_submit(in_flight):
-                    chunk, n_splits = waiting.popleft()
-                    known = remembered.get((chunk.start, chunk.stop))
-                    in_flight.append(_InFlight(chunk, n_splits, known or self._submit(chunk, self.hotwords)))
-                first = in_flight.popleft()
+                self._submit_ahead(waiting, in_flight, remembered)
+                if not in_flight:
+                    yield self._next_turn()
+                    continue
+                first = in_flight[0]
                 parts = () if first.n_splits == _MAX_SPLITS else split(first.chunk, self.speech.spans)
-                said, tokens = self._receive(first, can_split=bool(parts))
+                said, tokens = yield from self._receive(first, can_split=bool(parts))
+                in_flight.popleft()
                 if parts and not said.is_finished:
                     waiting.extendleft((part, first.n_splits + 1) for part in reversed(parts))
                 else:
@@ -130,40 +143,59 @@ class ChunkTranscriber:
                     left.pending.cancel()
         return sorted(results, key=lambda result: result.chunk.start)
 
+    def _submit_ahead(
+        self,
+        waiting: deque[tuple[Chunk, int]],
+        in_flight: deque[_InFlight],
+        remembered: Mapping[tuple[int, int], ChunkText],
+    ) -> None:
+        """Move chunks from those that wait to those in flight, as many as may be; known texts take no room."""
+        while waiting:
+            chunk, n_splits = waiting[0]
+            known = remembered.get((chunk.start, chunk.stop))
+            if known is None and not self._may_submit(in_flight):
+                return
+            waiting.popleft()
+            in_flight.append(_InFlight(chunk, n_splits, known or self._submit(chunk, self.hotwords)))
+
     def _may_submit(self, ahead: Iterable[_InFlight]) -> bool:
         """Return whether the engine could run short; what is submitted keeps its audio in memory."""
-        lengths_s = [(one.chunk.stop - one.chunk.start) / SAMPLE_RATE_HZ for one in ahead]
-        slots_s = self.engine.max_in_flight * SLOT_S
-        limit_s = slots_s + min(slots_s, _MAX_WAITING_S)
-        return len(lengths_s) < 2 * self.engine.max_in_flight and sum(lengths_s) < limit_s
+        lengths_s = [
+            (one.chunk.stop - one.chunk.start) / SAMPLE_RATE_HZ for one in ahead if isinstance(one.pending, Future)
+        ]
+        if self.control.pace is not None:
+            return self.control.pace.may_submit(len(lengths_s), sum(lengths_s))
+        most, most_s = most_ahead(self.engine)
+        return len(lengths_s) < most and sum(lengths_s) < most_s
+
+    def _next_turn(self) -> Wait:
+        if self.control.pace is None:
+            raise AssertionError("a recording alone may always submit a chunk")
+        return self.control.pace.next_turn()
 
     def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[ChunkResponse]:
         self.control.raise_if_stopped()
         samples = self.waveform.read(chunk.start, chunk.stop)
         return self.engine.submit(ChunkRequest(samples, self.language, hotwords, self.job_id))
 
-    def _receive(self, first: _InFlight, *, can_split: bool) -> tuple[ChunkText, tuple[TextToken, ...]]:
+    def _receive(
+        self, first: _InFlight, *, can_split: bool
+    ) -> Generator[Wait, None, tuple[ChunkText, tuple[TextToken, ...]]]:
         """Return the text, as far as it can be trusted, and its tokens."""
         chunk = first.chunk
         if isinstance(first.pending, ChunkText):
             return first.pending, ()
-        response = self._wait(first.pending)
+        yield first.pending
+        response = first.pending.result()
         if response.is_finished and is_echo(response.text, self.hotwords):
-            response = choose_response(response, self._wait(self._submit(chunk, ())))
+            plain = self._submit(chunk, ())
+            yield plain
+            response = choose_response(response, plain.result())
         verdict = judge(response, self.speech.count_s(chunk.start, chunk.stop), is_speech_sure=self.speech.is_sure)
         is_trusted = verdict is Verdict.GOOD or (verdict is Verdict.DOUBTFUL and not can_split)
         said = ChunkText(response.text if is_trusted else "", response.language, is_trusted)
         self.control.memory.remember(self.resume_key, (chunk.start, chunk.stop), said)
         return said, response.tokens if is_trusted else ()
-
-    def _wait(self, pending: Future[ChunkResponse]) -> ChunkResponse:
-        while True:
-            self.control.raise_if_stopped()
-            try:
-                return pending.result(timeout=_POLL_S)
-            except TimeoutError:
-                if pending.done():  # the engine raised it, not our own wait
-                    raise
 
     def _report(self, chunk: Chunk) -> None:
         self.control.progress(Progress(chunk.own_stop / self.waveform.n_samples, self.waveform.duration_s))

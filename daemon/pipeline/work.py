@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from concurrent.futures import Future
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from daemon.config import RecordingSettings
     from daemon.evaluation import StoredCurve
+    from daemon.frontend import Prepared
     from daemon.journal.records import ChunkText
+    from daemon.transcript import Source
 
 
 class ChunkMemory(Protocol):
@@ -54,11 +59,61 @@ class Recording:
 
 
 @dataclass(frozen=True, slots=True)
+class PreparedRecording:
+    """A recording between the two stages: decoded, cleaned, its speech found. Its audio takes disk space until closed.
+
+    Attributes:
+        started_at: when its preparation began, ISO 8601 in UTC.
+        took_s: seconds that the preparation took.
+    """
+
+    recording: Recording
+    source: Source
+    sound: Prepared
+    started_at: str
+    took_s: float
+
+    @property
+    def audio_s(self) -> float:
+        """Length in seconds."""
+        return self.sound.waveform.duration_s
+
+    def close(self) -> None:
+        """Give up the audio."""
+        self.sound.waveform.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Give up the audio."""
+        self.close()
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a recording is: the share of its time that is done, 0 to 1, and its length in seconds."""
 
     done: float
     audio_s: float
+
+
+class Pace(Protocol):
+    """How fast a recording may submit its chunks, where several share an engine."""
+
+    def may_submit(self, n_ahead: int, ahead_s: float) -> bool:
+        """Whether it may submit another chunk.
+
+        Args:
+            n_ahead: chunks of this recording that are submitted and not done.
+            ahead_s: seconds of audio in them.
+        """
+
+    def next_turn(self) -> Future[None]:
+        """Return a future that is done when `may_submit` is worth asking again; it was refused with nothing ahead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +125,11 @@ class RunControl:
         progress: called after each chunk.
         memory: keeps finished chunks.
         calibration: the curve of the confidence in words, None to leave the model's own probabilities.
+        pace: how fast chunks may be submitted; None where the recording has the engine to itself.
     """
 
     raise_if_stopped: Callable[[], None]
     progress: Callable[[Progress], None]
     memory: ChunkMemory
     calibration: StoredCurve | None = None
+    pace: Pace | None = None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from daemon.inbox import Arrival, Inbox
     from daemon.job import Fingerprint, Job
     from daemon.status import Fault
-    from daemon.worker import Resources, Worker
+    from daemon.worker import InProgress, Resources, Worker
 
 
 @dataclass(slots=True)
@@ -137,24 +137,34 @@ class Intake:
 
     def _start_claimed(self) -> bool:
         """Start claimed jobs; return False where a suspect waits to be alone, so that nothing else begins before it."""
-        for job in self._waiting_jobs():
-            if self._worker.attempts.is_due(job.job_id) and not self._worker.start(job) and job.is_suspect:
+        for job in self._waiting_jobs(self._worker.job_ids()):
+            if self._worker.attempts.is_due(job.job_id) and not self._start(job) and job.is_suspect:
                 return False
         return True
 
-    def _waiting_jobs(self) -> list[Job]:
-        """Return claimed jobs that neither run nor settle: suspects first, and the least charged of them first."""
-        busy = self._worker.job_ids() | self._settling.keys() | self._resources.spool.held()
+    def _start(self, job: Job) -> bool:
+        try:
+            n_bytes = self._resources.spool.fingerprint(job).n_bytes
+        except ScribedError:
+            n_bytes = 0  # gone: starting the job notices, and undoes the claim
+        return self._worker.start(job, n_bytes)
+
+    def _waiting_jobs(self, running: frozenset[str]) -> list[Job]:
+        """Return claimed jobs that neither run nor settle: suspects first, those that must run alone last of them."""
+        busy = running | self._settling.keys() | self._resources.spool.held()
         unfinished = self._resources.journal.unfinished()
         jobs = [job for job in unfinished if job.job_id not in busy]
-        return sorted(jobs, key=lambda job: (not job.is_suspect, job.attempts, job.claimed_at, job.job_id))
+        return sorted(jobs, key=_rank)
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed does not stop the others."""
         fault: ScribedError | None = None
+        room = self._worker.room()
         for arrival in self.claimable(settled):
-            if not self._worker.has_room():
+            if room.n <= 0:
                 break
+            if not room.take(arrival.fingerprint.n_bytes):
+                continue  # there may be room for a shorter one
             try:
                 self._claim(arrival)
             except (NoPermissionError, TransientError) as error:
@@ -175,7 +185,7 @@ class Intake:
         if claim.has_changed:
             self._settle_again(claim.job)
         else:
-            self._worker.start(claim.job)
+            self._worker.start(claim.job, arrival.fingerprint.n_bytes)
 
     # Queries
 
@@ -211,15 +221,15 @@ class Intake:
         )
         return (*self.scan.arriving, *settling)
 
-    def waiting(self) -> tuple[str, ...]:
-        """Return the paths of what is claimed or has settled, and is not in progress.
+    def waiting(self, in_progress: InProgress) -> tuple[str, ...]:
+        """Return the paths of what is claimed or has settled, and has not begun.
 
         Raises:
             TransientError: the journal cannot be read.
         """
         left_out = self._claimed | self._refused.keys()
         settled = (arrival.path for arrival in self.scan.settled if arrival.path not in left_out)
-        return (*(job.path for job in self._waiting_jobs()), *settled)
+        return (*in_progress.waiting, *(job.path for job in self._waiting_jobs(in_progress.job_ids)), *settled)
 
     def has_claimed_work(self) -> bool:
         """Whether any claimed recording is unfinished."""
@@ -229,3 +239,7 @@ class Intake:
         """Return the fault that keeps recordings from being claimed, if there is one."""
         faults = map(self._faults.find, ("share", "turn", "inbox", "claim"))
         return next((fault for fault in faults if fault is not None), None)
+
+
+def _rank(job: Job) -> tuple[object, ...]:
+    return not job.is_suspect, job.is_isolated, job.attempts, job.claimed_at, job.job_id

@@ -220,13 +220,13 @@ class Loop:
             self._show("ready" if self._parts.holder.engine is not None else "loading")
 
     def _show(self, state: str) -> None:
-        intake, worker = self._parts.intake, self._parts.worker
+        intake, in_progress = self._parts.intake, self._parts.worker.look()
         try:
-            waiting = intake.waiting()
+            waiting = intake.waiting(in_progress)
         except TransientError:  # the journal cannot be read, which the publisher finds out and shows
             waiting = ()
         self._parts.publisher.show(
-            self._around.settings, state, arriving=intake.arriving(), waiting=waiting, running=worker.running()
+            self._around.settings, state, arriving=intake.arriving(), waiting=waiting, running=in_progress.running
         )
 
     def _shut_down(self) -> None:
@@ -239,7 +239,7 @@ class Loop:
         parts.resources.front_end.close()
         parts.holder.close()
         if not has_ended and not parts.worker.stop(_STOP_S / 2):
-            log.warning("service.work_abandoned", running=[run.name for run in parts.worker.running()])
+            log.warning("service.work_abandoned", n_running=len(parts.worker.job_ids()))
         parts.worker.flush_pending_marks()
         parts.intake.scan = Scan()
         self._show("stopped")

@@ -14,7 +14,7 @@ from daemon.service.start_backoff import StartBackoff
 from daemon.spool import SharedFolders, Spool
 from daemon.status.metrics import Counters
 from daemon.status.publisher import StatusPublisher
-from daemon.worker import Resources, Worker
+from daemon.worker import Resources, Worker, count_decoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -80,7 +80,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         Spool(shared, journal, lambda job_id: settings.of(job_id).output, looks_again=not once),
         journal,
         faults,
-        FrontEnd(config.folders.cache),
+        FrontEnd(config.folders.cache, count_decoders() + 1),  # the worker uses one more for short recordings only
         holder,
         counters,
     )

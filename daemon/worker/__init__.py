@@ -1,15 +1,22 @@
-"""The work on claimed recordings: a few at a time, each to its outcome, with retries."""
+"""The work on claimed recordings: prepared and transcribed side by side, each to its outcome, with retries."""
 
 from daemon.worker.attempts import MAX_EARLY_CRASHES, Attempts
+from daemon.worker.outcomes import ChangedError
+from daemon.worker.places import count_places
+from daemon.worker.preparation import count_decoders
 from daemon.worker.resources import EngineSource, Resources
-from daemon.worker.worker import ChangedError, Worker, recordings_in_flight
+from daemon.worker.worker import MAX_AHEAD, MAX_LONG_AHEAD, InProgress, Worker
 
 __all__ = [
+    "MAX_AHEAD",
     "MAX_EARLY_CRASHES",
+    "MAX_LONG_AHEAD",
     "Attempts",
     "ChangedError",
     "EngineSource",
+    "InProgress",
     "Resources",
     "Worker",
-    "recordings_in_flight",
+    "count_decoders",
+    "count_places",
 ]

@@ -1,83 +1,97 @@
-"""The worker: runs claimed recordings side by side and takes each to its outcome."""
+"""The worker: takes claimed recordings through two stages, preparation and transcription, to their outcome."""
 
 from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon.config import RecordingSettings, read_folder_settings
+from daemon.decode import SAMPLE_RATE_HZ
 from daemon.display import shown_name
 from daemon.documents import render
-from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.errors import StoppedError
 from daemon.evaluation import read_curve
 from daemon.host import files
-from daemon.journal.records import Reason, Result
-from daemon.pipeline import Progress, Recording, RunControl, transcribe
-from daemon.status import Running
-from daemon.worker.attempts import MAX_EARLY_CRASHES, Attempts
+from daemon.journal.records import Result
+from daemon.pipeline import Recording, RunControl, prepare, transcribe_prepared
+from daemon.worker.attempts import Attempts
+from daemon.worker.crew import Crew
 from daemon.worker.evidence import JournalMemory, WatchedEngine
+from daemon.worker.outcomes import ChangedError, Outcomes
+from daemon.worker.places import Places
+from daemon.worker.preparation import Preparation, count_decoders
+from daemon.worker.runs import LONG_BYTES, Run, Stage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
+    from concurrent.futures import Future
+    from typing import Any
 
-    from daemon.config import Config, Settings
-    from daemon.engine import Engine
+    from daemon.config import Settings
     from daemon.job import Job
+    from daemon.status import Running
     from daemon.transcript import Transcript
     from daemon.worker.resources import Resources
 
-# Recordings prepared and transcribed side by side. The engine fills its batches from all of them, so a memo does not
-# wait for a long recording; more would only take disk space for decoded audio.
-_MIN_IN_FLIGHT: Final = 4
-# A recording of four minutes has eight chunks: with fewer recordings, large engines would idle on short ones.
-_CHUNKS_EACH: Final = 8
-_CRASHED: Final = "The service crashed each time it processed this recording on its own."
-_CRASHED_EARLY: Final = f"The service crashed {MAX_EARLY_CRASHES} times in a row while it decoded this recording alone."
-_CRASHED_REMEDY: Final = (
-    "The recording may be damaged: convert it with another program, for instance to FLAC, and try again."
-)
-_UNEXPECTED_REMEDY: Final = "Try again. If it fails again, send the maintainers this job's log, never the recording."
-_DISK_REMEDY: Final = "Check the disks and shares of scribed's folders."
+# Recordings that wait for a decoder, are decoded, or wait for the engine: enough that it never waits for them.
+MAX_AHEAD: Final = 64
+# Among them, what may take minutes to decode leaves room for what does not.
+MAX_LONG_AHEAD: Final = 32
+# These threads assemble, write and sync documents. They wait for the disk most of the time, and several share a sync.
+_N_DELIVERING: Final = 8
+_SAMPLE_BYTES: Final = 4
+_BEGUN: Final = frozenset({Stage.PREPARING, Stage.TRANSCRIBING})
 
 log = structlog.get_logger()
 
 
-def recordings_in_flight(engine: Engine) -> int:
-    """Return how many recordings are processed side by side with this engine."""
-    return max(_MIN_IN_FLIGHT, engine.max_in_flight // _CHUNKS_EACH)
-
-
-class ChangedError(ScribedError):
-    """The recording changed while it was being transcribed; it is transcribed again, and no attempt is charged."""
-
-
 @dataclass(slots=True)
-class _Run:
-    """One recording in progress; written by its own thread, read by others."""
+class RoomAhead:
+    """How many more recordings may begin, and how many of them may be long."""
 
-    job: Job
-    config: Config
-    started_s: float
-    thread: threading.Thread | None = None
-    is_cancelled: threading.Event = field(default_factory=threading.Event)
-    progress: Progress | None = None
-    n_chunks: int = 0
-    is_suspect: bool = False
+    n: int
+    n_long: int
+
+    def take(self, n_bytes: int) -> bool:
+        """Use up room for a recording of this size; return False if there is none for it."""
+        is_long = n_bytes > LONG_BYTES
+        if self.n <= 0 or (is_long and self.n_long <= 0):
+            return False
+        self.n -= 1
+        self.n_long -= is_long
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class InProgress:
+    """All runs at one moment.
+
+    Attributes:
+        running: those that are being decoded, or of which the engine has had a chunk.
+        waiting: paths of those that wait for a decoder or, decoded, for the engine.
+        job_ids: of all.
+    """
+
+    running: tuple[Running, ...]
+    waiting: tuple[str, ...]
+    job_ids: frozenset[str]
 
 
 class Worker:
-    """Runs claimed recordings, each on its own thread.
+    """Runs claimed recordings.
+
+    A run passes from stage to stage and holds a thread only while there is something to compute or to write.
 
     Args:
         resources: folders, journal, front end and engine.
         settings: the current configuration.
-        wake: called from any thread when a run has ended.
+        wake: called from any thread when a run has ended, or another one may begin.
         monotonic: clock in seconds, injectable for tests.
+        n_decoders: how many recordings are decoded at the same time; None for one per core.
 
     Attributes:
         attempts: counts and delays the attempts at each job.
@@ -89,182 +103,200 @@ class Worker:
         settings: Settings,
         wake: Callable[[], None] = lambda: None,
         monotonic: Callable[[], float] = time.monotonic,
+        n_decoders: int | None = None,
     ) -> None:
         self.attempts = Attempts(resources.journal, lambda: settings.current.retry, monotonic)
+        self._outcomes = Outcomes(resources, settings, self.attempts)
         self._resources = resources
         self._settings = settings
         self._wake = wake
         self._monotonic = monotonic
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()  # guards the runs; notified at the end of each
+        self._runs: dict[str, Run] = {}
         self._is_stopping = threading.Event()
-        self._runs: dict[str, _Run] = {}
-        self._changed: list[Job] = []
-        self._unrested: set[str] = set()  # the journal still has them in flight
-        self._n_delivered = 0
-        self._n_failed = 0
+        self._places = Places(lambda: resources.engines.engine, monotonic)
+        self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
+        self._crew = Crew(_N_DELIVERING, "deliver")
 
     @property
     def n_delivered(self) -> int:
         """How many recordings were delivered since the start."""
-        return self._n_delivered
+        return self._outcomes.n_delivered
 
     @property
     def n_failed(self) -> int:
         """How many recordings moved to failed since the start, without cancelled ones."""
-        return self._n_failed
+        return self._outcomes.n_failed
+
+    # What runs
 
     def accept(self, job: Job) -> None:
         """Fix the configuration of a newly claimed job: a later reload does not change it."""
         self._settings.pin(job.job_id)
 
-    def has_room(self) -> bool:
-        """Whether a recording that is no suspect could begin now."""
-        with self._lock:
-            return self._has_room(is_suspect=False)
+    def room(self) -> RoomAhead:
+        """Return how many recordings that are no suspects could begin now."""
+        with self._changed:
+            return self._room()
 
     def is_idle(self) -> bool:
         """Whether nothing is running."""
-        with self._lock:
+        with self._changed:
             return not self._runs
 
     def is_alive(self) -> bool:
-        """Whether the threads of all runs are alive."""
-        with self._lock:
-            return all(run.thread is not None and run.thread.is_alive() for run in self._runs.values())
+        """Whether every run will end: no thread has met an error that it could not deal with."""
+        return not (self._preparation.is_broken or self._crew.is_broken)
 
     def job_ids(self) -> frozenset[str]:
         """Return the ids of the running jobs."""
-        with self._lock:
+        with self._changed:
             return frozenset(self._runs)
 
     def take_changed(self) -> list[Job]:
         """Return, once, the jobs whose recording changed while it was being transcribed: they must settle again."""
-        with self._lock:
-            changed, self._changed = self._changed, []
-        return changed
+        return self._outcomes.take_changed()
 
-    def running(self) -> tuple[Running, ...]:
-        """Return the runs, for the status."""
-        with self._lock:
-            runs = list(self._runs.values())
+    def look(self) -> InProgress:
+        """Return the runs, for the status; each is in one list."""
         now_s = self._monotonic()
-        return tuple(_running(run, now_s) for run in runs)
+        runs = [(run, run.stage) for run in self._list()]
+        return InProgress(
+            running=tuple(run.show(now_s) for run, stage in runs if stage in _BEGUN),
+            waiting=tuple(run.job.path for run, stage in runs if stage not in _BEGUN),
+            job_ids=frozenset(run.job.job_id for run, _ in runs),
+        )
 
-    def start(self, job: Job) -> bool:
+    def start(self, job: Job, n_bytes: int = 0) -> bool:
         """Begin to process a job; return False where there is no room for it now.
 
-        A suspect runs alone: if the service crashes once more, no other recording can be the cause.
+        A suspect shares the engine with no other recording, and one that is isolated runs alone: if the service
+        crashes once more, no other can be the cause.
+
+        Args:
+            job: the job.
+            n_bytes: size of its recording, by which short ones go ahead; 0 if unknown.
         """
         self.accept(job)
-        with self._lock:
-            if not self._has_room(is_suspect=job.is_suspect) or job.job_id in self._runs:
+        with self._changed:
+            if job.job_id in self._runs or (self._runs and job.is_isolated) or not self._room().take(n_bytes):
                 return False
-            run = _Run(job, self._settings.of(job.job_id), self._monotonic(), is_suspect=job.is_suspect)
-            run.thread = threading.Thread(target=self._run, args=(run,), name=f"job-{job.job_id}")
+            run = Run(job, self._settings.of(job.job_id), n_bytes, self._monotonic(), is_suspect=job.is_suspect)
             self._runs[job.job_id] = run
-        run.thread.start()
+        self._preparation.add(run)
         return True
 
     def cancel(self, job: Job) -> None:
         """Cancel a job: a running one ends within moments, a waiting one moves to failed at once."""
-        with self._lock:
+        with self._changed:
             run = self._runs.get(job.job_id)
-        if run is not None:
-            run.is_cancelled.set()
+        if run is None:
+            self._outcomes.cancel(job)
         else:
-            self._cancel(job)
+            run.is_cancelled.set()
+            self._hurry(run)
 
     def stop(self, timeout_s: float) -> bool:
         """Ask all runs to end and wait for them; return False if some have not ended by then."""
         self._is_stopping.set()
-        end_s = self._monotonic() + timeout_s
-        with self._lock:
-            threads = [run.thread for run in self._runs.values() if run.thread is not None]
-        for thread in threads:
-            thread.join(max(0.0, end_s - self._monotonic()))
-        return not any(thread.is_alive() for thread in threads)
+        for run in self._list():
+            self._hurry(run)
+        with self._changed:
+            has_ended = self._changed.wait_for(lambda: not self._runs, timeout_s)
+        if has_ended:
+            self._preparation.close()
+            self._crew.close()
+        return has_ended
 
-    def _has_room(self, *, is_suspect: bool) -> bool:
-        engine = self._resources.engines.engine
-        if self._is_stopping.is_set() or engine is None or len(self._runs) >= recordings_in_flight(engine):
-            return False
-        return not self._runs if is_suspect else not any(run.is_suspect for run in self._runs.values())
+    def flush_pending_marks(self) -> None:
+        """Record what could not be recorded when a run ended."""
+        self._outcomes.flush_pending_marks(self.job_ids())
 
-    def _run(self, run: _Run) -> None:
-        """Take one job to its outcome; the only place that catches every error."""
-        job = run.job
+    def recover(self, crashed: tuple[Job, ...]) -> None:
+        """After a crash, fail recordings that crash the service each time; other suspects wait for the rest."""
+        for job in crashed:
+            if self.attempts.has_used_up(job):
+                self._outcomes.fail_crashed(job)
+        unfinished = self._resources.journal.unfinished()
+        for job in unfinished:
+            self.accept(job)
+        self.attempts.hold_back(unfinished)
+
+    def _list(self) -> list[Run]:
+        with self._changed:
+            return list(self._runs.values())
+
+    def _room(self) -> RoomAhead:
+        if self._is_stopping.is_set() or self._resources.engines.engine is None:
+            return RoomAhead(0, 0)
+        if any(run.job.is_isolated and run.is_suspect for run in self._runs.values()):
+            return RoomAhead(0, 0)
+        ahead = [run for run in self._runs.values() if run.is_ahead]
+        return RoomAhead(MAX_AHEAD - len(ahead), MAX_LONG_AHEAD - sum(run.is_long for run in ahead))
+
+    def _may_store(self) -> bool:
+        """Whether another long recording may be decoded: those that wait take no more of the disk than it has left."""
+        waiting_s = sum(
+            prepared.audio_s
+            for run in self._list()
+            if run.stage is Stage.PREPARED and (prepared := run.prepared) is not None
+        )
+        if not waiting_s:
+            return True
         try:
-            self._process(run)
-        except StoppedError:
-            self._end_stopped(run)
-        except ChangedError:
-            self._rest_logged(job, "job.changed_while_running")
-            with self._lock:
-                self._changed.append(job)
-        except JobError as error:
-            self._fail(job, error.what, error.remedy)
-        except (TransientError, NoPermissionError) as error:
-            self._back_off(job, error)
-        except OSError as error:  # a disk or a share failed during the run
-            what = f"A file could not be read or written: {files.describe_error(error)}."
-            self._back_off(job, TransientError(what, _DISK_REMEDY))
-        except EngineLostError as error:
-            self._rest_logged(job, "engine.lost")
-            self._resources.engines.lose(error)
-        except Exception as error:
-            log.exception("job.attempt_failed", job_id=job.job_id, path=job.path)
-            self._charge(job, f"Unexpected error ({type(error).__name__}).", _UNEXPECTED_REMEDY)
-        finally:
-            with self._lock:
-                del self._runs[job.job_id]
-            self._wake()
+            n_free = files.free_bytes(self._settings.current.folders.cache)
+        except OSError:  # decoding finds out, and says what is wrong
+            return True
+        return waiting_s * SAMPLE_RATE_HZ * _SAMPLE_BYTES <= n_free
 
-    def _process(self, run: _Run) -> None:
-        job, resources = run.job, self._resources
-        if resources.spool.conclude(job):
-            self._forget(job)
+    def _hurry(self, run: Run) -> None:
+        """Have a run look at once whether it is to end; one that is being decoded looks by itself."""
+        if self._preparation.withdraw(run):
+            self._crew.do(self._give_up, run)
+        elif run.stage is not Stage.PREPARING:
+            self._crew.do(self._advance, run)
+
+    def _raise_if_stopped(self, run: Run) -> None:
+        if run.is_cancelled.is_set():
+            raise StoppedError("The recording was cancelled.")
+        if self._is_stopping.is_set():
+            raise StoppedError("The service is stopping.")
+
+    # The first stage
+
+    def _prepare(self, run: Run) -> None:
+        """Prepare a recording; this and `_advance` are the only places that catch every error."""
+        try:
+            self._raise_if_stopped(run)
+            is_concluded = self._try_prepare(run)
+        except Exception as error:  # noqa: BLE001  # it becomes the outcome of the job
+            self._end(run, error)
             return
-        resources.journal.begin(job.job_id)
-        before = resources.spool.fingerprint(job)
-        settings = self._recording_settings(run)
-        transcript = self._transcribe(run, settings)
-        if resources.spool.fingerprint(job) != before:
-            resources.journal.drop_chunks(job.job_id)
-            raise ChangedError("The recording changed while it was being transcribed.")
-        self._raise_if_stopped(run)
-        if (note := resources.spool.explain_second_set(job)) is not None:
-            transcript = replace(transcript, audio=transcript.audio.with_note(note))
-        documents = render(
-            transcript,
-            settings.output.formats,
-            has_timestamps=settings.output.timestamps,
-            audio_folders=[resources.spool.audio_folder(job)],
-        )
-        result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
-        resources.spool.deliver(job, documents, result)
-        self._forget(job)
-        with self._lock:
-            self._n_delivered += 1
-        resources.counters.add_delivered(transcript)
-        _log_delivery(job, transcript, run.n_chunks)
+        if is_concluded:
+            self._end(run)
+        else:
+            self._await(run)
 
-    def _transcribe(self, run: _Run, settings: RecordingSettings) -> Transcript:
+    def _try_prepare(self, run: Run) -> bool:
+        """Prepare a recording; return True if an earlier run had done all the work on it."""
         job, resources = run.job, self._resources
-        engine = resources.engines.engine
-        if engine is None:
-            raise AssertionError("a run begins only when there is an engine")
-        control = RunControl(
-            raise_if_stopped=lambda: self._raise_if_stopped(run),
-            progress=lambda progress: _note_progress(run, progress),
-            memory=JournalMemory(resources.journal, job.job_id, lambda: self._clear_suspicion(run)),
-            calibration=read_curve(run.config.folders.state, engine.identity),
-        )
-        watched = WatchedEngine(engine, resources.journal, job.job_id)
+        run.started_s = self._monotonic()
+        if resources.spool.conclude(job):
+            self._outcomes.forget(job)
+            return True
+        resources.journal.begin(job.job_id)
+        run.fingerprint = resources.spool.fingerprint(job)
+        run.settings = self._recording_settings(run)
+        control = RunControl(lambda: self._raise_if_stopped(run), run.note, self._memory_of(run))
         with resources.spool.audio(job) as audio:
-            recording = Recording(job.job_id, audio, job.path, settings, job.attempts + 1)
-            return transcribe(recording, run.config, resources.front_end, watched, control)
+            recording = Recording(job.job_id, audio, job.path, run.settings, job.attempts + 1)
+            run.prepared = prepare(recording, run.config, resources.front_end, control)
+        run.place = self._places.enter(run.prepared.audio_s, is_suspect=run.is_suspect and not job.is_isolated)
+        run.pending = run.place.next_turn()
+        run.stage = Stage.PREPARED
+        return False
 
-    def _recording_settings(self, run: _Run) -> RecordingSettings:
+    def _recording_settings(self, run: Run) -> RecordingSettings:
         """Return the settings of a recording: of its claim, of its folder, and its own hotwords."""
         job, faults = run.job, self._resources.faults
         outer = RecordingSettings.of(run.config)
@@ -279,119 +311,112 @@ class Worker:
             faults.clear(key)
         return settings.with_hotwords(self._resources.spool.hotwords(job))
 
-    def _raise_if_stopped(self, run: _Run) -> None:
-        if run.is_cancelled.is_set():
-            raise StoppedError("The recording was cancelled.")
-        if self._is_stopping.is_set():
-            raise StoppedError("The service is stopping.")
+    def _memory_of(self, run: Run) -> JournalMemory:
+        return JournalMemory(self._resources.journal, run.job.job_id, lambda: self._clear_suspicion(run))
 
-    def _clear_suspicion(self, run: _Run) -> None:
+    def _clear_suspicion(self, run: Run) -> None:
         """Let others run at the same time again: a chunk was transcribed now, not recalled from before."""
         if run.is_suspect:
             run.is_suspect = False
+            if run.place is not None:
+                run.place.clear()
             self._wake()
 
-    def _end_stopped(self, run: _Run) -> None:
-        if run.is_cancelled.is_set():
-            self._cancel(run.job)
-        else:
-            self._rest_logged(run.job, "job.interrupted")
+    # The second stage
 
-    def _rest_logged(self, job: Job, event: str) -> None:
-        log.info(event, job_id=job.job_id, path=job.path)
-        self._rest(job.job_id)
+    def _advance(self, run: Run) -> None:
+        """Go on with a prepared recording as far as possible without waiting."""
+        with run.working:
+            if run.job.job_id not in self._runs:  # it has ended meanwhile
+                return
+            try:
+                self._raise_if_stopped(run)
+                transcript = self._step(run)
+                if transcript is not None:
+                    self._deliver(run, transcript)
+            except Exception as error:  # noqa: BLE001  # it becomes the outcome of the job
+                self._end(run, error)
+            else:
+                if transcript is not None:
+                    self._end(run)
 
-    def _rest(self, job_id: str) -> None:
-        """Record that the job is no longer in flight; if that cannot be written now, it is written later."""
+    def _step(self, run: Run) -> Transcript | None:
+        """Return the transcript, or None while it has to wait for something; then it goes on by itself."""
+        if run.pending is None or not run.pending.done():
+            return None
+        if run.steps is None:
+            run.steps = self._begin(run)
         try:
-            self._resources.journal.rest(job_id)
-        except TransientError:  # if it stayed in flight, the next start would count it as a crash
-            with self._lock:
-                self._unrested.add(job_id)
+            run.pending = next(run.steps)
+        except StopIteration as end:
+            transcript: Transcript = end.value
+            return transcript
+        self._await(run)
+        return None
 
-    def flush_pending_marks(self) -> None:
-        """Record what could not be recorded when a run ended."""
-        with self._lock:
-            pending = self._unrested - self._runs.keys()
-            self._unrested.clear()
-        for job_id in pending:
-            self._rest(job_id)
+    def _await(self, run: Run) -> None:
+        """Have a thread go on with a recording when what it waits for is done."""
+        if run.pending is not None:
+            run.pending.add_done_callback(lambda _: self._crew.do(self._advance, run))
 
-    def _fail(self, job: Job, reason: str, remedy: str) -> None:
-        with self._backing_off_on_error(job):
-            self._resources.spool.set_aside(job, Reason(reason, remedy))
-            self._forget(job)
-            with self._lock:
-                self._n_failed += 1
-            self._resources.counters.add_failed()
-            log.warning("job.failed", job_id=job.job_id, path=job.path, reason=reason)
+    def _begin(self, run: Run) -> Generator[Future[Any], None, Transcript]:
+        engine = self._resources.engines.engine
+        if engine is None or run.prepared is None:
+            raise AssertionError("a run begins only when there is an engine, and this one is prepared")
+        control = RunControl(
+            raise_if_stopped=lambda: self._raise_if_stopped(run),
+            progress=run.note,
+            memory=self._memory_of(run),
+            calibration=read_curve(run.config.folders.state, engine.identity),
+            pace=run.place,
+        )
+        watched = WatchedEngine(engine, self._resources.journal, run.job.job_id)
+        steps = transcribe_prepared(run.prepared, run.config, watched, control)
+        run.stage = Stage.TRANSCRIBING
+        self._preparation.go_on()
+        self._wake()  # another one may be claimed
+        return steps
 
-    def _cancel(self, job: Job) -> None:
-        with self._backing_off_on_error(job):
-            self._resources.spool.cancel(job)
-            self._forget(job)
-            log.info("job.cancelled", job_id=job.job_id, path=job.path)
+    def _deliver(self, run: Run, transcript: Transcript) -> None:
+        job, resources, settings = run.job, self._resources, run.settings
+        run.release()
+        if settings is None:
+            raise AssertionError("a run is prepared with its settings")
+        if resources.spool.fingerprint(job) != run.fingerprint:
+            resources.journal.drop_chunks(job.job_id)
+            raise ChangedError("The recording changed while it was being transcribed.")
+        if (note := resources.spool.explain_second_set(job)) is not None:
+            transcript = replace(transcript, audio=transcript.audio.with_note(note))
+        documents = render(
+            transcript,
+            settings.output.formats,
+            has_timestamps=settings.output.timestamps,
+            audio_folders=[resources.spool.audio_folder(job)],
+        )
+        result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
+        resources.spool.deliver(job, documents, result)
+        self._outcomes.note_delivered(job, transcript, run.n_chunks)
 
-    @contextmanager
-    def _backing_off_on_error(self, job: Job) -> Iterator[None]:
+    def _end(self, run: Run, error: Exception | None = None) -> None:
+        """Take a run out, and do what the error calls for that ended it."""
+        job = run.job
         try:
-            yield
-        except (TransientError, NoPermissionError) as error:
-            self._back_off(job, error)
+            run.release()
+            if error is not None:
+                self._outcomes.handle(job, error, is_cancelled=run.is_cancelled.is_set())
+        except Exception:
+            log.exception("job.outcome_failed", job_id=job.job_id, path=job.path)
+            self.attempts.back_off(job.job_id)
+        finally:
+            with self._changed:
+                del self._runs[job.job_id]
+                self._changed.notify_all()
+            self._preparation.go_on()
+            self._wake()
 
-    def recover(self, crashed: tuple[Job, ...]) -> None:
-        """After a crash, fail recordings that crash the service each time; other suspects wait for the rest."""
-        for job in crashed:
-            if self.attempts.has_used_up(job):
-                is_early = job.n_early_crashes >= MAX_EARLY_CRASHES
-                self._fail(job, _CRASHED_EARLY if is_early else _CRASHED, _CRASHED_REMEDY)
-        unfinished = self._resources.journal.unfinished()
-        for job in unfinished:
-            self.accept(job)
-        self.attempts.hold_back(unfinished)
-
-    def _charge(self, job: Job, reason: str, remedy: str) -> None:
-        with self._backing_off_on_error(job):
-            if self.attempts.charge(job.job_id):
-                self._fail(job, reason, remedy)
-
-    def _back_off(self, job: Job, error: ScribedError) -> None:
-        """Try again later, because of a problem that the recording did not cause."""
-        log.warning("job.delayed", job_id=job.job_id, path=job.path, what=error.what)
-        self._resources.faults.note(job.job_id, error.what, error.remedy)
-        self.attempts.back_off(job.job_id)
-        self._rest(job.job_id)
-
-    def _forget(self, job: Job) -> None:
-        """Forget what was kept for a job that has ended."""
-        self._resources.faults.clear(job.job_id)
-        self.attempts.forget(job.job_id)
-        self._settings.unpin(job.job_id)
-
-
-def _note_progress(run: _Run, progress: Progress) -> None:
-    run.progress = progress
-    run.n_chunks += 1
-
-
-def _running(run: _Run, now_s: float) -> Running:
-    progress = run.progress
-    if progress is None:
-        return Running(run.job.path, 0.0, None, None, run.job.job_id)
-    wall_s = max(now_s - run.started_s, 1e-3)
-    rtfx = round(progress.done * progress.audio_s / wall_s, 1)
-    return Running(run.job.path, progress.done, progress.audio_s, rtfx, run.job.job_id)
-
-
-def _log_delivery(job: Job, transcript: Transcript, n_chunks: int) -> None:
-    log.info(
-        "job.delivered",
-        job_id=job.job_id,
-        path=job.path,
-        audio_s=round(transcript.audio.duration_s, 1),
-        wall_s=round(transcript.processing.wall_s, 1),
-        rtfx=round(transcript.processing.rtfx, 1),
-        n_chunks=n_chunks,
-        attempt=transcript.processing.attempt,
-        is_complete=transcript.is_complete,
-    )
+    def _give_up(self, run: Run) -> None:
+        """End a run that was still queued."""
+        try:
+            self._raise_if_stopped(run)
+        except StoppedError as error:
+            self._end(run, error)

@@ -18,7 +18,8 @@ from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import PRIVATE_FOLDER, SharedFolders, Spool
 from daemon.status.faults import Faults
-from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, recordings_in_flight
+from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, count_places, worker
+from daemon.worker.runs import Stage
 from tests.scripted_engine import ScriptedEngine
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 RATE_HZ = 16_000
 WAIT_S = 20.0
+LOOK_S = 0.05
 
 
 @dataclass(slots=True)
@@ -96,9 +98,23 @@ class Bench:
         return self.resources.journal.find(job.job_id)
 
     def wait(self, is_true: Callable[[], bool]) -> None:
-        while not is_true():
-            assert self.woken.wait(WAIT_S)
+        for _ in range(int(WAIT_S / LOOK_S)):
+            if is_true():
+                return
+            self.woken.wait(LOOK_S)
             self.woken.clear()
+        raise TimeoutError
+
+    def wait_for_jobs(self, n_jobs: int) -> None:
+        """Wait until the engine has got chunks of so many jobs."""
+        self.wait(lambda: len({piece.job_id for piece in self.engine.pieces}) == n_jobs)
+
+    def wait_until_cleared(self, job_id: str) -> None:
+        self.wait(lambda: not the(self, job_id).is_suspect)
+
+    def count_ahead(self) -> int:
+        """Return how many recordings are decoded and wait for the engine."""
+        return sum(run.stage is Stage.PREPARED for run in self.worker._runs.values())
 
     def names(self, folder: str) -> list[str]:
         root: Path = getattr(self.config.folders, folder)
@@ -302,7 +318,7 @@ def test_suspect_runs_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     bench.engine.is_held = True
     assert bench.worker.start(recovered)
     assert bench.engine.asked.wait(WAIT_S)
-    assert not bench.worker.has_room()
+    assert not bench.worker.room().take(0)
     assert not bench.worker.start(innocent)
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
@@ -311,15 +327,107 @@ def test_suspect_runs_alone_until_it_has_finished_a_chunk(bench: Bench) -> None:
     bench.wait(bench.worker.is_idle)
 
 
-def test_runs_are_limited(bench: Bench) -> None:
+def test_recordings_in_transcription_and_ahead_of_it_are_limited(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "MAX_AHEAD", 3)
     bench.engine.is_held = True
-    n_runs = recordings_in_flight(bench.engine)
-    jobs = [bench.claim(f"{number}.wav") for number in range(n_runs + 1)]
-    assert [bench.worker.start(job) for job in jobs] == [True] * n_runs + [False]
-    assert {running.name for running in bench.worker.running()} == {job.name for job in jobs[:-1]}
+    jobs = [bench.claim(f"{number}.wav") for number in range(6)]
+    n_places = count_places(bench.engine)
+    for number, job in enumerate(jobs[:5]):
+        assert bench.worker.start(job)
+        if number < n_places:
+            bench.wait_for_jobs(number + 1)
+    assert not bench.worker.start(jobs[5])
+    bench.wait(lambda: bench.count_ahead() == 3)
+    assert {piece.job_id for piece in bench.engine.pieces} == {job.job_id for job in jobs[:n_places]}
+    in_progress = bench.worker.look()
+    assert in_progress.job_ids == {job.job_id for job in jobs[:5]}
+    assert {shown.name for shown in in_progress.running} == {job.name for job in jobs[:n_places]}
+    assert set(in_progress.waiting) == {job.name for job in jobs[n_places:5]}
     bench.engine.release()
     bench.wait(bench.worker.is_idle)
-    assert bench.worker.n_delivered == n_runs
+    assert bench.worker.n_delivered == 5
+
+
+def test_memo_is_delivered_while_long_recordings_take_all_places(bench: Bench) -> None:
+    bench.engine.is_held = True
+    long = [bench.claim(f"long{number}.wav", duration_s=300.0) for number in range(count_places(bench.engine))]
+    for job in long:
+        assert bench.worker.start(job)
+    bench.wait_for_jobs(len(long))
+    bench.now_s[0] += 10
+    memo = bench.claim("memo.wav")
+    assert bench.worker.start(memo)
+    bench.wait(lambda: bench.engine.pieces[-1].job_id == memo.job_id)
+    bench.engine.finish(memo.job_id)
+    bench.wait(lambda: memo.job_id not in bench.worker.job_ids())
+    assert bench.names("processed") == ["memo.wav"]
+    assert bench.worker.job_ids() == {job.job_id for job in long}
+    bench.engine.release()
+    bench.wait(bench.worker.is_idle)
+    assert bench.names("processed") == ["long0.wav", "long1.wav", "memo.wav"]
+
+
+def test_suspects_are_prepared_together_and_transcribed_one_at_a_time(bench: Bench) -> None:
+    for name in ("a.wav", "b.wav", "c.wav"):
+        bench.resources.journal.begin(bench.claim(name, duration_s=25.0).job_id)
+    suspects = bench.resources.journal.recover_in_flight()
+    assert all(job.is_suspect and not job.is_isolated for job in suspects)
+    bench.engine.is_held = True
+    for job in suspects:
+        assert bench.worker.start(job)
+    bench.wait(lambda: bench.count_ahead() == 2)
+    for n_cleared in range(
+        1, 4
+    ):  # each has one chunk at the engine, and no other recording has any, until that is done
+        bench.wait_for_jobs(n_cleared)
+        suspect = bench.engine.pieces[-1].job_id
+        assert [piece.job_id for piece in bench.engine.pieces].count(suspect) == 1
+        bench.engine.finish(suspect)
+        bench.wait_until_cleared(suspect)
+    bench.engine.release()
+    bench.wait(bench.worker.is_idle)
+    assert bench.names("processed") == ["a.wav", "b.wav", "c.wav"]
+
+
+def test_suspect_in_flight_at_a_second_crash_runs_alone(bench: Bench) -> None:
+    first, second = bench.claim("a.wav"), bench.claim("b.wav")
+    for _ in range(2):
+        for job in (first, second):
+            bench.resources.journal.begin(job.job_id)
+        suspects = bench.resources.journal.recover_in_flight()
+    assert [(job.is_isolated, job.attempts) for job in suspects] == [(True, 0), (True, 0)]
+    bench.engine.is_held = True
+    assert bench.worker.start(suspects[0])
+    assert not bench.worker.start(suspects[1])
+    assert not bench.worker.room().take(0)
+    bench.engine.release()
+    bench.wait(bench.worker.is_idle)
+    assert bench.run(second) is not None
+    assert bench.names("processed") == ["a.wav", "b.wav"]
+
+
+def the(bench: Bench, job_id: str) -> Job:
+    job = bench.resources.journal.find(job_id)
+    assert job is not None
+    return job
+
+
+def test_waiting_recordings_end_at_once_when_they_are_cancelled_or_the_service_stops(
+    bench: Bench,
+) -> None:
+    bench.engine.is_held = True
+    jobs = [bench.claim(f"{number}.wav") for number in range(6)]
+    for job in jobs:
+        assert bench.worker.start(job)
+    bench.wait(lambda: len(bench.engine.pieces) == 2)
+    submitted = {piece.job_id for piece in bench.engine.pieces}
+    waiting = next(job for job in jobs if job.job_id not in submitted)
+    bench.worker.cancel(waiting)
+    bench.wait(lambda: waiting.job_id not in bench.worker.job_ids())
+    assert bench.names("failed") == [waiting.name, f"{waiting.name}.error.txt"]
+    assert bench.worker.stop(WAIT_S)
+    assert bench.resources.journal.recover_in_flight() == ()
+    assert len(bench.resources.journal.unfinished()) == 5
 
 
 def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench) -> None:
@@ -416,6 +524,6 @@ def test_job_keeps_the_settings_of_its_claim(bench: Bench) -> None:
     assert modes == {"after.srt": 0o600, "before.json": 0o660, "before.txt": 0o660}
 
 
-@pytest.mark.parametrize(("n_slots", "n_runs"), [(1, 4), (32, 4), (39, 4), (40, 5), (256, 32)])
-def test_more_recordings_run_side_by_side_with_a_larger_engine(n_slots: int, n_runs: int) -> None:
-    assert recordings_in_flight(ScriptedEngine(max_in_flight=n_slots)) == n_runs
+@pytest.mark.parametrize(("n_slots", "n_places"), [(1, 1), (8, 8), (256, 256), (1000, 256)])
+def test_as_many_recordings_are_in_transcription_as_the_engine_has_slots(n_slots: int, n_places: int) -> None:
+    assert count_places(ScriptedEngine(max_in_flight=n_slots)) == n_places
