@@ -153,7 +153,7 @@ def run_processes(paths: list[Path], n_processes: int) -> float:
         with ThreadPoolExecutor(n_processes) as pool:
 
             def prepare(path: Path) -> None:
-                front_end.prepare(path, Preprocess(), "silero").waveform.close()
+                front_end.prepare(path, Preprocess(), "silero").close()
 
             list(pool.map(prepare, [path.with_name("spoken.wav") for path in paths[:n_processes]]))
             began_s = time.perf_counter()
@@ -186,10 +186,11 @@ def measure_memory(source: Path) -> None:
             front_end.close()
         took_s = time.perf_counter() - began_s
         grown_mb = memory_mb("self", "VmRSS") - before_mb
-        with prepared.waveform as waveform:
-            speed = waveform.duration_s / took_s
+        with prepared:
+            duration_s = prepared.receipt.duration_s
+            speed = duration_s / took_s
             print(
-                f"{name}: {waveform.duration_s / 3600:.1f} h at {speed:.0f} x real time, "
+                f"{name}: {duration_s / 3600:.1f} h at {speed:.0f} x real time, "
                 f"decoder's peak {max(peaks_mb):.0f} MB, this process grew by {grown_mb:.0f} MB"
             )
         target.unlink()
@@ -220,15 +221,15 @@ def run_ours(path: Path, *options: str) -> dict[str, float]:
 
 def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
     """Clean one recording, and cut it if asked, in this process."""
-    from daemon.decode import RecordingFile, WaveformWriter  # noqa: PLC0415  # the parent needs none of it
+    from daemon.decode import AudioFiles, RecordingFile  # noqa: PLC0415  # the parent needs none of it
     from daemon.decode.cleaning import decode  # noqa: PLC0415  # the same
     from daemon.segment import cut  # noqa: PLC0415  # the same
     from daemon.segment.vad import detect_speech  # noqa: PLC0415  # the same
 
     settings = SegmentSettings()
     before_s = used_s(resource.RUSAGE_SELF)
-    with RecordingFile.open(path) as source, WaveformWriter(path.parent) as writer:
-        waveform, _ = decode(source, writer, Preprocess())
+    with RecordingFile.open(path) as source, AudioFiles(path.parent) as files:
+        waveform = decode(source, files, Preprocess()).tracks[0].streams[0].waveform
     with waveform:
         if has_cut:
             speech = detect_speech(waveform, settings.vad, lambda: None)

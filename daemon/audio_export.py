@@ -12,7 +12,7 @@ import numpy as np
 import soundfile
 
 from daemon import errors
-from daemon.decode import SAMPLE_RATE_HZ
+from daemon.decode import SAMPLE_RATE_HZ, MixedWaveform
 from daemon.display import escape
 from daemon.host import files
 
@@ -59,11 +59,12 @@ def check_target(target: Path) -> None:
         )
 
 
-def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
+def write(waveform: Waveform | MixedWaveform, target: Path, *, is_forced: bool = False) -> None:
     """Write a waveform to a file whose ending names the format; the file appears whole.
 
     Args:
-        waveform: mono float32 audio at 16 kHz.
+        waveform: mono float32 audio at 16 kHz. Of several that are transcribed each by itself, a WAV file gets a
+            channel for each, any other their mean.
         target: OUT.wav (32-bit float, of any length), OUT.mp3, OUT.m4a or OUT.opus (up to 2 hours).
         is_forced: whether a file of that name is overwritten.
 
@@ -106,18 +107,24 @@ def write(waveform: Waveform, target: Path, *, is_forced: bool = False) -> None:
             ) from None
 
 
-def _write_wav(waveform: Waveform, file: BinaryIO) -> None:
+def _write_wav(waveform: Waveform | MixedWaveform, file: BinaryIO) -> None:
     """Write 32-bit float samples block by block."""
-    is_long = 4 * waveform.n_samples > _MAX_WAV_BYTES
-    form = "RF64" if is_long else "WAV"
+    parts = waveform.parts if isinstance(waveform, MixedWaveform) else [waveform]
+    form = "RF64" if 4 * len(parts) * waveform.n_samples > _MAX_WAV_BYTES else "WAV"
     with soundfile.SoundFile(
-        file.fileno(), "w", SAMPLE_RATE_HZ, channels=1, subtype="FLOAT", format=form, closefd=False
+        file.fileno(), "w", SAMPLE_RATE_HZ, channels=len(parts), subtype="FLOAT", format=form, closefd=False
     ) as writer:
-        for block in waveform.blocks(_BLOCK_SAMPLES):
+        for start in range(0, waveform.n_samples, _BLOCK_SAMPLES):
+            block = np.zeros((min(_BLOCK_SAMPLES, waveform.n_samples - start), len(parts)), np.float32)
+            for channel, part in enumerate(parts):
+                samples = part.read(start, start + _BLOCK_SAMPLES)
+                block[: len(samples), channel] = samples
             writer.write(block)
 
 
-def _write_compressed(waveform: Waveform, file: BinaryIO, muxer: str, encoder: str, bit_rate: str) -> None:
+def _write_compressed(
+    waveform: Waveform | MixedWaveform, file: BinaryIO, muxer: str, encoder: str, bit_rate: str
+) -> None:
     """Encode through pydub, which keeps a copy in the system's temporary folder while ffmpeg runs."""
     pcm = bytearray()
     for block in waveform.blocks(_BLOCK_SAMPLES):

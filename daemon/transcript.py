@@ -24,8 +24,34 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class TrackFacts:
+    """One audio track of the recording.
+
+    Attributes:
+        index: from 1, among the audio tracks.
+        language: its tag in the file, such as "deu".
+        title: its title in the file.
+        start_s: when it begins, from the start of the recording.
+        is_used: whether it was transcribed.
+        reason: why it was not.
+    """
+
+    index: int
+    codec: str
+    channels: int
+    language: str | None
+    title: str | None
+    start_s: float
+    duration_s: float
+    is_used: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Receipt:
     """What preprocessing found in the recording and did to it.
+
+    Where several tracks or channels are transcribed, levels are those of the first.
 
     Attributes:
         duration_s: length of what could be decoded.
@@ -42,6 +68,8 @@ class Receipt:
         n_invalid: samples that were not numbers, replaced by silence.
         leveled_db: the most gain that leveling added to a quiet stretch; 0 where it added none.
         peaks: outline of the cleaned audio: the highest level in each of at most 4,000 equal parts, 0 to 1.
+        tracks: every audio track of the file.
+        channel_names: who is on each channel, as the configuration says, where channels were transcribed by themselves.
     """
 
     duration_s: float
@@ -60,6 +88,8 @@ class Receipt:
     n_invalid: int = 0
     leveled_db: float = 0.0
     peaks: tuple[float, ...] = ()
+    tracks: tuple[TrackFacts, ...] = ()
+    channel_names: tuple[str, ...] = ()
 
     def with_note(self, note: str) -> Receipt:
         """Return the receipt with one more sentence for people."""

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daemon import errors
-from daemon.decode import cleaning
-from daemon.frontend import worker_process
+from daemon.frontend import preparing, worker_process
 from daemon.host import seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.config import Preprocess
-    from daemon.decode import RecordingFile, Waveform, WaveformWriter
+    from daemon.decode import AudioFiles, RecordingFile
+    from daemon.frontend.messages import Prepare
+    from daemon.frontend.preparing import FoundStream
     from daemon.transcript import Receipt
 
 REFUSED = frozenset({"EPERM", "EACCES", "ENOSYS"})
@@ -218,15 +218,17 @@ def outcome(attempt: Callable[[], object]) -> str:
 
 def arm(aims: Aims) -> None:
     """Let a recording that holds MARK take over the decoder in this process."""
-    genuine = cleaning.decode
+    genuine = preparing.find_streams
 
-    def decode(source: RecordingFile, writer: WaveformWriter, settings: Preprocess) -> tuple[Waveform, Receipt]:
+    def find_streams(
+        source: RecordingFile, files: AudioFiles, request: Prepare
+    ) -> tuple[tuple[FoundStream, ...], Receipt]:
         if source.read_at(MARK_AT, len(MARK)) != MARK:
-            return genuine(source, writer, settings)
+            return genuine(source, files, request)
         ways = attempts(aims, source.descriptor) | irreversible(aims, source.descriptor)
         raise errors.JobError(json.dumps({name: outcome(attempt) for name, attempt in ways.items()}), "")
 
-    setattr(worker_process, "decode", decode)  # noqa: B010  # a name it imports
+    setattr(worker_process, "find_streams", find_streams)  # noqa: B010  # a name it imports
 
 
 def be_without(part: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 import soxr
 
-from daemon.decode import RecordingFile, WaveformWriter, cleaning
+from daemon.decode import AudioFiles, RecordingFile, cleaning
+from daemon.decode.receipts import make_receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,9 +86,11 @@ def noise(duration_s: float, rate_hz: int = 16_000, level: float = 0.1, seed: in
 def decode(
     path: Path, settings: Preprocess, cache: Path, raise_if_stopped: Callable[[], None] = lambda: None
 ) -> tuple[Waveform, Receipt]:
-    """Decode in this process, where a test can look on."""
-    with RecordingFile.open(path) as source, WaveformWriter(cache) as writer:
-        return cleaning.decode(source, writer, settings, raise_if_stopped)
+    """Decode the one track that is heard, mixed, in this process, where a test can look on."""
+    with RecordingFile.open(path) as source, AudioFiles(cache) as files:
+        cleaned = cleaning.decode(source, files, settings, raise_if_stopped=raise_if_stopped)
+        (track,) = cleaned.tracks
+        return track.streams[0].waveform, make_receipt(cleaned, [track])
 
 
 def samples_of(waveform: Waveform) -> NDArray[np.float32]:

@@ -34,7 +34,9 @@ def prepare(word: str, output: Path, option: Path | None, *, is_json: bool, is_f
     with inputs.opened(found, config.folders.cache) as (recording,):
         front_end = FrontEnd(config.folders.cache, n_processes=1)
         try:
-            prepared = front_end.prepare(recording.source, config.preprocess, "off", command.stop_on_signals())
+            prepared = front_end.prepare(
+                recording.source, config.preprocess, config.segment.vad, command.stop_on_signals(), config.transcribe
+            )
         except (JobError, NoPermissionError) as error:
             logs.write_error(f"scribed: {recording.shown}: {escape(str(error))}")
             return error.exit_code

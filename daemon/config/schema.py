@@ -48,13 +48,10 @@ LATER: Final = frozenset(
         "output.sound_events",
         "preprocess.leveling",
         "search.enabled",
-        "transcribe.channel_names",
-        "transcribe.channels",
         "transcribe.chinese_script",
         "transcribe.corrections",
         "transcribe.language_from_name",
         "transcribe.speakers",
-        "transcribe.tracks",
     }
 )
 

@@ -4,6 +4,24 @@
 """
 
 from daemon.decode.source import NotARecordingError, RecordingFile
-from daemon.decode.waveform import SAMPLE_RATE_HZ, Waveform, WaveformWriter, open_unlinked
+from daemon.decode.waveform import (
+    MAX_STREAMS,
+    SAMPLE_RATE_HZ,
+    AudioFiles,
+    MixedWaveform,
+    Waveform,
+    WaveformWriter,
+    open_unlinked,
+)
 
-__all__ = ["SAMPLE_RATE_HZ", "NotARecordingError", "RecordingFile", "Waveform", "WaveformWriter", "open_unlinked"]
+__all__ = [
+    "MAX_STREAMS",
+    "SAMPLE_RATE_HZ",
+    "AudioFiles",
+    "MixedWaveform",
+    "NotARecordingError",
+    "RecordingFile",
+    "Waveform",
+    "WaveformWriter",
+    "open_unlinked",
+]

@@ -1,4 +1,4 @@
-"""From a recording to its waveform and receipt, in one pass.
+"""From a recording to its cleaned tracks, in one pass.
 
 The result equals `sox IN -c 1 OUT highpass 80 rate 16k gain -n -3` within 1e-3 of full scale, for
 recordings of any length, in bounded memory. One thing differs: with -c 1, sox 14.4 mixes last and
@@ -12,9 +12,8 @@ applied when the waveform is read.
 from __future__ import annotations
 
 import contextlib
-import math
-from functools import partial
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
@@ -22,25 +21,30 @@ from daemon import errors
 from daemon.decode import readers
 from daemon.decode.conditioning import Conditioner
 from daemon.decode.dynamics import SILENT_PEAK, Dynamics
+from daemon.decode.frames import BLOCK_VALUES
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError
-from daemon.transcript import Receipt
+from daemon.decode.tracks import choose
+from daemon.decode.waveform import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
     from daemon.config import Preprocess
     from daemon.decode.source import RecordingFile
-    from daemon.decode.waveform import Waveform, WaveformWriter
+    from daemon.decode.tracks import AudioTrack
+    from daemon.decode.waveform import AudioFiles, Waveform
 
 # Below 4 kHz speech is unintelligible, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
 # 64 channels are the most that recording devices offer.
 _MIN_RATE_HZ: Final = 4_000
 _MAX_RATE_HZ: Final = 768_000
 _MAX_CHANNELS: Final = 64
+# A shorter pause of the recorder is stored as zeros, a longer one takes no room.
+_MAX_STORED_PAUSE_S: Final = 2.0
 # Float PCM, by the names of libsndfile and of FFmpeg: it may exceed full scale without being clipped.
 _FLOAT_CODECS: Final = frozenset({"float", "double", *(f"pcm_f{kind}" for kind in ("32le", "32be", "64le", "64be"))})
 
@@ -60,104 +64,289 @@ def is_recording(source: RecordingFile) -> bool:
     return True
 
 
+@dataclass(frozen=True, slots=True)
+class CleanedStream:
+    """One track, or one channel of it, as mono at 16 kHz.
+
+    Attributes:
+        waveform: read with its gain; its time 0 is that of the recording.
+        channel: from 1; None where all channels were mixed, or one stands for all.
+        dynamics: its levels before the gain.
+    """
+
+    waveform: Waveform
+    channel: int | None
+    dynamics: Dynamics
+
+
+@dataclass(frozen=True, slots=True)
+class CleanedTrack:
+    """What was decoded of one track.
+
+    Attributes:
+        streams: one, or one for each channel; () where there was nothing to decode.
+        levels: what was measured in its channels.
+        start_s: when its first sample was recorded, from the start of the recording.
+        end_s: when its last sample was.
+    """
+
+    track: AudioTrack
+    streams: tuple[CleanedStream, ...]
+    levels: Levels
+    start_s: float
+    end_s: float
+
+    @property
+    def is_short(self) -> bool:
+        """Whether less could be read than the file declares."""
+        start_s = 0.0 if self.track.declares_end else self.start_s
+        return self.end_s - start_s < (self.track.declared_s or 0.0) - self.track.slack_s
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether everything that the file declares of this track could be decoded."""
+        return self.track.fault is None and not self.track.is_damaged and not self.is_short
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is to be heard of a recording.
+
+    Attributes:
+        tracks: the setting `transcribe.tracks`, or the numbers of tracks.
+        is_split: whether each channel becomes a stream.
+    """
+
+    tracks: Literal["auto", "all"] | int | tuple[int, ...] = "auto"
+    is_split: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaned:
+    """What was decoded of a recording.
+
+    Attributes:
+        all_tracks: every audio track of the file, in order.
+        tracks: those that were read.
+        left_out: why each of the others was not, by its number.
+    """
+
+    all_tracks: tuple[AudioTrack, ...]
+    tracks: tuple[CleanedTrack, ...]
+    left_out: Mapping[int, str]
+
+
+_EVERYTHING: Final = Wanted()
+
+
 def decode(
     source: RecordingFile,
-    writer: WaveformWriter,
+    files: AudioFiles,
     settings: Preprocess,
+    wanted: Wanted = _EVERYTHING,
     raise_if_stopped: Callable[[], None] = lambda: None,
-) -> tuple[Waveform, Receipt]:
-    """Decode and clean a recording.
+) -> Cleaned:
+    """Decode and clean the tracks of a recording.
 
     This runs codecs on files from strangers: the daemon does it in a separate process (`daemon.frontend`).
 
     Args:
         source: the recording.
-        writer: receives the audio.
+        files: receive the audio; they belong to the caller, also after an error.
         settings: the `preprocess` section of the configuration.
+        wanted: which tracks and channels.
         raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
-
-    Returns:
-        the waveform, which the caller closes, and the receipt of what was found and done.
 
     Raises:
         errors.JobError: the file is not a recording, or damaged beyond reading, protected, empty or too long.
         errors.TransientError: its share does not respond, or the cache disk is full.
         MemoryError: it takes more memory than allowed.
     """
-    open_reader = partial(readers.open_reader, source)
+    run = _Pass(source, files, settings, wanted, raise_if_stopped)
     # What is rare and shows only at the end costs a second pass.
     try:
-        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, raise_if_stopped)
+        cleaned = run.decode()
     except readers.DamagedError:
-        writer.restart()
-        open_reader = partial(open_reader, is_damaged=True)
-        receipt, gain, inverted_channel = _decode_once(open_reader(), writer, settings, raise_if_stopped)
-    if inverted_channel is not None:  # cheaper than keeping two mixes
-        writer.restart()
-        receipt, gain, _ = _decode_once(open_reader(), writer, settings, raise_if_stopped, inverted_channel)
-    return writer.finish(gain), receipt
+        files.release_all()
+        run = replace(run, is_damaged=True)
+        cleaned = run.decode()
+    inverted = {} if wanted.is_split else _find_inverted(cleaned)
+    if not inverted:
+        return cleaned
+    for each in cleaned.tracks:  # cheaper than keeping two mixes
+        if each.track.number in inverted:
+            files.release(*(stream.waveform for stream in each.streams))
+    again = replace(run, wanted=Wanted(tuple(inverted)), alone=inverted).decode()
+    found = {each.track.number: each for each in again.tracks}
+    return replace(cleaned, tracks=tuple(found.get(each.track.number, each) for each in cleaned.tracks))
 
 
-def _decode_once(
-    reader: readers.Reader,
-    writer: WaveformWriter,
-    settings: Preprocess,
-    raise_if_stopped: Callable[[], None],
-    channel: int | None = None,
-) -> tuple[Receipt, float, int | None]:
-    """Decode the whole recording, with all channels mixed or only one of them.
+def _find_inverted(cleaned: Cleaned) -> dict[int, int]:
+    """Return the tracks whose two channels would cancel each other, by number, and the channel to use alone."""
+    channels = {each.track.number: each.levels.inverted_channel for each in cleaned.tracks}
+    return {number: channel for number, channel in channels.items() if channel is not None}
 
-    Returns:
-        the receipt, the linear gain, and the channel to use alone, if any.
-    """
-    with contextlib.closing(reader):
-        _refuse_impossible(reader, settings)
-        levels = Levels(reader.rate_hz, reader.channels, has_headroom=reader.codec in _FLOAT_CODECS)
-        meter = LoudnessMeter() if settings.normalize == "loudness" else None
-        dynamics = Dynamics()
-        for audio in _cleaned(reader, levels, settings, raise_if_stopped, channel):
-            writer.append(audio)
-            dynamics.push(audio)
-            if meter is not None and len(audio):
-                meter.push(audio)
-        if writer.n_samples == 0:
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One pass over a recording; `alone` has the channel, from 0, that stands for all of its track, by its number."""
+
+    source: RecordingFile
+    files: AudioFiles
+    settings: Preprocess
+    wanted: Wanted
+    raise_if_stopped: Callable[[], None]
+    is_damaged: bool = False
+    alone: Mapping[int, int] = field(default_factory=dict)
+
+    def decode(self) -> Cleaned:
+        limit_s = self.settings.max_duration_h * 3600
+        reader = readers.open_reader(self.source, is_damaged=self.is_damaged, limit_s=limit_s)
+        with contextlib.closing(reader):
+            heard, left_out = choose(reader.tracks, self.wanted.tracks)
+            for track in heard:
+                track.fault = track.fault or _find_impossible(track)
+            readable = [track for track in heard if track.fault is None]
+            if not readable:
+                raise next(track.fault for track in heard if track.fault is not None)
+            if any((track.declared_s or 0.0) > limit_s for track in readable):
+                raise _too_long_error(self.settings)
+            cleaners = {track.number: self._cleaner(track, len(readable)) for track in readable}
+            for number, block in reader.blocks(tuple(cleaners), self.raise_if_stopped):
+                self.raise_if_stopped()
+                cleaner = cleaners[number]
+                if isinstance(block, float):
+                    cleaner.pause(block)
+                else:
+                    cleaner.push(block)
+                if cleaner.time_s > limit_s:
+                    raise _too_long_error(self.settings)
+            tracks = tuple(cleaner.finish() for cleaner in cleaners.values())
+        if not any(each.streams for each in tracks):
             raise errors.JobError("The file holds no audio, only a header.", "Copy the recording again.")
-        dynamics.drain()
-        gain = _gain(settings, dynamics.peak, meter)
-        return _receipt(reader, levels, dynamics, gain), gain, levels.inverted_channel
+        return Cleaned(tuple(reader.tracks), tracks, left_out)
+
+    def _cleaner(self, track: AudioTrack, n_tracks: int) -> _TrackCleaner:
+        """Return the cleaner of a track, which is split where that is wanted and there is room for it."""
+        alone = self.alone.get(track.number)
+        n_channels = track.channels if self.wanted.is_split else 1
+        if n_channels > 1 and self.files.n_free < n_tracks - 1 + n_channels:
+            track.notes.append(
+                f"Its {track.channels} channels were mixed: there are too many to transcribe each alone."
+            )
+            n_channels = 1
+        channels: list[int | None] = [alone] if n_channels == 1 else [*range(n_channels)]
+        return _TrackCleaner(track, channels, self.files, self.settings)
 
 
-def _cleaned(
-    reader: readers.Reader,
-    levels: Levels,
-    settings: Preprocess,
-    raise_if_stopped: Callable[[], None],
-    channel: int | None,
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the recording as mono, high-passed, at 16 kHz."""
-    conditioner = Conditioner(reader.rate_hz, settings.highpass_hz)
-    for block in reader.blocks(raise_if_stopped):
-        raise_if_stopped()
-        mono = _mix(levels.observe(block), channel)
-        if levels.duration_s > settings.max_duration_h * 3600:
-            raise _too_long_error(settings)
-        yield conditioner.push(mono)
-    yield conditioner.drain()
+class _TrackCleaner:
+    """Cleans one track block by block, as one stream or as one for each channel."""
+
+    def __init__(self, track: AudioTrack, channels: list[int | None], files: AudioFiles, settings: Preprocess) -> None:
+        self._track = track
+        self._files = files
+        self._levels = Levels(track.rate_hz, track.channels, has_headroom=track.codec in _FLOAT_CODECS)
+        self._streams = {channel: _StreamCleaner(track.rate_hz, files, settings) for channel in channels}
+        self._start_s: float | None = None
+        self._paused_s = 0.0
+
+    @property
+    def time_s(self) -> float:
+        """Time so far, from the start of the recording."""
+        return self._paused_s + self._levels.duration_s
+
+    def push(self, block: NDArray[np.float32]) -> None:
+        """Clean a block, shape (channels, n)."""
+        if self._start_s is None:
+            self._start_s = self.time_s
+        block = self._levels.observe(block, self.time_s)
+        for channel, stream in self._streams.items():
+            stream.push(_mix(block, channel))
+
+    def pause(self, duration_s: float) -> None:
+        """Note that nothing was recorded for some time."""
+        if self._start_s is not None and duration_s <= _MAX_STORED_PAUSE_S:
+            n_left = round(duration_s * self._track.rate_hz)
+            while n_left:  # at 768 kHz and 64 channels even seconds are large
+                n_frames = min(n_left, max(1, BLOCK_VALUES // self._track.channels))
+                self.push(np.zeros((self._track.channels, n_frames), np.float32))
+                n_left -= n_frames
+            return
+        self._paused_s += duration_s
+        for stream in self._streams.values():
+            stream.skip_to(self.time_s)
+
+    def finish(self) -> CleanedTrack:
+        """Return the cleaned track."""
+        end_s, is_split = self.time_s, len(self._streams) > 1
+        start_s = end_s if self._start_s is None else self._start_s
+        finished = [
+            CleanedStream(stream.finish(), channel + 1 if is_split and channel is not None else None, stream.dynamics)
+            for channel, stream in self._streams.items()
+        ]
+        if self._start_s is None:
+            self._files.release(*(stream.waveform for stream in finished))
+            finished.clear()
+        return CleanedTrack(self._track, tuple(finished), self._levels, start_s, end_s)
 
 
-def _refuse_impossible(reader: readers.Reader, settings: Preprocess) -> None:
-    """Refuse, before decoding, what cannot be speech or would take far too long."""
-    if not _MIN_RATE_HZ <= reader.rate_hz <= _MAX_RATE_HZ:
-        raise errors.JobError(
-            f"The file has a sample rate of {reader.rate_hz} Hz; {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz are supported.",
+class _StreamCleaner:
+    """High-passes and resamples one mono stream, writes it, and measures it for its gain."""
+
+    def __init__(self, rate_hz: int, files: AudioFiles, settings: Preprocess) -> None:
+        self.dynamics = Dynamics()
+        self._rate_hz = rate_hz
+        self._settings = settings
+        self._conditioner = Conditioner(rate_hz, settings.highpass_hz)
+        self._writer = files.make_writer()
+        self._meter = LoudnessMeter() if settings.normalize == "loudness" else None
+
+    def push(self, mono: NDArray[np.float32]) -> None:
+        """Add a block, shape (n,)."""
+        self._take(self._conditioner.push(mono))
+
+    def skip_to(self, time_s: float) -> None:
+        """Add silence up to a time, counted from the start of the recording."""
+        self._take(self._conditioner.drain())
+        self._conditioner = Conditioner(self._rate_hz, self._settings.highpass_hz)
+        n_samples = round(time_s * SAMPLE_RATE_HZ) - self._writer.n_samples
+        if n_samples > 0:
+            self._writer.skip(n_samples)
+            self.dynamics.skip(n_samples)
+
+    def finish(self) -> Waveform:
+        """Return the waveform with its gain."""
+        self._take(self._conditioner.drain())
+        self.dynamics.drain()
+        return self._writer.finish(self._gain())
+
+    def _take(self, audio: NDArray[np.float32]) -> None:
+        self._writer.append(audio)
+        self.dynamics.push(audio)
+        if self._meter is not None and len(audio):
+            self._meter.push(audio)
+
+    def _gain(self) -> float:
+        """Return the linear factor of the chosen normalization; silence is left unchanged."""
+        if self.dynamics.peak < SILENT_PEAK or self._settings.normalize == "off":
+            return 1.0
+        if self._meter is not None:
+            return self._meter.gain()
+        return float(10 ** (self._settings.peak_dbfs / 20) / self.dynamics.peak)
+
+
+def _find_impossible(track: AudioTrack) -> errors.JobError | None:
+    """Return why a track cannot be speech, or would take far too long; None for any other."""
+    if not _MIN_RATE_HZ <= track.rate_hz <= _MAX_RATE_HZ:
+        return errors.JobError(
+            f"The file has a sample rate of {track.rate_hz} Hz; {_MIN_RATE_HZ} to {_MAX_RATE_HZ} Hz are supported.",
             "Export it at 16000 Hz or more.",
         )
-    if not 1 <= reader.channels <= _MAX_CHANNELS:
-        raise errors.JobError(
-            f"The file has {reader.channels} channels; 1 to {_MAX_CHANNELS} are supported.", "Mix it down first."
+    if not 1 <= track.channels <= _MAX_CHANNELS:
+        return errors.JobError(
+            f"The file has {track.channels} channels; 1 to {_MAX_CHANNELS} are supported.", "Mix it down first."
         )
-    if reader.declared_s is not None and reader.declared_s > settings.max_duration_h * 3600:
-        raise _too_long_error(settings)
+    return None
 
 
 def _too_long_error(settings: Preprocess) -> errors.JobError:
@@ -176,53 +365,3 @@ def _mix(channels: NDArray[np.float32], chosen: int | None) -> NDArray[np.float3
             mono += channel
         mono *= np.float32(1 / len(channels))
     return mono
-
-
-def _gain(settings: Preprocess, peak: float, meter: LoudnessMeter | None) -> float:
-    """Return the linear factor of the chosen normalization; silence is left unchanged."""
-    if peak < SILENT_PEAK or settings.normalize == "off":
-        return 1.0
-    if meter is not None:
-        return meter.gain()
-    return float(10 ** (settings.peak_dbfs / 20) / peak)
-
-
-def _receipt(reader: readers.Reader, levels: Levels, dynamics: Dynamics, gain: float) -> Receipt:
-    """Return the receipt of what was found and done."""
-    notes = list(reader.notes)
-    declared_s = reader.declared_s or 0.0
-    is_short = levels.duration_s < declared_s - reader.slack_s
-    if is_short:
-        heard = _spoken(levels.duration_s)
-        notes.append(f"The file declares a length of {_spoken(declared_s)}, but only {heard} could be read.")
-    click = dynamics.find_click()
-    if click is not None:
-        at_s, above_db = click
-        notes.append(
-            f"A click or DC step at {_spoken(at_s)} is {above_db:.0f} dB louder than the rest and limits normalization."
-        )
-    return Receipt(
-        duration_s=levels.duration_s,
-        sample_rate_hz=reader.rate_hz,
-        channels=reader.channels,
-        codec=reader.codec,
-        peak_dbfs=dynamics.peak_dbfs,
-        gain_db=20 * math.log10(gain),
-        clipped_s=levels.clipped_s,
-        is_complete=not (is_short or reader.is_damaged),
-        notes=(*notes, *levels.notes(dynamics.peak_dbfs)),
-        level_dbfs=dynamics.level_dbfs,
-        crest_db=dynamics.crest_db,
-        snr_db=dynamics.estimate_snr_db(),
-        dc_offset=levels.dc_offset,
-        n_invalid=levels.n_invalid,
-        peaks=dynamics.envelope.outline(gain),
-    )
-
-
-def _spoken(duration_s: float) -> str:
-    """Return a duration as people write it: "7.5 s" or "1:02:03"."""
-    if duration_s < 60:  # noqa: PLR2004  # a minute
-        return f"{duration_s:.1f} s"
-    minutes, seconds = divmod(round(duration_s), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"

@@ -56,6 +56,19 @@ class Dynamics:
         if n_frames:
             self._observe(audio[: n_frames * _FRAME_SAMPLES].reshape(n_frames, _FRAME_SAMPLES))
 
+    def skip(self, n_samples: int) -> None:
+        """Note a pause of the recorder: it counts as time, and neither as signal nor as noise."""
+        if len(self._pending):
+            n_missing = min(n_samples, _FRAME_SAMPLES - len(self._pending))
+            self.push(np.zeros(n_missing, np.float32))
+            self._n_samples -= n_missing
+            n_samples -= n_missing
+        n_frames, n_rest = divmod(n_samples, _FRAME_SAMPLES)
+        self._n_frames += n_frames
+        self.envelope.skip(n_frames)
+        if n_rest:
+            self._pending = np.zeros(n_rest, np.float32)
+
     def drain(self) -> None:
         """Measure the last samples, which are less than a frame."""
         if len(self._pending):
@@ -114,7 +127,7 @@ class Dynamics:
 
     def find_click(self) -> tuple[float, float] | None:
         """Return (time in seconds, dB above the rest) of a lone click that limits the gain, None if there is none."""
-        if self._n_frames < _MIN_FRAMES or self.peak_dbfs is None:
+        if self._n_by_peak.sum() < _MIN_FRAMES or self.peak_dbfs is None:
             return None
         n_louder = self._n_by_peak[::-1].cumsum()
         rest = _N_BINS - 1 - int(np.searchsorted(n_louder, _CLICK_FRAMES, side="right"))

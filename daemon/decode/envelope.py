@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 MAX_VALUES: Final = 4000
@@ -38,6 +40,11 @@ class Envelope:
         while self._n_rows > _MAX_ROWS:
             self._coarsen()
 
+    def skip(self, n_frames: int) -> None:
+        """Add frames of silence."""
+        for start in range(0, n_frames, _MAX_ROWS * self._row_frames):
+            self.push(np.zeros(min(n_frames - start, _MAX_ROWS * self._row_frames), np.float32))
+
     def _coarsen(self) -> None:
         """Let each row cover twice as many frames."""
         rows = np.concatenate(self._rows)
@@ -47,13 +54,35 @@ class Envelope:
         self._n_rows = len(self._rows[0])
         self._row_frames *= 2
 
-    def outline(self, gain: float) -> tuple[float, ...]:
-        """Return at most `MAX_VALUES` peaks over equal parts of the time, each 0 to 1, after a linear gain."""
+    @property
+    def n_frames(self) -> int:
+        """Frames so far."""
+        return self._n_rows * self._row_frames + len(self._pending)
+
+    def values(self, n_frames: int, n_values: int) -> NDArray[np.float64]:
+        """Return the peaks of `n_values` equal parts of `n_frames` frames, which are at least those so far."""
         last = self._pending.max(keepdims=True) if len(self._pending) else self._pending
         rows = np.concatenate((*self._rows, last))
-        if len(rows) == 0:
-            return ()
-        n_values = min(len(rows), MAX_VALUES)
-        starts = np.arange(n_values) * len(rows) // n_values
-        values = np.clip(np.maximum.reduceat(rows, starts).astype(np.float64) * gain, 0.0, 1.0)
-        return tuple(np.round(values, _DIGITS).tolist())
+        n_rows = max(len(rows), -(-n_frames // self._row_frames))
+        starts = np.arange(n_values) * n_rows // n_values
+        values = np.zeros(n_values)
+        is_begun = starts < len(rows)
+        values[is_begun] = np.maximum.reduceat(rows, starts[is_begun])
+        return values
+
+
+def outline(parts: Sequence[tuple[Envelope, float]]) -> tuple[float, ...]:
+    """Return the outline of sounds that are heard together.
+
+    Args:
+        parts: each sound with its linear gain; all begin at the same time.
+
+    Returns:
+        at most `MAX_VALUES` peaks over equal parts of the time, each 0 to 1.
+    """
+    n_frames = max((envelope.n_frames for envelope, _ in parts), default=0)
+    n_values = min(n_frames, MAX_VALUES)
+    if n_values == 0:
+        return ()
+    loudest = np.max([gain * envelope.values(n_frames, n_values) for envelope, gain in parts], axis=0)
+    return tuple(np.round(np.clip(loudest, 0.0, 1.0), _DIGITS).tolist())

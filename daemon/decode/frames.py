@@ -19,8 +19,12 @@ BLOCK_VALUES: Final = 1 << 17
 """Samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB."""
 
 _MIN_GAP_S: Final = 0.1  # a shorter jump of the time stamps is rounding
-_MAX_GAP_S: Final = 30.0  # a longer one is a recorder's pause or a broken clock, so no silence is put there
-
+# A longer jump in a broadcast format is a cut or a new clock, and no pause.
+_MAX_BROADCAST_GAP_S: Final = 10.0
+_BROADCAST: Final = frozenset({"mpegts", "mpeg"})
+# Codecs whose frames do not follow the time stamps of their packets.
+_UNTIMED: Final = frozenset({"wmalossless"})
+_MAX_LOST_PACKET_S: Final = 30.0
 
 # Streams of frames, which other programs append tags and padding to.
 _TAGGED: Final = frozenset({"mp3", "aac", "ac3", "eac3"})
@@ -33,21 +37,34 @@ class Clock:
 
     Without it, a page lost in the middle of an Ogg file would shift everything after it.
 
+    Attributes:
+        n_jumps: how often the time stamps jumped by more than can be a pause; the parts were joined.
+
     Args:
+        format_name: FFmpeg's name of the container.
+        codec: FFmpeg's name of the encoding.
         start_us: earliest time stamp of the container in microseconds, if it has any. So in a video
             whose audio begins late, times are those that a player shows.
         tick_s: unit of the frames' time stamps in seconds.
+        limit_s: latest time that a pause may reach; a longer one is a broken clock.
     """
 
-    def __init__(self, start_us: int | None, tick_s: float) -> None:
+    def __init__(self, format_name: str, codec: str, start_us: int | None, tick_s: float, limit_s: float) -> None:
+        self.n_jumps = 0
+        self._is_broadcast = format_name in _BROADCAST
+        self._is_timed = codec not in _UNTIMED
         self._tick_s = tick_s
         self._expected_s = None if start_us is None else start_us / av.time_base
+        self._has_begun = False
+        self._limit_s = limit_s
+        self._passed_s = 0.0
 
     def skip(self, packet: Any) -> float:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
         """Skip a packet that cannot be decoded, and return its duration in seconds."""
         duration_s = (packet.duration or 0) * self._tick_s
-        if not 0 < duration_s <= _MAX_GAP_S:
+        if not 0 < duration_s <= _MAX_LOST_PACKET_S:
             return 0.0
+        self._passed_s += duration_s
         if self._expected_s is not None:
             self._expected_s += duration_s
         return duration_s
@@ -56,10 +73,27 @@ class Clock:
         """Move on by a decoded frame, and return how many seconds of audio are missing before it."""
         stamp, expected_s = frame.pts, self._expected_s
         start_s = expected_s if stamp is None else stamp * self._tick_s  # frame.time computes with slow fractions
-        if start_s is not None:
-            self._expected_s = start_s + frame.samples / frame.sample_rate
-        gap_s = 0.0 if start_s is None or expected_s is None else start_s - expected_s
-        return gap_s if _MIN_GAP_S <= gap_s <= _MAX_GAP_S else 0.0
+        length_s = frame.samples / frame.sample_rate
+        if start_s is None:
+            self._passed_s += length_s
+            return 0.0
+        gap_s = self._judge(start_s - expected_s) if self._is_timed and expected_s is not None else 0.0
+        self._expected_s = start_s + length_s
+        self._has_begun = True
+        self._passed_s += gap_s + length_s
+        return gap_s
+
+    def _judge(self, jump_s: float) -> float:
+        """Return how much of a jump of the time stamps is a pause."""
+        if self._is_broadcast and self._has_begun and abs(jump_s) > _MAX_BROADCAST_GAP_S:
+            self.n_jumps += 1
+            return 0.0
+        if jump_s < _MIN_GAP_S:
+            return 0.0
+        if self._passed_s + jump_s > self._limit_s:
+            self.n_jumps += 1
+            return 0.0
+        return jump_s
 
 
 class BrokenPackets:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from daemon.decode.channels import ChannelWindows
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ class Levels:
 
     Attributes:
         n_invalid: samples so far that were not numbers, or garbage.
+        windows: how the channels of stereo compare over time.
 
     Args:
         rate_hz: of the recording.
@@ -34,6 +37,7 @@ class Levels:
 
     def __init__(self, rate_hz: int, channels: int, *, has_headroom: bool = False) -> None:
         self.n_invalid = 0
+        self.windows = ChannelWindows(rate_hz, channels)
         self._rate_hz = rate_hz
         self._channels = channels
         self._highest_clipped = 1.0 if has_headroom else np.inf
@@ -44,8 +48,8 @@ class Levels:
         self._energies = np.zeros(channels)
         self._cross_energy = 0.0
 
-    def observe(self, channels: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Measure a block, shape (channels, n); return it with invalid samples set to 0."""
+    def observe(self, channels: NDArray[np.float32], start_s: float = 0.0) -> NDArray[np.float32]:
+        """Measure a block, shape (channels, n), that begins at `start_s`; return it with invalid samples set to 0."""
         peak = max(float(channels.max(initial=0.0)), -float(channels.min(initial=0.0)))
         if not peak < _MAX_SENSIBLE:  # NaN too
             is_broken = ~(np.abs(channels) < _MAX_SENSIBLE)
@@ -55,9 +59,9 @@ class Levels:
         self._count_clipped(channels, peak)
         self._n_frames += channels.shape[1]
         self._sums += channels.sum(axis=1)
-        self._energies += [np.dot(channel, channel) for channel in channels]
-        if self._channels == _STEREO:
-            self._cross_energy += float(np.dot(channels[0], channels[1]))
+        energies, product = self.windows.observe(channels, start_s)
+        self._energies += energies
+        self._cross_energy += product
         return channels
 
     def _count_clipped(self, channels: NDArray[np.float32], peak: float) -> None:
@@ -75,7 +79,7 @@ class Levels:
 
     @property
     def duration_s(self) -> float:
-        """Length of the blocks so far."""
+        """Length of the blocks so far, without pauses of the recorder."""
         return self._n_frames / self._rate_hz
 
     @property

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import math
 import os
 import tempfile
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, Self
 
 import numpy as np
@@ -14,7 +16,7 @@ from daemon import errors
 from daemon.host import files
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 
 SAMPLE_RATE_HZ: Final = 16_000
 """Sample rate of the speech model, the VAD and every waveform."""
+
+MAX_STREAMS: Final = 8
+"""How many tracks and channels of one recording are kept apart."""
 
 _SAMPLE_BYTES: Final = 4
 _NOT_STORED: Final = "the decoded audio could not be stored"
@@ -35,21 +40,32 @@ class Waveform:
     It owns its file: close it after the last `read` has returned.
 
     Attributes:
+        file: where it is stored, as float32 before the gain.
         n_samples: its length.
         gain: linear factor, applied by `read`.
+        pieces: the samples [start, stop) that were recorded, in order; pauses of the recorder lie between them.
+            They are read as zeros and take no room on the disk.
     """
 
-    __slots__ = ("_file", "gain", "n_samples")
+    __slots__ = ("file", "gain", "n_samples", "pieces")
 
-    def __init__(self, file: io.FileIO, n_samples: int, gain: float = 1.0) -> None:
-        self._file = file
+    def __init__(
+        self, file: io.FileIO, n_samples: int, gain: float = 1.0, pieces: tuple[tuple[int, int], ...] | None = None
+    ) -> None:
+        self.file = file
         self.n_samples = n_samples
         self.gain = gain
+        self.pieces = ((0, n_samples),) if pieces is None else pieces
 
     @property
     def duration_s(self) -> float:
         """Length in seconds."""
         return self.n_samples / SAMPLE_RATE_HZ
+
+    @property
+    def stored_s(self) -> float:
+        """Seconds of audio that take room on the disk."""
+        return sum(stop - start for start, stop in self.pieces) / SAMPLE_RATE_HZ
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
         """Return the samples [start, stop), shape (n,), from any thread.
@@ -64,7 +80,7 @@ class Waveform:
         rest, offset = samples.view(np.uint8).data, start * _SAMPLE_BYTES
         while rest:
             try:
-                n_bytes = os.preadv(self._file.fileno(), [rest], offset)
+                n_bytes = os.preadv(self.file.fileno(), [rest], offset)
             except OSError as error:
                 raise errors.TransientError(f"The decoded audio cannot be read again ({error.strerror}).") from error
             if n_bytes == 0:
@@ -74,6 +90,16 @@ class Waveform:
             samples *= np.float32(self.gain)
         return samples
 
+    def has_audio(self, start: int, stop: int) -> bool:
+        """Return whether any of the samples [start, stop) was recorded."""
+        at = bisect_right(self.pieces, start, key=lambda piece: piece[1])
+        return at < len(self.pieces) and self.pieces[at][0] < stop
+
+    def level(self, start: int, stop: int) -> float:
+        """Return the RMS of the samples [start, stop) as they were recorded, before any gain; 0 for none."""
+        samples = self.read(start, stop)
+        return math.sqrt(float(np.dot(samples, samples)) / len(samples)) / self.gain if len(samples) else 0.0
+
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         """Yield all audio in blocks of `n_samples`; the last may be shorter."""
         for start in range(0, self.n_samples, n_samples):
@@ -81,7 +107,7 @@ class Waveform:
 
     def close(self) -> None:
         """Close the file, which frees its disk space."""
-        self._file.close()
+        self.file.close()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -91,6 +117,59 @@ class Waveform:
         self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Close the file."""
+        self.close()
+
+
+class MixedWaveform:
+    """Several waveforms heard together, as their mean; for people, the model hears each by itself.
+
+    It owns them: closing it closes all.
+
+    Attributes:
+        parts: the waveforms.
+        n_samples: length of the longest.
+    """
+
+    def __init__(self, parts: Sequence[Waveform]) -> None:
+        self.parts = parts
+        self.n_samples = max(part.n_samples for part in parts)
+
+    @property
+    def duration_s(self) -> float:
+        """Length in seconds."""
+        return self.n_samples / SAMPLE_RATE_HZ
+
+    def read(self, start: int, stop: int) -> NDArray[np.float32]:
+        """Return the samples [start, stop), shape (n,); bounds beyond the ends are clipped, as in a slice.
+
+        Raises:
+            errors.TransientError: the disk cannot be read.
+        """
+        start = min(max(start, 0), self.n_samples)
+        mixed = np.zeros(min(max(stop, start), self.n_samples) - start, np.float32)
+        for part in self.parts:
+            samples = part.read(start, stop)
+            mixed[: len(samples)] += samples
+        return mixed / np.float32(len(self.parts))
+
+    def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
+        """Yield all audio in blocks of `n_samples`; the last may be shorter."""
+        for start in range(0, self.n_samples, n_samples):
+            yield self.read(start, start + n_samples)
+
+    def close(self) -> None:
+        """Close all parts."""
+        for part in self.parts:
+            part.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close all parts."""
         self.close()
 
 
@@ -109,6 +188,7 @@ class WaveformWriter:
     def __init__(self, cache: Path, file: io.FileIO | None = None) -> None:
         self._cache = cache
         self._file: io.FileIO | None = open_unlinked(cache) if file is None else file
+        self._pieces: list[tuple[int, int]] = []
         self.n_samples = 0
 
     def append(self, block: NDArray[np.float32]) -> None:
@@ -123,7 +203,24 @@ class WaveformWriter:
         with files.explained(_NOT_STORED, self._cache):
             while rest:
                 rest = rest[self._file.write(rest) :]
-        self.n_samples += len(block)
+        if len(block):
+            goes_on = bool(self._pieces) and self._pieces[-1][1] == self.n_samples
+            start = self._pieces.pop()[0] if goes_on else self.n_samples
+            self.n_samples += len(block)
+            self._pieces.append((start, self.n_samples))
+
+    def skip(self, n_samples: int) -> None:
+        """Add a pause of the recorder, which takes no room.
+
+        Raises:
+            errors.TransientError: the disk cannot take a file of that length.
+        """
+        if self._file is None:
+            raise ValueError("the waveform is finished")
+        self.n_samples += n_samples
+        with files.explained(_NOT_STORED, self._cache):
+            self._file.truncate(self.n_samples * _SAMPLE_BYTES)
+            self._file.seek(0, os.SEEK_END)
 
     def restart(self) -> None:
         """Discard what was written and start again."""
@@ -131,6 +228,7 @@ class WaveformWriter:
             raise ValueError("the waveform is finished")
         self._file.seek(0)
         self._file.truncate()
+        self._pieces.clear()
         self.n_samples = 0
 
     def finish(self, gain: float = 1.0) -> Waveform:
@@ -138,7 +236,7 @@ class WaveformWriter:
         if self._file is None:
             raise ValueError("the waveform is finished")
         file, self._file = self._file, None
-        return Waveform(file, self.n_samples, gain)
+        return Waveform(file, self.n_samples, gain, tuple(self._pieces))
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -150,6 +248,62 @@ class WaveformWriter:
         """Discard what was not finished."""
         if self._file is not None:
             self._file.close()
+
+
+class AudioFiles:
+    """The unlinked files for the streams of one recording.
+
+    Args:
+        cache: folder for decoded audio.
+        files: open unlinked files to write to; None for new ones, of any number.
+    """
+
+    def __init__(self, cache: Path, files: Sequence[io.FileIO] | None = None) -> None:
+        self._cache = cache
+        self._given = None if files is None else list(files)
+        self._busy: list[io.FileIO] = []
+
+    @property
+    def n_free(self) -> int:
+        """How many more streams there is room for."""
+        return MAX_STREAMS - len(self._busy) if self._given is None else len(self._given)
+
+    def make_writer(self) -> WaveformWriter:
+        """Return a writer for one more stream."""
+        file = open_unlinked(self._cache) if self._given is None else self._given.pop(0)
+        self._busy.append(file)
+        return WaveformWriter(self._cache, file)
+
+    def release(self, *waveforms: Waveform) -> None:
+        """Discard the audio of some streams."""
+        for waveform in waveforms:
+            self._discard(waveform.file)
+
+    def release_all(self) -> None:
+        """Discard the audio of all streams."""
+        for file in self._busy[:]:
+            self._discard(file)
+
+    def _discard(self, file: io.FileIO) -> None:
+        self._busy.remove(file)
+        if self._given is None:
+            file.close()
+        else:
+            file.seek(0)
+            file.truncate()
+            self._given.insert(0, file)
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close all files after an error."""
+        if error is not None:
+            for file in (*self._busy, *(self._given or ())):
+                file.close()
 
 
 def open_unlinked(cache: Path) -> io.FileIO:

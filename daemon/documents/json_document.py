@@ -10,7 +10,7 @@ from daemon.display import printable
 
 if TYPE_CHECKING:
     from daemon.documents.layout import Options
-    from daemon.transcript import Calibration, Coverage, Receipt, Segment, Source, Transcript
+    from daemon.transcript import Calibration, Coverage, Receipt, Segment, Source, TrackFacts, Transcript
 
 SCHEMA: Final = "scribed.transcript/1"
 _NO_PEAKS: Final = '"peaks": []'  # nowhere else: within a text, JSON writes quotation marks as \\"
@@ -86,7 +86,23 @@ def _audio(audio: Receipt) -> dict[str, Any]:
         "clipped_s": _s(audio.clipped_s),
         "notes": list(audio.notes),
         "peaks": list(audio.peaks),
+        "tracks": [_track(track) for track in audio.tracks],
+        "channel_names": list(audio.channel_names),
         "complete": audio.is_complete,
+    }
+
+
+def _track(track: TrackFacts) -> dict[str, Any]:
+    return {
+        "index": track.index,
+        "codec": track.codec,
+        "channels": track.channels,
+        "language": None if track.language is None else printable(track.language),
+        "title": None if track.title is None else printable(track.title),
+        "start_s": _s(track.start_s),
+        "duration_s": _s(track.duration_s),
+        "used": track.is_used,
+        "reason": None if track.reason is None else printable(track.reason),
     }
 
 

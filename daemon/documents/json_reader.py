@@ -21,6 +21,7 @@ from daemon.transcript import (
     SoundEvent,
     Source,
     Speaker,
+    TrackFacts,
     Transcript,
     Word,
 )
@@ -201,6 +202,22 @@ def _receipt(part: _Object, *, is_complete: bool) -> Receipt:
         notes=part.texts("notes"),
         leveled_db=part.maybe_number("leveled_db") or 0.0,
         peaks=part.levels("peaks"),
+        tracks=tuple(_track(track) for track in part.parts("tracks")),
+        channel_names=part.texts("channel_names") if "channel_names" in part.values else (),
+    )
+
+
+def _track(part: _Object) -> TrackFacts:
+    return TrackFacts(
+        index=part.whole("index"),
+        codec=part.text("codec"),
+        channels=part.whole("channels"),
+        language=part.maybe_text("language"),
+        title=part.maybe_text("title"),
+        start_s=part.duration("start_s"),
+        duration_s=part.duration("duration_s"),
+        is_used=part.flag("used"),
+        reason=part.maybe_text("reason"),
     )
 
 

@@ -86,9 +86,20 @@ def describe_voice(transcript: Transcript, segment: Segment | None) -> str | Non
     if segment.speaker is not None:
         names = {speaker.speaker_id: speaker.name for speaker in transcript.speakers}
         return names.get(segment.speaker) or segment.speaker
-    if segment.channel is not None:
-        return f"Channel {segment.channel}"
-    return None if segment.track is None else f"Track {segment.track}"
+    channel = None if segment.channel is None else _name_channel(transcript, segment.channel)
+    has_tracks = sum(track.is_used for track in transcript.audio.tracks) > 1
+    track = _name_track(transcript, segment.track) if segment.track is not None and has_tracks else None
+    return ", ".join(name for name in (track, channel) if name) or None
+
+
+def _name_channel(transcript: Transcript, channel: int) -> str:
+    names = transcript.audio.channel_names
+    return names[channel - 1] if 0 < channel <= len(names) else f"Channel {channel}"
+
+
+def _name_track(transcript: Transcript, index: int) -> str:
+    titles = {track.index: track.title for track in transcript.audio.tracks}
+    return printable(titles.get(index) or f"Track {index}")
 
 
 def list_voices(transcript: Transcript) -> list[str]:

@@ -10,13 +10,15 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
+from daemon.decode import MAX_STREAMS
+
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 _LENGTH: Final = struct.Struct(">I")
-_MAX_MESSAGE_BYTES: Final = 1 << 26  # the speech spans of a day take 2 MB
+_MAX_MESSAGE_BYTES: Final = 1 << 26  # the speech spans of a day take 2 MB for each stream
 _BLOCK_BYTES: Final = 1 << 16
-_MAX_DESCRIPTORS: Final = 2
+_MAX_DESCRIPTORS: Final = 1 + MAX_STREAMS  # a recording, and files for its streams
 
 Sent = TypeVar("Sent")
 Received = TypeVar("Received")

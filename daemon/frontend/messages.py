@@ -21,16 +21,20 @@ if TYPE_CHECKING:
 class Prepare:
     """Request: decode and clean a recording, and find the speech in it.
 
-    With it come two descriptors: the recording, and an empty file that takes the audio.
+    With it come descriptors: the recording, and empty files that take the audio of its streams.
 
     Attributes:
         vad: how speech is found.
-        cache: folder of the file for the audio, to be named when its disk is full.
+        cache: folder of the files for the audio, to be named when its disk is full.
+        tracks: the setting `transcribe.tracks`.
+        channels: the setting `transcribe.channels`.
     """
 
     settings: Preprocess
     vad: Literal["silero", "energy", "off"]
     cache: Path
+    tracks: Literal["auto", "all"] | int = "auto"
+    channels: Literal["auto", "mix", "split"] = "auto"
     kind: Literal["prepare"] = "prepare"
 
 
@@ -62,13 +66,31 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
-class AudioReady:
-    """Response to `Prepare`: the audio is in its file, as float32 at 16 kHz before the gain is applied."""
+class StreamReady:
+    """One track or channel: its audio is in a file, as float32 at 16 kHz before the gain is applied.
 
+    Attributes:
+        file: which of the files that came with the request, from 0.
+        pieces: the samples (start, stop) that were recorded, in order.
+        track: from 1; None where the recording has one.
+        channel: from 1; None where the channels were mixed.
+    """
+
+    file: Annotated[int, Field(ge=0)]
     n_samples: Annotated[int, Field(ge=1)]
     gain: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    receipt: Receipt
+    pieces: tuple[tuple[int, int], ...]
     speech: tuple[Span, ...]
+    track: Annotated[int, Field(ge=1)] | None = None
+    channel: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AudioReady:
+    """Response to `Prepare`."""
+
+    streams: Annotated[tuple[StreamReady, ...], Field(min_length=1)]
+    receipt: Receipt
     kind: Literal["audio"] = "audio"
 
 

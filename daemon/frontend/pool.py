@@ -8,18 +8,28 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 import structlog
 
 from daemon import errors
-from daemon.decode import SAMPLE_RATE_HZ, NotARecordingError, RecordingFile, Waveform, open_unlinked
-from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready
+from daemon.config import Transcribe
+from daemon.decode import (
+    MAX_STREAMS,
+    SAMPLE_RATE_HZ,
+    MixedWaveform,
+    NotARecordingError,
+    RecordingFile,
+    Waveform,
+    open_unlinked,
+)
+from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready, StreamReady
 from daemon.frontend.process import CONVERT, AudioProcess
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
+    from types import TracebackType
     from typing import Literal
 
     from daemon.config import Preprocess
@@ -37,6 +47,7 @@ _LIMIT_S: Final = 60.0
 _LIMIT_BYTES_PER_S: Final = 1e6
 _LIMIT_TIMES_REAL_TIME: Final = 10.0
 _SAMPLE_BYTES: Final = 4
+_BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _ERRORS: Final = {
     kind.__name__: kind
     for kind in (
@@ -47,24 +58,61 @@ _ERRORS: Final = {
         errors.EngineUnavailableError,
     )
 }
+_ALL_HEARD: Final = Transcribe()
 _INVALID: Final = "The decoder returned invalid data."
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
-    """A recording as the model hears it.
+class AudioStream:
+    """One track or channel of a recording, or the mix of its channels.
 
     Attributes:
-        waveform: mono audio at 16 kHz; the caller closes it.
-        receipt: what was found and done.
+        waveform: mono audio at 16 kHz; its time 0 is that of the recording.
         speech: spans of speech, in samples of the waveform, in order and without overlaps.
+        track: from 1; None where the recording has one.
+        channel: from 1; None where the channels were mixed.
     """
 
     waveform: Waveform
-    receipt: Receipt
     speech: tuple[Span, ...]
+    track: int | None = None
+    channel: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A recording as the model hears it; leaving the context closes its audio.
+
+    Attributes:
+        streams: one, or several where tracks or channels are transcribed by themselves.
+        receipt: what was found and done.
+    """
+
+    streams: tuple[AudioStream, ...]
+    receipt: Receipt
+
+    @property
+    def waveform(self) -> Waveform | MixedWaveform:
+        """The audio as a person listens to it: the stream, or all of them together."""
+        waveforms = [stream.waveform for stream in self.streams]
+        return waveforms[0] if len(waveforms) == 1 else MixedWaveform(waveforms)
+
+    def close(self) -> None:
+        """Close the audio, which frees its disk space."""
+        for stream in self.streams:
+            stream.waveform.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Close the audio."""
+        self.close()
 
 
 class DecoderError(Exception):
@@ -98,6 +146,7 @@ class FrontEnd:
         settings: Preprocess,
         vad: Literal["silero", "energy", "off"],
         raise_if_stopped: Callable[[], None] = lambda: None,
+        asr: Transcribe = _ALL_HEARD,
     ) -> Prepared:
         """Decode a recording, clean it, and find the speech in it.
 
@@ -107,6 +156,10 @@ class FrontEnd:
             settings: the `preprocess` section of the configuration.
             vad: how speech is found.
             raise_if_stopped: called several times a second; it may raise errors.StoppedError to stop the work.
+            asr: the `transcribe` section, which says what to hear of several tracks and channels.
+
+        Returns:
+            what the model hears; the caller closes it.
 
         Raises:
             errors.JobError: the file is not a recording, or damaged beyond reading, protected, empty or too
@@ -120,20 +173,19 @@ class FrontEnd:
         with contextlib.ExitStack() as files:
             if not isinstance(recording, RecordingFile):
                 recording = files.enter_context(RecordingFile.open(recording))
-            audio = files.enter_context(open_unlinked(self._cache))
-            size, descriptor = recording.size, audio.fileno()
+            audio = [files.enter_context(open_unlinked(self._cache)) for _ in range(MAX_STREAMS)]
+            size, descriptors = recording.size, [file.fileno() for file in audio]
 
             def limit_s() -> float:
-                audio_s = min(_audio_s(descriptor), settings.max_duration_h * 3600)
+                audio_s = min(_audio_s(descriptors), MAX_STREAMS * settings.max_duration_h * 3600)
                 return _LIMIT_S + size / _LIMIT_BYTES_PER_S + audio_s / _LIMIT_TIMES_REAL_TIME
 
-            request = Prepare(settings, vad, self._cache)
+            request = Prepare(settings, vad, self._cache, asr.tracks, asr.channels)
             with self._turn(raise_if_stopped):
-                response = self._ask(request, (recording.descriptor, descriptor), limit_s, raise_if_stopped)
-            if not isinstance(response, AudioReady) or not _fits(response, descriptor):
+                response = self._ask(request, (recording.descriptor, *descriptors), limit_s, raise_if_stopped)
+            if not isinstance(response, AudioReady) or not _fits(response, descriptors):
                 raise errors.JobError(_INVALID, CONVERT)
-            waveform = Waveform(io.FileIO(os.dup(descriptor)), response.n_samples, response.gain)
-            return Prepared(waveform, response.receipt, response.speech)
+            return Prepared(tuple(_open(stream, descriptors) for stream in response.streams), response.receipt)
 
     def is_recording(self, path: Path) -> bool:
         """Return whether a file is a recording, even a damaged one; does not wait for other work.
@@ -282,13 +334,35 @@ def _can_go_on(response: Response) -> bool:
     return not isinstance(response, Bug)
 
 
-def _audio_s(descriptor: int) -> float:
-    """Return how much audio a file holds so far, in seconds."""
-    return os.fstat(descriptor).st_size / (_SAMPLE_BYTES * SAMPLE_RATE_HZ)
+def _audio_s(descriptors: Sequence[int]) -> float:
+    """Return how much audio some files hold so far, in seconds; pauses that take no room do not count."""
+    n_bytes = sum(_BLOCK_BYTES * os.fstat(descriptor).st_blocks for descriptor in descriptors)
+    return n_bytes / (_SAMPLE_BYTES * SAMPLE_RATE_HZ)
 
 
-def _fits(response: AudioReady, descriptor: int) -> bool:
-    """Return whether a response agrees with the audio in the file."""
-    edges = [edge for span in response.speech for edge in (span.start, span.stop)]
-    is_in_order = edges == sorted(edges) and (not edges or (edges[0] >= 0 and edges[-1] <= response.n_samples))
-    return is_in_order and os.fstat(descriptor).st_size == _SAMPLE_BYTES * response.n_samples
+def _fits(response: AudioReady, descriptors: Sequence[int]) -> bool:
+    """Return whether a response agrees with the audio in the files."""
+    used = {stream.file for stream in response.streams}
+    return len(used) == len(response.streams) and all(_stream_fits(stream, descriptors) for stream in response.streams)
+
+
+def _stream_fits(stream: StreamReady, descriptors: Sequence[int]) -> bool:
+    in_order = (
+        [edge for span in stream.speech for edge in (span.start, span.stop)],
+        [edge for piece in stream.pieces for edge in piece],
+    )
+    return (
+        all(_are_within(edges, stream.n_samples) for edges in in_order)
+        and stream.file < len(descriptors)
+        and os.fstat(descriptors[stream.file]).st_size == _SAMPLE_BYTES * stream.n_samples
+    )
+
+
+def _are_within(edges: Sequence[int], n_samples: int) -> bool:
+    return list(edges) == sorted(edges) and (not edges or (edges[0] >= 0 and edges[-1] <= n_samples))
+
+
+def _open(stream: StreamReady, descriptors: Sequence[int]) -> AudioStream:
+    file = io.FileIO(os.dup(descriptors[stream.file]))
+    waveform = Waveform(file, stream.n_samples, stream.gain, stream.pieces)
+    return AudioStream(waveform, stream.speech, stream.track, stream.channel)

@@ -16,7 +16,7 @@ import socket
 import sys
 import traceback
 from collections import deque
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -25,13 +25,23 @@ import soundfile
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import RecordingFile, WaveformWriter, readers
-from daemon.decode.cleaning import decode, is_recording
-from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready, process_end
+from daemon.decode import AudioFiles, RecordingFile, readers
+from daemon.decode.cleaning import is_recording
+from daemon.frontend.messages import (
+    AudioFailed,
+    AudioReady,
+    Bug,
+    Prepare,
+    Probe,
+    Probed,
+    Ready,
+    StreamReady,
+    process_end,
+)
+from daemon.frontend.preparing import find_streams
 from daemon.host import sandbox
 from daemon.host.privileges import leave_no_core
 from daemon.segment.silero import load_weights
-from daemon.segment.vad import detect_speech
 
 if TYPE_CHECKING:
     from daemon.frontend.messages import Request, Response
@@ -80,15 +90,13 @@ def _load_ahead() -> None:
     with suppress(errors.EngineUnavailableError):  # a request that needs this model gets the error
         load_weights()
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, _WARM_UP_RATE_HZ // 2).astype(np.float32)
-    settings = Preprocess(normalize="loudness")
+    request = Prepare(Preprocess(normalize="loudness"), "energy", Path())
     with _memory_file() as file:
         soundfile.write(file, noise, _WARM_UP_RATE_HZ, format="FLAC")
         with RecordingFile(os.dup(file.fileno())) as source, _memory_file() as audio:
             with closing(readers.open_reader(source, is_damaged=True)) as reader:  # FFmpeg, not libsndfile
-                deque(reader.blocks(lambda: None), maxlen=0)
-            with WaveformWriter(Path(), audio) as writer:
-                waveform, _ = decode(source, writer, settings)
-            detect_speech(waveform, "energy", lambda: None)
+                deque(reader.blocks((1,), lambda: None), maxlen=0)
+            find_streams(source, AudioFiles(Path(), [audio]), request)
     try:
         raise ValueError  # noqa: TRY301  # formatting a traceback loads what that needs
     except ValueError:
@@ -114,8 +122,9 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
         with RecordingFile(descriptors[0]) as source:
             if isinstance(request, Probe):
                 return Probed(is_recording(source))
-            with io.FileIO(descriptors[1], "r+b") as file:
-                return _prepare(source, file, request)
+            with ExitStack() as stack:
+                files = [stack.enter_context(io.FileIO(descriptor, "r+b")) for descriptor in descriptors[1:]]
+                return _prepare(source, files, request)
     except errors.ScribedError as error:
         return AudioFailed(type(error).__name__, error.what, error.remedy)
     except MemoryError:
@@ -124,13 +133,22 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
         return Bug(traceback.format_exc())
 
 
-def _prepare(source: RecordingFile, file: io.FileIO, request: Prepare) -> AudioReady:
-    """Decode a recording into the file, and find the speech in it."""
-    with WaveformWriter(request.cache, file) as writer:
-        waveform, receipt = decode(source, writer, request.settings)
-    with waveform:
-        speech = detect_speech(waveform, request.vad, lambda: None)
-        return AudioReady(waveform.n_samples, waveform.gain, receipt, speech)
+def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare) -> AudioReady:
+    """Decode a recording into the files, and find the speech in it."""
+    streams, receipt = find_streams(source, AudioFiles(request.cache, files), request)
+    ready = (
+        StreamReady(
+            files.index(stream.waveform.file),
+            stream.waveform.n_samples,
+            stream.waveform.gain,
+            stream.waveform.pieces,
+            stream.speech,
+            stream.track,
+            stream.channel,
+        )
+        for stream in streams
+    )
+    return AudioReady(tuple(ready), receipt)
 
 
 if __name__ == "__main__":

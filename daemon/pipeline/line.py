@@ -10,14 +10,15 @@ import json
 import time
 from concurrent.futures import wait
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from daemon.decode import RecordingFile
 from daemon.host.clock import now
-from daemon.pipeline.assembly import assemble, measure_coverage
 from daemon.pipeline.confidence import calibrate
 from daemon.pipeline.recognition import ChunkTranscriber, SpeechMap
+from daemon.pipeline.streams import HeardStream, assemble_streams, measure_streams, report_shares, stream_key
 from daemon.pipeline.work import PreparedRecording
 from daemon.segment import cut
 from daemon.transcript import Processing, Source, Transcript
@@ -66,7 +67,8 @@ def prepare(recording: Recording, config: Config, front_end: FrontEnd, control: 
     started_at, started_s = now(), time.monotonic()
     with RecordingFile.open(recording.audio) as file:
         source = _describe(recording, file, control)
-        sound = front_end.prepare(file, recording.settings.audio, config.segment.vad, control.raise_if_stopped)
+        settings, vad = recording.settings, config.segment.vad
+        sound = front_end.prepare(file, settings.audio, vad, control.raise_if_stopped, settings.asr)
     return PreparedRecording(recording, source, sound, started_at, time.monotonic() - started_s)
 
 
@@ -82,22 +84,29 @@ def transcribe_prepared(
     """
     started_s = time.monotonic()
     recording, source, sound = prepared.recording, prepared.source, prepared.sound
-    settings, waveform = recording.settings, sound.waveform
-    speech = SpeechMap(sound.speech, is_sure=config.segment.vad == "silero")
-    chunks = cut(speech.spans, waveform.n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
+    settings = recording.settings
     hotwords, n_left_out = engine.fit_hotwords(settings.asr.hotwords)
-    results = yield from ChunkTranscriber(
-        job_id=recording.job_id,
-        waveform=waveform,
-        speech=speech,
-        language=settings.asr.forced_language,
-        hotwords=hotwords,
-        engine=engine,
-        control=control,
-        resume_key=resume_key(source, config, settings, engine.identity),
-    ).steps(chunks)
+    key = resume_key(source, config, settings, engine.identity)
+    heard: list[HeardStream] = []
+    for at, stream in enumerate(sound.streams):
+        speech = SpeechMap(stream.speech, is_sure=config.segment.vad == "silero")
+        n_samples = stream.waveform.n_samples
+        chunks = cut(speech.spans, n_samples, config.segment.max_chunk_s, config.segment.overlap_s)
+        results = yield from ChunkTranscriber(
+            job_id=recording.job_id,
+            waveform=stream.waveform,
+            speech=speech,
+            language=settings.asr.forced_language,
+            hotwords=hotwords,
+            engine=engine,
+            control=replace(control, progress=report_shares(control.progress, sound.streams, at)),
+            resume_key=stream_key(key, stream),
+        ).steps(chunks)
+        heard.append(HeardStream(stream, speech, results))
     receipt = _note_left_out(sound.receipt, n_left_out, len(settings.asr.hotwords))
-    segments = assemble(results, speech)
+    if any(stream.channel is not None for stream in sound.streams):
+        receipt = replace(receipt, channel_names=settings.asr.channel_names)
+    segments = assemble_streams(heard)
     if control.calibration is not None:
         segments = calibrate(segments, control.calibration.curve)
     # The time between the stages, in which the engine had other recordings, says nothing about this one.
@@ -109,7 +118,7 @@ def transcribe_prepared(
         audio=receipt,
         model=engine.identity,
         segments=segments,
-        coverage=measure_coverage(receipt, speech, results),
+        coverage=measure_streams(receipt, heard),
         processing=Processing(recording.attempt, prepared.started_at, now(), wall_s, rtfx),
         calibration=None if control.calibration is None else control.calibration.facts,
     )

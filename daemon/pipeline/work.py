@@ -76,11 +76,16 @@ class PreparedRecording:
     @property
     def audio_s(self) -> float:
         """Length in seconds."""
-        return self.sound.waveform.duration_s
+        return max(stream.waveform.duration_s for stream in self.sound.streams)
+
+    @property
+    def stored_s(self) -> float:
+        """Seconds of audio that its streams take on the disk together."""
+        return sum(stream.waveform.stored_s for stream in self.sound.streams)
 
     def close(self) -> None:
         """Give up the audio."""
-        self.sound.waveform.close()
+        self.sound.close()
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -12,7 +12,7 @@ from daemon.segment.chunking import Span
 from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ _PADDING_SAMPLES: Final = SAMPLE_RATE_HZ // 5
 _FLOOR_WINDOW_FRAMES: Final = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
 _FLOOR_PERCENTILE: Final = 10  # even in speech without pauses a tenth of the frames lie between syllables
 _MIN_FLOOR_DBFS: Final = -70.0
+_NOTHING_DB: Final = -120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,18 +119,23 @@ def _probabilities(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> 
     """Return silero's probability of speech for each frame, shape (n_frames,)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     silero = Silero()
-    starts = range(0, n_frames, _STRETCH_FRAMES)
-    batches = [
-        _judge_stretches(silero, waveform, starts[index : index + _ROWS], raise_if_stopped)
-        for index in range(0, len(starts), _ROWS)
-    ]
-    return np.concatenate([np.zeros(0, np.float32), *batches])[:n_frames]
+    stretches = np.zeros((-(-n_frames // _STRETCH_FRAMES), _STRETCH_FRAMES), np.float32)
+    starts = [start for start in range(0, n_frames, _STRETCH_FRAMES) if _has_audio(waveform, start, _STRETCH_FRAMES)]
+    for index in range(0, len(starts), _ROWS):
+        rows = starts[index : index + _ROWS]
+        stretches[np.array(rows) // _STRETCH_FRAMES] = _judge_stretches(silero, waveform, rows, raise_if_stopped)
+    return stretches.reshape(-1)[:n_frames]
+
+
+def _has_audio(waveform: Waveform, first: int, n_frames: int) -> bool:
+    """Return whether any of some frames was recorded; a pause of the recorder is not examined."""
+    return waveform.has_audio(first * FRAME_SAMPLES, (first + n_frames) * FRAME_SAMPLES)
 
 
 def _judge_stretches(
-    silero: Silero, waveform: Waveform, starts: range, raise_if_stopped: Callable[[], None]
+    silero: Silero, waveform: Waveform, starts: Sequence[int], raise_if_stopped: Callable[[], None]
 ) -> NDArray[np.float32]:
-    """Return the probabilities of stretches, given by their first frames, shape (n_stretches * 1875,)."""
+    """Return the probabilities of stretches, given by their first frames, shape (n_stretches, 1875)."""
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
     state = silero.begin(len(starts))
@@ -148,7 +154,7 @@ def _judge_stretches(
     for begin in range(0, n_longest, _SLAB_FRAMES):
         end = min(begin + _SLAB_FRAMES, n_longest)
         probabilities[:, begin:end] = judge(begin, end)
-    return probabilities.reshape(-1)
+    return probabilities
 
 
 def _read_frames(waveform: Waveform, first: int, n_frames: int, n_context: int = 0) -> NDArray[np.float32]:
@@ -166,10 +172,13 @@ def _levels_above_floor(waveform: Waveform, raise_if_stopped: Callable[[], None]
     n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
     levels = np.zeros(n_frames, np.float32)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
+        if not _has_audio(waveform, first, _FLOOR_WINDOW_FRAMES):
+            levels[first : first + _FLOOR_WINDOW_FRAMES] = _NOTHING_DB
+            continue
         raise_if_stopped()
         frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
         energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
-        levels[first : first + len(frames)] = 10 * np.log10(energies + 1e-12)
+        levels[first : first + len(frames)] = 10 * np.log10(energies + 10 ** (_NOTHING_DB / 10))
     floors = np.empty_like(levels)
     for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
         around = levels[max(0, first - _FLOOR_WINDOW_FRAMES) : first + 2 * _FLOOR_WINDOW_FRAMES]

@@ -237,7 +237,7 @@ class Worker:
     def _may_store(self) -> bool:
         """Whether another long recording may be decoded: those that wait take no more of the disk than it has left."""
         waiting_s = sum(
-            prepared.audio_s
+            prepared.stored_s
             for run in self._list()
             if run.stage is Stage.PREPARED and (prepared := run.prepared) is not None
         )

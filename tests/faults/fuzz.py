@@ -135,7 +135,7 @@ def main() -> None:
         try:
             outcomes = fuzz(front_end, good, folder, range(options.seed, options.seed + options.runs))
             for path in good:
-                front_end.prepare(path, Preprocess(), "energy").waveform.close()
+                front_end.prepare(path, Preprocess(), "energy").close()
         finally:
             front_end.close()
     for outcome, n_times in outcomes.most_common():

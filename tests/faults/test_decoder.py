@@ -230,7 +230,7 @@ def leave() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 front_end = FrontEnd(Path(sys.argv[1]).parent)
-front_end.prepare(Path("daemon/demo/recordings/memo.wav"), Preprocess(), "off").waveform.close()
+front_end.prepare(Path("daemon/demo/recordings/memo.wav"), Preprocess(), "off").close()
 front_end.prepare(Path(sys.argv[1]), Preprocess(max_duration_h=100), "off", leave)
 """
 

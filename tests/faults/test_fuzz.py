@@ -44,7 +44,7 @@ folder = Path(sys.argv[1])
 front_end = FrontEnd(folder)
 for path in sorted(folder.glob("hostile*")):
     try:
-        front_end.prepare(path, Preprocess(), "energy").waveform.close()
+        front_end.prepare(path, Preprocess(), "energy").close()
         print(path.name, "audio")
     except JobError as error:
         print(path.name, error.what)

@@ -33,7 +33,7 @@ def silent_waveform(duration_s: float, cache: Path) -> Waveform:
     """A waveform whose file is one hole."""
     with WaveformWriter(cache) as writer:
         waveform = writer.finish()
-    os.ftruncate(waveform._file.fileno(), round(duration_s * 16_000) * 4)
+    os.ftruncate(waveform.file.fileno(), round(duration_s * 16_000) * 4)
     waveform.n_samples = round(duration_s * 16_000)
     return waveform
 

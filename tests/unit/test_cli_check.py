@@ -117,7 +117,7 @@ def test_real_model_is_checked_with_a_real_voice(
         prepared = front_end.prepare(sample.path, installation.config.preprocess, "silero")
         with prepared.waveform as waveform:
             assert waveform.duration_s == pytest.approx(11.0, abs=0.01)
-        assert sum(span.stop - span.start for span in prepared.speech) > 5 * 16_000
+        assert sum(span.stop - span.start for span in prepared.streams[0].speech) > 5 * 16_000
         demo = installation.config.model_copy(update={"model": ModelSettings.model_validate({"path": "demo"})})
         assert transcription._choose_sample(Installation(demo, None), stack).path.name == "memo.wav"
     with pytest.raises(UsageError, match="No such file"), ExitStack() as stack:

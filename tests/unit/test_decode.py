@@ -19,7 +19,7 @@ from daemon.config import Preprocess
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
 from daemon.decode.conditioning import Highpass, coefficients
 from daemon.decode.dynamics import Dynamics
-from daemon.decode.envelope import Envelope
+from daemon.decode.envelope import Envelope, outline
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from tests import media
@@ -339,7 +339,14 @@ def test_peaks_outline_what_the_model_hears(tmp_path: Path) -> None:
 def test_peaks_are_at_most_1() -> None:
     envelope = Envelope()
     envelope.push(np.array([0.25, 1.0], np.float32))
-    assert envelope.outline(2.0) == (0.5, 1.0)
+    assert outline([(envelope, 2.0)]) == (0.5, 1.0)
+
+
+def test_peaks_of_sounds_heard_together_are_those_of_the_louder() -> None:
+    first, second = Envelope(), Envelope()
+    first.push(np.array([0.5, 0.25], np.float32))
+    second.push(np.array([0.25, 0.75, 0.125], np.float32))
+    assert outline([(first, 1.0), (second, 1.0)]) == (0.5, 0.75, 0.125)
 
 
 @pytest.mark.parametrize(
@@ -352,10 +359,10 @@ def test_peaks_of_any_length_are_at_most_4000_in_their_places(n_frames: int, n_b
     envelope = Envelope()
     for start in range(0, n_frames, n_block):
         envelope.push(frames[start : start + n_block])
-    outline = envelope.outline(1.0)
-    assert len(outline) <= 4000
-    places = [at for at, value in enumerate(outline) if value == 1.0]
-    expected = [at * len(outline) // n_frames for at in loud]
+    values = outline([(envelope, 1.0)])
+    assert len(values) <= 4000
+    places = [at for at, value in enumerate(values) if value == 1.0]
+    expected = [at * len(values) // n_frames for at in loud]
     assert len(places) == len(expected)
     assert all(abs(place - right) <= 1 for place, right in zip(places, expected, strict=True))
 

@@ -133,6 +133,8 @@ def test_json_has_the_keys_of_the_contract() -> None:
             "clipped_s": "float",
             "notes": ["str"],
             "peaks": ["float"],
+            "tracks": "list",
+            "channel_names": "list",
             "complete": "bool",
         },
         "model": {"name": "str", "digest": "str", "dtype": "str", "device": "str"},

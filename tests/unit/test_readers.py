@@ -13,7 +13,8 @@ import pytest
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import NotARecordingError, readers
+from daemon.decode import NotARecordingError
+from daemon.decode.containers import ContainerReader
 from daemon.decode.source import RecordingFile
 from tests import media
 from tests.media import decode
@@ -578,7 +579,7 @@ def test_playlists_open_neither_files_nor_sockets(
                 (tmp_path / "list.mp3").write_text(content)
                 refusal(tmp_path / "list.mp3")
                 with RecordingFile.open(tmp_path / "list.mp3") as source, pytest.raises(errors.JobError):
-                    readers._ContainerReader(source)
+                    ContainerReader(source, limit_s=3600)
         with pytest.raises(BlockingIOError):
             server.accept()
 

@@ -1,0 +1,154 @@
+"""From a recording to the streams that the model hears: which tracks and channels, and where there is speech."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from daemon.decode.cleaning import Cleaned, Wanted, decode
+from daemon.decode.dynamics import SILENT_PEAK
+from daemon.decode.receipts import make_receipt
+from daemon.decode.sameness import find_same
+from daemon.segment.vad import detect_speech
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from daemon.decode import AudioFiles, RecordingFile, Waveform
+    from daemon.decode.cleaning import CleanedTrack
+    from daemon.frontend.messages import Prepare
+    from daemon.segment import Span
+    from daemon.transcript import Receipt
+
+
+@dataclass(frozen=True, slots=True)
+class FoundStream:
+    """One stream with its speech.
+
+    Attributes:
+        track: from 1; None where the recording has one.
+        channel: from 1; None where the channels were mixed.
+        speech: spans in samples, in order and without overlaps.
+    """
+
+    waveform: Waveform
+    track: int | None
+    channel: int | None
+    speech: tuple[Span, ...]
+
+
+def find_streams(
+    source: RecordingFile, files: AudioFiles, request: Prepare, raise_if_stopped: Callable[[], None] = lambda: None
+) -> tuple[tuple[FoundStream, ...], Receipt]:
+    """Decode a recording and find the speech in it.
+
+    Args:
+        source: the recording.
+        files: receive the audio.
+        request: the settings.
+        raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
+
+    Returns:
+        (its streams, one or more, and the receipt of what was found and done).
+
+    Raises:
+        errors.JobError, errors.TransientError, errors.EngineUnavailableError, MemoryError: see `decode` and
+            `detect_speech`.
+    """
+    search = _Search(source, files, request, raise_if_stopped)
+    cleaned = search.decode(Wanted(request.tracks, is_split=request.channels == "split"))
+    if search.finds_nothing(cleaned):
+        cleaned = search.try_alternatives(cleaned)
+    cleaned, heard = search.leave_out(cleaned)
+    if request.channels == "auto":
+        heard = [search.split_talkers(each) for each in heard]
+    is_alone = len(cleaned.all_tracks) == 1
+    streams = tuple(
+        FoundStream(part.waveform, None if is_alone else each.track.number, part.channel, search.speech(part.waveform))
+        for each in heard
+        for part in each.streams
+    )
+    return streams, make_receipt(cleaned, heard)
+
+
+class _Search:
+    """The steps of one recording; it remembers the speech of each waveform."""
+
+    def __init__(
+        self, source: RecordingFile, files: AudioFiles, request: Prepare, raise_if_stopped: Callable[[], None]
+    ) -> None:
+        self._source = source
+        self._files = files
+        self._request = request
+        self._raise_if_stopped = raise_if_stopped
+        self._speech: dict[Waveform, tuple[Span, ...]] = {}
+
+    def decode(self, wanted: Wanted) -> Cleaned:
+        return decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
+
+    def speech(self, waveform: Waveform) -> tuple[Span, ...]:
+        """Return the speech of a waveform."""
+        if waveform not in self._speech:
+            self._speech[waveform] = detect_speech(waveform, self._request.vad, self._raise_if_stopped)
+        return self._speech[waveform]
+
+    def _has_speech(self, each: CleanedTrack) -> bool:
+        is_loud = any(part.dynamics.peak >= SILENT_PEAK for part in each.streams)
+        return is_loud and any(self.speech(part.waveform) for part in each.streams)
+
+    def finds_nothing(self, cleaned: Cleaned) -> bool:
+        """Return whether what was decoded holds no speech, and something was left out that may hold some."""
+        return (
+            self._request.tracks == "auto"
+            and bool(cleaned.left_out)
+            and not any(self._has_speech(each) for each in cleaned.tracks)
+        )
+
+    def try_alternatives(self, cleaned: Cleaned) -> Cleaned:
+        """Return what is heard in the tracks that were left out, if any of them holds speech."""
+        others = self.decode(Wanted(tuple(cleaned.left_out), is_split=self._request.channels == "split"))
+        if not any(self._has_speech(each) for each in others.tracks):
+            self._release(others.tracks)
+            return cleaned
+        found = {each.track.number: each.track for each in others.tracks}
+        all_tracks = tuple(found.get(track.number, track) for track in cleaned.all_tracks)
+        return Cleaned(all_tracks, (*cleaned.tracks, *others.tracks), {})
+
+    def leave_out(self, cleaned: Cleaned) -> tuple[Cleaned, list[CleanedTrack]]:
+        """Return the tracks that are worth hearing, and why the others are not."""
+        loud = [each for each in cleaned.tracks if self._is_loud(each)]
+        heard = [each for each in loud if self._has_speech(each)]
+        reasons = {each.track.number: "silent" for each in cleaned.tracks if each not in loud}
+        reasons |= {each.track.number: "holds no speech" for each in loud if each not in heard}
+        if len(loud) > 1 and heard:
+            same = find_same([each.streams[0].waveform for each in loud if each.streams])
+            numbers = [each.track.number for each in loud]
+            reasons |= {numbers[at]: _describe_same([numbers[part] for part in parts]) for at, parts in same.items()}
+            heard = [each for each in heard if each.track.number not in reasons]
+        heard = heard or [each for each in cleaned.tracks if each.streams][:1]
+        left = [each for each in cleaned.tracks if each not in heard]
+        self._release(left)
+        left_out = {**cleaned.left_out, **{each.track.number: reasons[each.track.number] for each in left}}
+        return replace(cleaned, left_out=left_out), heard
+
+    def _is_loud(self, each: CleanedTrack) -> bool:
+        return any(part.dynamics.peak >= SILENT_PEAK for part in each.streams)
+
+    def split_talkers(self, each: CleanedTrack) -> CleanedTrack:
+        """Return a track whose two channels are streams of their own if each has its own talker."""
+        (mix,) = each.streams
+        spans = [(span.start, span.stop) for span in self.speech(mix.waveform)]
+        if self._files.n_free < 1 or not each.levels.windows.hold_two_talkers(spans):
+            return each
+        self._release([each])
+        (split,) = self.decode(Wanted((each.track.number,), is_split=True)).tracks
+        return split
+
+    def _release(self, tracks: Sequence[CleanedTrack]) -> None:
+        self._files.release(*(part.waveform for each in tracks for part in each.streams))
+
+
+def _describe_same(numbers: Sequence[int]) -> str:
+    if len(numbers) == 1:
+        return f"the same sound as track {numbers[0]}"
+    return f"a mix of tracks {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
