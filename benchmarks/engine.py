@@ -3,7 +3,9 @@
     python benchmarks/engine.py --all --out benchmarks/results
 
 The weights are random (seeded) in the real architecture: the size of the 1.7B model on a GPU, a small one on
-a CPU. The text means nothing and never ends by itself; its length is given: 120 tokens for 30 s, or a seeded
+a CPU. On a GPU it makes the table of `engine_gpu` unless `--all` is given; otherwise it compares contenders.
+
+The text means nothing and never ends by itself; its length is given: 120 tokens for 30 s, or a seeded
 spread of 40 to 180, which shows what stragglers and refilled slots cost. Each contender runs at its own best
 batch. Contenders take turns after a warm-up; the table shows the median of the repeats, the lowest and the highest.
 
@@ -19,44 +21,38 @@ import json
 import logging
 import os
 import shutil
-import statistics
 import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-import soundfile
 import structlog
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
-from benchmarks.contenders import SEED, QwenAsr, Workload, load_bench, to_words
+from benchmarks.contenders import QwenAsr, Workload, load_bench, to_words
+from benchmarks.engine_files import Pipeline, write_meeting
+from benchmarks.engine_gpu import make_table, render_table
 from benchmarks.engine_report import Figures, add, describe, render, render_rows
-from daemon import checkpoint
-from daemon.config import Config, Folders, RecordingSettings, SegmentSettings
+from benchmarks.workloads import make_chunks, make_mix, make_spread, time_ms
 from daemon.documents import render as render_documents
-from daemon.engine import SAMPLE_RATE_HZ, ChunkRequest
 from daemon.engine import device as devices
 from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.model import count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import SlotShape
-from daemon.frontend import FrontEnd
-from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
 from daemon.worker import count_places
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from benchmarks.contenders import Bench
-    from daemon.transcript import Transcript
 
     Contender = Callable[[Workload, int], Figures]
 
@@ -75,29 +71,41 @@ def main() -> None:
     if options.memory is not None:
         print(measure_memory(bench, options.memory))
         return
-    results = compare(bench, options)
     facts = describe(bench)
+    if options.table:
+        lines, notes = make_table(bench, options.chunks, options.minutes)
+        table = render_table(facts, lines, notes)
+        write_results(options.out, facts, {"lines": [asdict(line) for line in lines], "notes": notes}, table)
+        return
+    results = compare(bench, options)
     stages = measure_stages(bench) if options.all else {}
     checks = compare_outputs(bench, min(options.chunks, 32)) if options.all else {}
-    report: dict[str, object] = {"machine": facts, "results": [asdict(result) for result in results]}
-    report |= {"stages_ms": stages, "checks": checks}
+    figures: dict[str, object] = {"results": [asdict(result) for result in results]}
+    figures |= {"stages_ms": stages, "checks": checks}
     table = render(facts, results, stages, checks)
     print(table)
-    if options.out is not None:
-        options.out.mkdir(parents=True, exist_ok=True)
+    write_results(options.out, facts, figures, table)
+
+
+def write_results(folder: Path | None, facts: dict[str, str], figures: dict[str, object], table: str) -> None:
+    """Write the table and the raw figures, if a folder is given."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
         name = f"engine-{facts['device'].replace(' ', '-').lower()}"
-        (options.out / f"{name}.json").write_text(json.dumps(report, indent=1) + "\n")
-        (options.out / f"{name}.md").write_text(table + "\n")
+        (folder / f"{name}.json").write_text(json.dumps({"machine": facts} | figures, indent=1) + "\n")
+        (folder / f"{name}.md").write_text(table + "\n")
 
 
 def parse_options() -> argparse.Namespace:
     """Return the options, with defaults that take minutes on this device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="every workload, not only the spread one and one chunk")
+    parser.add_argument("--all", action="store_true", help="compare every contender on every workload")
+    parser.add_argument("--table", action="store_true", help="the table of a GPU, where the device is none")
+    parser.add_argument("--minutes", type=float, default=4.0, help="begin no part of the table later than this")
     parser.add_argument("--memory", type=float, metavar="HOURS", help="only measure memory, with this much audio")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--small", action="store_true", help="use the small model on a GPU as well")
-    parser.add_argument("--chunks", type=int, help="chunks of 30 s in a workload (256 on a GPU, 32 on a CPU)")
+    parser.add_argument("--chunks", type=int, help="chunks of a workload (1,024 in the table of a GPU)")
     parser.add_argument("--hours", type=float, help="length of the long recording (1 on a GPU, 0.1 on a CPU)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batches", type=int, nargs="+", help="batches to choose the best one from")
@@ -105,7 +113,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="folder for the raw figures and the table")
     options = parser.parse_args()
     is_gpu = options.device != "cpu"
-    options.chunks = options.chunks or (256 if is_gpu else 32)
+    options.table = options.table or (is_gpu and not options.all and options.memory is None)
+    options.chunks = options.chunks or (1024 if options.table else 256 if is_gpu else 32)
     options.hours = options.hours or (1.0 if is_gpu else 0.1)
     options.batches = options.batches or ([128, 256] if is_gpu else [8, 16, 32])
     return options
@@ -114,42 +123,14 @@ def parse_options() -> argparse.Namespace:
 # Workloads
 
 
-def make_chunks(durations_s: Sequence[float], tokens_per_30_s: Callable[[int], int], name: str) -> Workload:
-    """Return chunks of noise; the number of tokens of each is proportional to its length.
-
-    Chunks share their noise, from different positions: drawing it for each would take longer than the runs.
-    """
-    longest = round(SAMPLE_RATE_HZ * max(durations_s))
-    noise = np.random.default_rng(SEED).normal(0, 0.1, longest + len(durations_s)).astype(np.float32)
-    chunks = [
-        ChunkRequest(noise[index : index + round(SAMPLE_RATE_HZ * s)], None, (), f"job{index % 4}")
-        for index, s in enumerate(durations_s)
-    ]
-    n_tokens = {
-        chunk: max(4, round(tokens_per_30_s(index) * chunk.duration_s / 30)) for index, chunk in enumerate(chunks)
-    }
-    return Workload(name, chunks, n_tokens)
-
-
-def make_spread(n_chunks: int) -> Workload:
-    """Return chunks of 30 s with 40 to 180 tokens each."""
-    lengths = np.random.default_rng(SEED).integers(40, 181, n_chunks)
-    return make_chunks([30.0] * n_chunks, lambda index: int(lengths[index]), f"{n_chunks} x 30 s, 40-180 tokens")
-
-
 def make_workloads(options: argparse.Namespace) -> list[Workload]:
     """Return the workloads to run."""
     n_chunks = options.chunks
     works = [make_spread(n_chunks), make_chunks([30.0], lambda _: 120, "one chunk of 30 s, 120 tokens")]
     if options.all:
-        rng = np.random.default_rng(SEED)
-        mixed = rng.uniform(5, 30, n_chunks)
-        spread = rng.integers(40, 181, n_chunks)
         works.append(make_chunks([30.0] * n_chunks, lambda _: 120, f"{n_chunks} x 30 s, 120 tokens"))
-        works.append(make_chunks(mixed, lambda index: int(spread[index]), f"{n_chunks} x 5-30 s, spread"))
-        n_long = round(options.hours * 120)
-        lengths = rng.integers(40, 181, n_long)
-        works.append(make_chunks([30.0] * n_long, lambda index: int(lengths[index]), f"{options.hours:g} h, spread"))
+        works.append(make_mix(n_chunks))
+        works.append(replace(make_spread(round(options.hours * 120)), name=f"{options.hours:g} h, spread"))
     return works
 
 
@@ -253,35 +234,6 @@ def measure(bench: Bench, work: Workload, name: str, batch: int, run: Callable[[
 # From a file on disk
 
 
-class Pipeline:
-    """The pipeline from files to transcripts, with front end and engine, for several recordings at a time.
-
-    Args:
-        bench: has the model.
-        n_slots: chunks that are decoded together.
-        folder: an empty folder for the folders of the configuration.
-    """
-
-    def __init__(self, bench: Bench, n_slots: int, folder: Path) -> None:
-        paths = {name: folder / name for name in Folders.model_fields}
-        for path in paths.values():
-            path.mkdir()
-        self._config = Config(folders=Folders(**paths), segment=SegmentSettings())
-        self.engine = ContinuousEngine(bench.model, bench.identity, n_slots, DeviceLoop(bench.device))
-        self._front_end = FrontEnd(self._config.folders.cache)
-
-    def transcribe(self, path: Path) -> Transcript:
-        """Transcribe one recording."""
-        recording = Recording(path.stem, path, path.name, RecordingSettings.of(self._config))
-        control = RunControl(lambda: None, lambda _: None, Forgetful())
-        return transcribe(recording, self._config, self._front_end, self.engine, control)
-
-    def close(self) -> None:
-        """Stop front end and engine."""
-        self._front_end.close()
-        self.engine.close()
-
-
 def run_from_mp3(bench: Bench, n_slots: int, options: argparse.Namespace) -> Figures:
     """Measure mp3 files on disk to documents, as many at a time as the daemon transcribes."""
     audio_s = options.chunks * 30.0
@@ -339,16 +291,6 @@ def describe_memory(bench: Bench) -> str:
     return text
 
 
-def write_meeting(path: Path, audio_s: float) -> None:
-    """Write a recording that repeats the sample meeting."""
-    meeting, rate_hz = soundfile.read(checkpoint.find_folder("demo").parent / "recordings" / "meeting.flac")
-    n_left = round(audio_s * rate_hz)
-    with soundfile.SoundFile(path, "w", rate_hz, 1) as file:
-        while n_left > 0:
-            file.write(meeting[:n_left])
-            n_left -= len(meeting)
-
-
 # Stages and outputs
 
 
@@ -374,18 +316,6 @@ def measure_stages(bench: Bench) -> dict[str, float]:
             del slots
             model.release_memory()
     return stages
-
-
-def time_ms(bench: Bench, run: Callable[[], object], n_times: int = 8) -> float:
-    """Return the median time of a call in milliseconds."""
-    times_ms = []
-    for _ in range(n_times + 2):
-        bench.synchronize()
-        started_s = time.perf_counter()
-        run()
-        bench.synchronize()
-        times_ms.append(1000 * (time.perf_counter() - started_s))
-    return statistics.median(times_ms[2:])
 
 
 def compare_outputs(bench: Bench, n_chunks: int) -> dict[str, str]:

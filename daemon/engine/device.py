@@ -160,6 +160,11 @@ def count_free_bytes(device: torch.device) -> int | None:
     return free_bytes + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
+def count_total_bytes(device: torch.device) -> int | None:
+    """Return the memory of a device; None on a CPU."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else None
+
+
 def prepare_memory(device: torch.device) -> None:
     """Let buffers that a prefill frees be reused by the next one. On a GPU torch does so itself."""
     if device.type == "cpu":

@@ -60,14 +60,23 @@ class Compiler:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", DeprecationWarning)
                 importlib.import_module("torch._inductor.compile_fx")
+            # float32 stays exact: what the compiler recommends instead would change texts.
+            warnings.filterwarnings("ignore", "TensorFloat32 tensor cores", UserWarning)
 
-    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the function compiled: for the sizes of its first call, then once more for any sizes."""
+    def __call__(self, function: Callable[..., Any], *, is_packed: bool = False) -> Callable[..., Any]:
+        """Return the function compiled: for the sizes of its first call, then once more for any sizes.
+
+        Args:
+            function: takes tensors, tuples of them, modules and numbers.
+            is_packed: the first dimension of its tensors has many sizes, none of them 1: compile once, for all of them.
+        """
         compiled = torch.compile(function, fullgraph=True, backend=self._backend)
 
         def run(*arguments: object) -> object:
             if self._may_compile():
                 try:
+                    if is_packed:
+                        _mark_first_dimensions(arguments)
                     return compiled(*arguments)
                 except Exception as error:
                     if classify(error) is not None:
@@ -89,6 +98,15 @@ class Compiler:
         self._retry_s = self._monotonic() + (_RETRY_S if self._n_failures > 1 else 0.0)
         will_retry = self._n_failures < _MAX_FAILURES
         log.warning("engine.compile_failed", reason=one_line(error), consequence="slower", will_retry=will_retry)
+
+
+def _mark_first_dimensions(arguments: tuple[object, ...]) -> None:
+    """Tell the compiler that the first dimension of tensors, other than weights, has many sizes."""
+    for argument in arguments:
+        if isinstance(argument, tuple):
+            _mark_first_dimensions(argument)
+        elif isinstance(argument, torch.Tensor) and not isinstance(argument, torch.nn.Parameter):
+            torch._dynamo.maybe_mark_dynamic(argument, 0)  # noqa: SLF001  # its public name
 
 
 class CapturedSteps:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
+from daemon.engine.weights import join_weights_of
 
 # float16 ends at 65,504, and some values of this model family are larger: the residual stream, and what the second
 # half of a layer adds to it. The residual stream is kept in float32, and those products are divided by this.
@@ -48,13 +47,13 @@ def join_weights(layer: Any) -> DecoderLayer:  # noqa: ANN401  # a layer of tran
     biases = [projection.bias for projection in projections]
     return DecoderLayer(
         input_norm=layer.input_layernorm.weight,
-        qkv=_stack(projections),
+        qkv=join_weights_of(projections),
         qkv_bias=None if biases[0] is None else torch.cat([bias.detach() for bias in biases]),
         qk_norm=_stack_qk_norm(attention),
         out=attention.o_proj.weight,
         out_bias=attention.o_proj.bias,
         mlp_norm=layer.post_attention_layernorm.weight,
-        gate_up=_stack((mlp.gate_proj, mlp.up_proj)),
+        gate_up=join_weights_of((mlp.gate_proj, mlp.up_proj)),
         down=mlp.down_proj.weight,
     )
 
@@ -65,15 +64,6 @@ def _stack_qk_norm(attention: Any) -> torch.Tensor:  # noqa: ANN401  # as above
         norm.weight.detach().expand(projection.out_features // attention.head_dim, -1) for projection, norm in norms
     ]
     return torch.nn.Parameter(torch.cat(scales)[:, None], requires_grad=False)
-
-
-def _stack(projections: Sequence[torch.nn.Linear]) -> torch.Tensor:
-    joined = torch.cat([projection.weight.detach() for projection in projections])
-    parts = torch.split(joined, [projection.out_features for projection in projections])
-    for projection, part in zip(projections, parts, strict=True):
-        projection.weight = torch.nn.Parameter(part, requires_grad=False)
-    # The compiler treats the sizes of parameters as constants.
-    return torch.nn.Parameter(joined, requires_grad=False)
 
 
 def project(layer: DecoderLayer, sizes: DecoderSizes, hidden: torch.Tensor) -> torch.Tensor:

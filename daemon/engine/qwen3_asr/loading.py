@@ -80,6 +80,7 @@ def load_engine(
     with ThreadPoolExecutor(1, thread_name_prefix="digest") as hasher:
         digest = hasher.submit(checkpoint.compute_digest, found.weights)
         model = _load_model(found, device, dtype, is_captured=is_captured)
+        model.report = report
         plan = choose_slots(model, None if settings.slots == "auto" else settings.slots)
         identity = ModelIdentity(name, digest.result(), dtype_name, str(device))
     report("Trying the model with a test inference.")

@@ -8,21 +8,25 @@ make_response   the generated tokens of a finished chunk to text
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import torch
 
+from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine import device as devices
 from daemon.engine.audio.encoder import WindowedEncoder
 from daemon.engine.audio.mel import LogMel, to_device
-from daemon.engine.protocol import MAX_CHUNK_S, SLOT_S, ChunkResponse
+from daemon.engine.compiling import uncompiled
+from daemon.engine.protocol import MAX_CHUNK_S, SLOT_S, ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.decode_attention import KernelAttention
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture
 from daemon.engine.qwen3_asr.output import parse_output, split_by_token
+from daemon.engine.qwen3_asr.packed_prefill import PackedPrefill, make_packer
+from daemon.engine.qwen3_asr.packing import choose_sizes
 from daemon.engine.qwen3_asr.prompt import MAX_FRAME_TOKENS, MAX_HOTWORD_TOKENS, PromptWriter
-from daemon.engine.qwen3_asr.self_check import find_attention_kernel
+from daemon.engine.qwen3_asr.self_check import find_attention_kernel, find_prefill_fault
 from daemon.engine.qwen3_asr.text_decoder import Prompts, TextDecoder
 from daemon.engine.slot_model import LIKELY_SHARE, TOKENS_MULTIPLE, PreparedChunk
 from daemon.engine.slots import Slots, SlotShape, round_up
@@ -33,7 +37,6 @@ if TYPE_CHECKING:
 
     from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
-    from daemon.engine.protocol import ChunkRequest
     from daemon.engine.qwen3_asr.decode_steps import Capture, DecodeSteps
     from daemon.engine.qwen3_asr.self_check import Fallback
     from daemon.engine.slots import Generated, KVCacheSpec
@@ -85,6 +88,8 @@ class ResidentModel:
 
     Attributes:
         fallbacks: what would make it fast and does not work on this machine.
+        packed_prefill: how chunks are prefilled into slots that share pages; None if there are no such slots.
+        report: called on the device thread with one sentence for each part of making slots that takes long.
     """
 
     def __init__(
@@ -101,13 +106,18 @@ class ResidentModel:
         self._prompts = PromptWriter(processor)
         if is_captured is None:
             is_captured = self.device.type == "cuda"
-        compiled = Compiler() if is_captured else _uncompiled
+        compiled = Compiler() if is_captured else uncompiled
         self._encoder = WindowedEncoder(model, conv_s, compiled)
         self._decoder = TextDecoder(model, sorted(self._end_tokens), compiled)
         self.fallbacks: list[Fallback] = []
         if is_captured and self.device.type == "cuda":
             self._use_kernels()
-        self._mel = LogMel(processor.feature_extractor, self.device, self._encoder.block_frames)
+        self._mel = LogMel(processor.feature_extractor, self.device, self._encoder.block_frames, compiled)
+        sizes = choose_sizes(devices.count_total_bytes(self.device))
+        self._packer = make_packer(sizes, self._mel, self._encoder, self._prompts.audio_token)
+        self.packed_prefill: PackedPrefill | None = None
+        self._may_pack = True
+        self.report: Callable[[str], None] = lambda _: None
         self._steps: DecodeSteps = EagerSteps(self._decoder)
         self._make_capture: Callable[[], Capture | None] = lambda: None
         if is_captured:
@@ -151,8 +161,11 @@ class ResidentModel:
 
     @property
     def working_bytes(self) -> int:
-        """Memory that the widest convolution takes for a short time."""
-        return self._encoder.working_bytes
+        """Memory of the widest convolution and of the tokens that are prefilled together."""
+        n_bytes = self._encoder.working_bytes
+        if self.page_tokens is not None:  # what is captured keeps its memory
+            n_bytes += max(size.n_tokens for size in self._packer.sizes) * self._decoder.working_token_bytes
+        return n_bytes
 
     @property
     def steps_per_sync(self) -> int:
@@ -169,9 +182,29 @@ class ResidentModel:
 
     def make_slots(self, shape: SlotShape, heartbeat: Callable[[], None] = lambda: None) -> Slots:
         """Allocate empty slots and make the decode step ready for them."""
-        slots = self._allocate(shape)
-        self._steps.bind(slots, self._make_capture(), heartbeat)
+        slots, capture = self._allocate(shape), self._make_capture()
+        if shape.page_tokens is not None and self._may_pack:
+            self.report("Compiling and capturing prefills; the first time on a machine this takes a minute or two.")
+            # Prefills take more memory than steps, which fit into it later.
+            self._bind_packed_prefill(slots, capture, heartbeat)
+        if capture is not None:
+            self.report("Capturing decode steps.")
+        self._steps.bind(slots, capture, heartbeat)
         return slots
+
+    def _bind_packed_prefill(self, slots: Slots, capture: Capture | None, heartbeat: Callable[[], None]) -> None:
+        is_new = self.packed_prefill is None
+        if self.packed_prefill is None:
+            parts = (self._mel, self._encoder, self._decoder)
+            self.packed_prefill = PackedPrefill(self._packer, *parts, self.device)
+        self.packed_prefill.bind(slots, capture, heartbeat)
+        if not is_new or capture is None:
+            return
+        chunks = [self.prepare(chunk) for chunk in make_test_chunks()]
+        fault = find_prefill_fault(slots, chunks, self.packed_prefill.prefill, self._prefill_padded)
+        if fault is not None:
+            self.fallbacks.append(fault)
+            self.packed_prefill, self._may_pack = None, False
 
     def _allocate(self, shape: SlotShape) -> Slots:
         return Slots(shape, self.kv_cache_spec)
@@ -179,6 +212,8 @@ class ResidentModel:
     def release_memory(self) -> None:
         """Forget the slots and return unused memory to the device."""
         self._steps.unbind()
+        if self.packed_prefill is not None:
+            self.packed_prefill.unbind()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
 
@@ -199,6 +234,14 @@ class ResidentModel:
         self, slots: Slots, chunks: Sequence[PreparedChunk], rows: Sequence[int], heartbeat: Callable[[], None]
     ) -> None:
         """Read the prompts of chunks into free rows and generate the first token of each; see `SlotModel`."""
+        if self.packed_prefill is not None and slots.shape.page_tokens is not None:
+            self.packed_prefill.prefill(slots, chunks, rows, heartbeat)
+        else:
+            self._prefill_padded(slots, chunks, rows, heartbeat)
+
+    def _prefill_padded(
+        self, slots: Slots, chunks: Sequence[PreparedChunk], rows: Sequence[int], heartbeat: Callable[[], None]
+    ) -> None:
         for group in _group_by_length(chunks, self._max_prefill_tokens):
             self._prefill_group(slots, [chunks[index] for index in group], [rows[index] for index in group], heartbeat)
 
@@ -232,12 +275,15 @@ class ResidentModel:
         heartbeat()
         mel = self._mel.compute([chunk.samples for chunk in chunks])
         states = self._encoder.encode(mel, heartbeat)
-        self._decoder.prefill(slots, self._embed(chunks, states, rows), heartbeat)
+        multiple = max(TOKENS_MULTIPLE, slots.shape.page_tokens or 0)  # whole pages are written
+        self._decoder.prefill(slots, self._embed(chunks, states, rows, multiple), heartbeat)
 
-    def _embed(self, chunks: Sequence[PreparedChunk], states: torch.Tensor, rows: Sequence[int]) -> Prompts:
-        """Embed the prompts and put the audio states in the place of the audio tokens."""
+    def _embed(
+        self, chunks: Sequence[PreparedChunk], states: torch.Tensor, rows: Sequence[int], multiple: int
+    ) -> Prompts:
+        """Embed the prompts, padded to a multiple of tokens, and put the audio states in the place of audio tokens."""
         n_tokens = [chunk.n_prompt_tokens for chunk in chunks]
-        input_ids = np.zeros((len(chunks), round_up(max(n_tokens), TOKENS_MULTIPLE)), np.int64)
+        input_ids = np.zeros((len(chunks), round_up(max(n_tokens), multiple)), np.int64)
         for row, chunk in zip(input_ids, chunks, strict=True):
             row[: chunk.n_prompt_tokens] = chunk.input_ids
         inputs_embeds = self._decoder.embed(to_device(input_ids, self.device))
@@ -250,6 +296,13 @@ class ResidentModel:
         return Prompts(inputs_embeds, lengths, places, max_new_tokens)
 
 
+def make_test_chunks() -> list[ChunkRequest]:
+    """Return two chunks of quiet noise: a window and a part of one, and a part alone."""
+    noise = np.random.default_rng(0).normal(0, 1e-2, 10 * SAMPLE_RATE_HZ).astype(np.float32)
+    lengths = (round(9.3 * SAMPLE_RATE_HZ), 2 * SAMPLE_RATE_HZ)
+    return [ChunkRequest(noise[:length], None, (), "test") for length in lengths]
+
+
 def _group_by_length(chunks: Sequence[PreparedChunk], max_tokens: int) -> list[list[int]]:
     """Return groups of indices to chunks of similar length, so that padding is small and memory is limited."""
     groups: list[list[int]] = []
@@ -259,10 +312,6 @@ def _group_by_length(chunks: Sequence[PreparedChunk], max_tokens: int) -> list[l
             groups.append([])
         groups[-1].append(index)
     return groups
-
-
-def _uncompiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
 
 
 def _find_end_tokens(model: Qwen3ASRForConditionalGeneration, processor: Qwen3ASRProcessor) -> list[int]:

@@ -16,8 +16,14 @@ from daemon.engine.qwen3_asr.decode_attention import KernelAttention, PlainAtten
 from daemon.host import compiler
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from daemon.engine.qwen3_asr.decode_attention import DecodeAttention
     from daemon.engine.qwen3_asr.layers import DecoderSizes
+    from daemon.engine.slot_model import PreparedChunk
+    from daemon.engine.slots import Slots
+
+    Prefill = Callable[[Slots, Sequence[PreparedChunk], Sequence[int], Callable[[], None]], None]
 
 log = structlog.get_logger()
 
@@ -26,6 +32,12 @@ _TOLERANCES: Final = {torch.float32: 1e-4, torch.float16: 3e-3, torch.bfloat16: 
 # Few rows share their tokens among programs, many do not.
 _N_ROWS: Final = (3, 40)
 _PAGES_PER_ROW: Final = 5
+# How much the keys and values of the last layer may differ between two prefills: errors of rounding grow from layer to
+# layer, and a wrong mask or a wrong place changes everything.
+_PREFILL_TOLERANCES: Final = {torch.float32: 0.02, torch.float16: 0.25, torch.bfloat16: 0.25}
+
+_ATTENTION_COST: Final = "decoding takes about twice as long and long recordings more memory"
+_PREFILL_COST: Final = "transcribing takes up to twice as long"
 
 
 class Fallback(NamedTuple):
@@ -64,6 +76,61 @@ def find_attention_kernel(sizes: DecoderSizes, dtype: torch.dtype, device: torch
             raise
         return _fall_back("attention kernel", one_line(error))
     return attention
+
+
+def find_prefill_fault(
+    slots: Slots, chunks: Sequence[PreparedChunk], packed: Prefill, padded: Prefill
+) -> Fallback | None:
+    """Prefill chunks in two ways and compare what the slots hold; return why the first way cannot be used.
+
+    Args:
+        slots: new slots, which are empty again afterwards.
+        chunks: as many as there are slots are used.
+        packed: the fast way.
+        padded: the definition.
+    """
+    used = chunks[: slots.shape.n_slots]
+    rows = [row for row, chunk in enumerate(used) if slots.grow(row, chunk.n_slot_tokens)]
+    used = [used[row] for row in rows]
+    if not used:
+        return None
+    slots.upload_pages()
+    held = []
+    try:
+        # The definition is not worth being compiled.
+        for prefill, stance in ((packed, "default"), (padded, "force_eager")):
+            with torch.compiler.set_stance(stance):
+                prefill(slots, used, rows, _go_on)
+            held.append(
+                torch.cat([_last_keys_and_values(slots, row, chunk) for row, chunk in zip(rows, used, strict=True)])
+            )
+        error = ((held[0] - held[1]).norm() / held[1].norm()).item()
+    except Exception as failure:
+        if classify(failure) is not None:
+            raise
+        return _fall_back("packed prefill", one_line(failure), _PREFILL_COST)
+    finally:
+        for row in rows:
+            slots.clear(row)
+            slots.release(row)
+        slots.upload_pages()
+    if error < _PREFILL_TOLERANCES[slots.spec.dtype]:
+        return None
+    reason = f"keys and values differ from those of a padded prefill by {error:.2g}"
+    return _fall_back("packed prefill", reason, _PREFILL_COST)
+
+
+def _last_keys_and_values(slots: Slots, row: int, chunk: PreparedChunk) -> torch.Tensor:
+    """Return what the last layer holds of a prompt, in float64, shape (n,)."""
+    n_pages = -(-chunk.n_prompt_tokens // slots.keys[0].shape[2])
+    pages = slots.pages[row, :n_pages].long()
+    caches = (slots.keys[-1], slots.values[-1])
+    tokens = (cache[pages].transpose(0, 1).flatten(1, 2)[:, : chunk.n_prompt_tokens] for cache in caches)
+    return torch.cat([part.flatten() for part in tokens]).double()
+
+
+def _go_on() -> None:
+    """Do nothing at a heartbeat."""
 
 
 def compare_attention(
@@ -115,12 +182,12 @@ def compare_attention(
             raise MismatchError(f"{name} of {n_rows} rows differ from their definition by {error:.2g}")
 
 
-def _fall_back(part: str, reason: str) -> Fallback:
+def _fall_back(part: str, reason: str, cost: str = _ATTENTION_COST) -> Fallback:
     missing = compiler.find_missing()
     if missing:
         remedy = f"Install {' and '.join(missing)} (`{compiler.INSTALL}`), then restart the service."
     else:
         remedy = "The engine works without it. Please report the reason to the authors of scribed."
-    fallback = Fallback(part, reason, "decoding takes about twice as long and long recordings more memory", remedy)
+    fallback = Fallback(part, reason, cost, remedy)
     log.warning("engine.fallback", **fallback._asdict())
     return fallback

@@ -7,11 +7,13 @@ time) in transformers. Tests compare the output with `generate`, token for token
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
+from daemon.engine.compiling import uncompiled
+from daemon.engine.packed_attention import Sequences, choose_packed_attention
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention, StepContext
 from daemon.engine.qwen3_asr.layers import (
     DecoderSizes,
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from transformers import Qwen3ASRForConditionalGeneration
 
+    from daemon.engine.compiling import Compile
     from daemon.engine.qwen3_asr.decode_attention import DecodeAttention
     from daemon.engine.qwen3_asr.layers import DecoderLayer
     from daemon.engine.slots import Slots
@@ -47,6 +50,56 @@ class Prompts(NamedTuple):
     n_tokens: torch.Tensor
     rows: torch.Tensor
     max_new_tokens: torch.Tensor
+
+
+class RowStarts(NamedTuple):
+    """What the rows of prompts begin with, each of shape (n_prompts,).
+
+    Attributes:
+        rows: the row of the slots for each prompt.
+        n_tokens: tokens of each prompt.
+        max_new_tokens: the most tokens to generate for each.
+    """
+
+    rows: torch.Tensor
+    n_tokens: torch.Tensor
+    max_new_tokens: torch.Tensor
+
+
+class PackedPrompts(NamedTuple):
+    """Prompts to prefill, one behind the other; see `packing.Pack`.
+
+    Attributes:
+        inputs_embeds: shape (n_tokens, d_text).
+        token_rows: the row of each token, shape (n_tokens,).
+        positions: its position in its prompt, shape (n_tokens,).
+        sequences: the prompts, then what fills up the tokens.
+        last: the last token of each prompt, shape (n_prompts,).
+        starts: of the prompts.
+    """
+
+    inputs_embeds: torch.Tensor
+    token_rows: torch.Tensor
+    positions: torch.Tensor
+    sequences: Sequences
+    last: torch.Tensor
+    starts: RowStarts
+
+
+class _PackedContext(NamedTuple):
+    """What all layers of a packed prefill share.
+
+    Attributes:
+        cosine: rotary embedding at each token's position, shape (n_tokens, 1, 1, head_dim).
+        sine: the same.
+        pages: the page of the KV cache for each token, shape (n_tokens,).
+        offsets: its place there, shape (n_tokens,).
+    """
+
+    cosine: torch.Tensor
+    sine: torch.Tensor
+    pages: torch.Tensor
+    offsets: torch.Tensor
 
 
 class _Choice(NamedTuple):
@@ -80,7 +133,7 @@ class TextDecoder:
         self,
         model: Qwen3ASRForConditionalGeneration,
         end_tokens: Sequence[int],
-        compiled: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda function: function,
+        compiled: Compile = uncompiled,
     ) -> None:
         text = model.model.language_model
         config = text.config
@@ -100,6 +153,10 @@ class TextDecoder:
             compiled(_next_project),
             compiled(after_attention),
         )
+        self._project_packed = compiled(_project_packed, is_packed=True)
+        self._next_project_packed = compiled(_next_project_packed, is_packed=True)
+        self._finish_packed = compiled(after_attention, is_packed=True)
+        self._attend_packed = choose_packed_attention(self._head.device, self._head.dtype)
         self._max_logprob = compiled(_max_logprob)
         self._residual_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
         self._rotary_cache: tuple[torch.Tensor, torch.Tensor] | None = None
@@ -109,6 +166,13 @@ class TextDecoder:
         """Size of a token in the KV cache."""
         head = self._head
         return KVCacheSpec(len(self._layers), self.sizes.n_kv_heads, self.sizes.head_dim, head.dtype, head.device)
+
+    @property
+    def working_token_bytes(self) -> int:
+        """Memory of a prefill for each of its tokens: the states within a layer, and those between layers."""
+        layer = self._layers[0]
+        n_values = layer.gate_up.shape[0] + layer.down.shape[1] + 2 * layer.qkv.shape[0] + 4 * layer.qkv.shape[1]
+        return n_values * layer.qkv.dtype.itemsize
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens."""
@@ -132,16 +196,39 @@ class TextDecoder:
                     layer, self.sizes, hidden, (cosine, sine), prompts.n_tokens - 1
                 )
             slots.write_prompts(index, where, key, value)
-        choice = self._choose_tokens(hidden[:, 0])
+        self._start_rows(slots, RowStarts(prompts.rows, prompts.n_tokens, prompts.max_new_tokens), hidden[:, 0])
+
+    def prefill_packed(self, slots: Slots, prompts: PackedPrompts) -> None:
+        """Read packed prompts into their rows and generate the first token of each, on the device alone."""
+        cosine, sine = (table[prompts.positions][:, None, None] for table in self._rotary_tables(slots))
+        page_tokens = slots.keys[0].shape[2]
+        pages = slots.pages[prompts.token_rows, prompts.positions // page_tokens].long()
+        context = _PackedContext(cosine, sine, pages, prompts.positions % page_tokens)
+        hidden = prompts.inputs_embeds[:, None].to(self._residual_dtype)
+        caches = list(zip(slots.keys, slots.values, strict=True))
+        query, key, value = self._project_packed(self._layers[0], self.sizes, hidden, context, caches[0])
+        for layer, following, cache in zip(self._layers, self._layers[1:], caches[1:], strict=False):
+            attended = self._attend_packed(query, key, value, prompts.sequences).flatten(1)[:, None]
+            layers, states = (layer, following), (hidden, attended)
+            hidden, query, key, value = self._next_project_packed(layers, self.sizes, states, context, cache)
+        # Of the last layer only the last token of each prompt is needed.
+        last = _last_of_each(prompts.sequences, len(prompts.last))
+        attended = self._attend_packed(query[prompts.last], key, value, last).flatten(1)[:, None]
+        hidden = self._finish_packed(self._layers[-1], self.sizes, hidden[prompts.last], attended)
+        self._start_rows(slots, prompts.starts, hidden[:, 0])
+
+    def _start_rows(self, slots: Slots, starts: RowStarts, hidden: torch.Tensor) -> None:
+        """Choose the first token of each prompt, given the hidden state of its last one, and write it into its row."""
+        rows, choice = starts.rows, self._choose_tokens(hidden)
         token, is_number = choice.token, choice.is_number
-        slots.token[prompts.rows] = token
-        slots.position[prompts.rows] = prompts.n_tokens
-        slots.n_generated[prompts.rows] = torch.ones_like(token)
-        slots.max_new_tokens[prompts.rows] = prompts.max_new_tokens
-        slots.has_failed[prompts.rows] = (~is_number).long()
-        slots.is_live[prompts.rows] = (is_number & ~self._is_end(token) & (prompts.max_new_tokens > 1)).long()
-        slots.generated[prompts.rows, 0] = token
-        slots.logprobs[prompts.rows, 0] = choice.logprob
+        slots.token[rows] = token
+        slots.position[rows] = starts.n_tokens
+        slots.n_generated[rows] = torch.ones_like(token)
+        slots.max_new_tokens[rows] = starts.max_new_tokens
+        slots.has_failed[rows] = (~is_number).long()
+        slots.is_live[rows] = (is_number & ~self._is_end(token) & (starts.max_new_tokens > 1)).long()
+        slots.generated[rows, 0] = token
+        slots.logprobs[rows, 0] = choice.logprob
 
     def decode_step(self, slots: Slots, n_rows: int, kv_len: int) -> None:
         """Generate one more token in each live row, without waiting for the device.
@@ -207,6 +294,39 @@ def _last_prefill_layer(
     rows = torch.arange(len(hidden), device=hidden.device)
     context = (key, value, attention_mask(last, hidden.shape[1], query.dtype))
     return _attend(layer, sizes, hidden[rows, last][:, None], query[rows, :, last], context), key, value
+
+
+def _project_packed(
+    layer: DecoderLayer,
+    sizes: DecoderSizes,
+    hidden: torch.Tensor,
+    context: _PackedContext,
+    cache: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return queries, keys and values of packed tokens, each (n_tokens, heads, head_dim); the cache gets the latter."""
+    query, key, value = (part[:, :, 0] for part in project_qkv(layer, sizes, hidden, context.cosine, context.sine))
+    for pages, new in zip(cache, (key, value), strict=True):
+        pages[context.pages, :, context.offsets] = new
+    return query, key, value
+
+
+def _next_project_packed(
+    layers: tuple[DecoderLayer, DecoderLayer],
+    sizes: DecoderSizes,
+    states: tuple[torch.Tensor, torch.Tensor],
+    context: _PackedContext,
+    cache: tuple[torch.Tensor, torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return the output of a layer, given its input and what it attends to, and what `_project_packed` returns next."""
+    layer, following = layers
+    hidden = after_attention(layer, sizes, *states)
+    return hidden, *_project_packed(following, sizes, hidden, context, cache)
+
+
+def _last_of_each(sequences: Sequences, n_prompts: int) -> Sequences:
+    """Return the first n_prompts sequences, each with a single query, which attends to all of its sequence."""
+    one_each = torch.arange(n_prompts + 1, dtype=torch.int32, device=sequences.starts.device)
+    return Sequences(sequences.starts[: n_prompts + 1], sequences.longest, one_each, 1, is_causal=False)
 
 
 def _next_project(
