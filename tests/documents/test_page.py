@@ -12,7 +12,7 @@ import docx
 import pytest
 
 from daemon.documents import read_json, render
-from daemon.transcript import Segment
+from daemon.transcript import Calibration, Segment
 from tests.documents.pages import (
     CALL,
     HOSTILE,
@@ -275,8 +275,16 @@ def test_saved_page_opens_with_the_corrections_and_can_be_corrected_again(
 @pytest.mark.parametrize("has_timestamps", [False, True])
 @pytest.mark.parametrize(
     "transcript",
-    [MEETING, CALL, TALK, SILENCE, sample_many(60), replace(TALK, audio=replace(TALK.audio, is_complete=False))],
-    ids=["meeting", "call", "talk", "silence", "many", "cut"],
+    [
+        MEETING,
+        CALL,
+        TALK,
+        SILENCE,
+        sample_many(60),
+        replace(TALK, audio=replace(TALK.audio, is_complete=False)),
+        replace(MEETING, calibration=Calibration("2026-01-30T12:00:00.000Z", 1834, 12)),
+    ],
+    ids=["meeting", "call", "talk", "silence", "many", "cut", "calibrated"],
 )
 def test_page_saves_the_same_documents_as_scribed(
     context: BrowserContext, tmp_path: Path, transcript: Transcript, *, has_timestamps: bool

@@ -206,11 +206,18 @@ function wordRuns(talk, paragraph, look, run, comment) {
     }
     const lowest = Math.min(...group.map(({ token }) => token.word.confidence));
     const start = group.map(({ token }) => token.word.start_s).find((seconds) => seconds !== null) ?? group[0].piece.start;
-    const note = `Not sure (confidence ${Math.round(lowest * 100)}%). Listen at ${clock(start)}.`;
+    const note = `Not sure (${describeDoubt(talk.doc, lowest)}). Listen at ${clock(start)}.`;
     const words = text.trimStart();
     runs.push(run(text.slice(0, text.length - words.length), look), comment(run(words, look), note));
   }
   return runs.join("");
+}
+
+/** A confidence in words: the model's own, or the share of such words that a measurement found right. */
+function describeDoubt(doc, confidence) {
+  const percent = `${Math.round(confidence * 100)}%`;
+  if (!doc.calibration) return `confidence ${percent}`;
+  return `by the measurement of ${doc.calibration.fitted_at.slice(0, 10)}, ${percent} of such words are right`;
 }
 
 const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, index) => {

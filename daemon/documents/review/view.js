@@ -18,6 +18,8 @@ class TextView {
     this.player = player;
     this.root = $("text");
     this.threshold = talk.page.doubtful;
+    const measured = talk.doc.calibration;
+    this.calibrated = measured ? `, as measured on ${measured.fitted_at.slice(0, 10)}` : "";
     this.current = { paragraph: null, elements: [] };
     this.scrolledAt = -Infinity;
     this.onPaint = () => {};
@@ -270,7 +272,7 @@ class TextView {
     for (const span of row.words.querySelectorAll("[data-c]")) {
       const isDoubtful = Number(span.dataset.c) < this.threshold;
       span.classList.toggle("doubt", isDoubtful);
-      if (isDoubtful) span.title = `Confidence ${Math.round(100 * span.dataset.c)}%`;
+      if (isDoubtful) span.title = `Confidence ${Math.round(100 * span.dataset.c)}%${this.calibrated}`;
       else span.removeAttribute("title");
     }
   }
