@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon.config import json_schema
+from daemon.config import LANGUAGES, json_schema
 from daemon.config.recording import FOLDER_KEYS
 from daemon.config.schema import LATER, find_section
 from daemon.config.wording import describe
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _ROOT: Final = Path(__file__).parents[1]
 EXAMPLE: Final = _ROOT / "config.example.yaml"
 TABLE: Final = _ROOT / "docs" / "configuration.md"
+
+_WIDTH: Final = 120
 
 _EXAMPLE_HEAD: Final = """\
 # Every setting of scribed with its default. Copy it to /etc/scribed/config.yaml and keep what you
@@ -40,7 +43,16 @@ are words, not booleans. A relative path starts at the folder of the file.
 `logging.level`. Other changes need a restart. If the file has faults, the old settings stay in effect.
 
 A `scribed.yaml` in a folder of the inbox changes the settings of what is dropped there; the nearest folder wins, key by
-key. It may set the keys marked with *. It has at most 16 KiB, no YAML aliases, and may not be a link.
+key. It may set the keys marked with *. It has at most 16 KiB, no YAML aliases, and may not be a link. A file that
+cannot be used changes nothing: STATUS.txt and the notes of the JSON document say why, and the settings around it apply.
+
+A recording's name may carry its language, as one of the model's codes in lower case right before the ending:
+`talk.yue.m4a`, `talk.de.wav`. It wins over the folder's file, which wins over this configuration. Where `report.it.wav`
+means something else, set `transcribe.language_from_name: false`, here or for a folder. The codes:
+
+{codes}
+
+[corrections.md](corrections.md) describes `transcribe.corrections` and `transcribe.chinese_script`.
 
 Keys marked "not implemented yet" accept their default only.
 """
@@ -62,7 +74,8 @@ def example() -> str:
 
 def table() -> str:
     """Return the text of docs/configuration.md."""
-    parts = [_TABLE_HEAD]
+    codes = ", ".join(f"{code} ({name})" for code, name in LANGUAGES.items())
+    parts = [_TABLE_HEAD.format(codes=textwrap.fill(f"{codes}.", _WIDTH))]
     for section, place in _sections():
         rows = [
             f"| `{key}`{_star(section, key)} | `{_value(facts['default'])}` | {_comment(section, key, facts)} |"

@@ -5,7 +5,7 @@
 
 from daemon.config.changes import change
 from daemon.config.reading import load, reload
-from daemon.config.recording import RecordingSettings, read_folder_settings
+from daemon.config.recording import BrokenSettings, RecordingSettings, find_language, read_folder_settings
 from daemon.config.schema import (
     Config,
     Folders,
@@ -29,6 +29,7 @@ from daemon.text import LANGUAGES
 __all__ = [
     "FOLDER_SETTINGS_NAME",
     "LANGUAGES",
+    "BrokenSettings",
     "Config",
     "Folders",
     "Hooks",
@@ -45,6 +46,7 @@ __all__ = [
     "Transcribe",
     "Watch",
     "change",
+    "find_language",
     "json_schema",
     "load",
     "read_folder_settings",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Final
 from daemon.config.reading import check
 from daemon.config.schema import LATER, Transcribe
 from daemon.configfile import FOLDER_SETTINGS_NAME, BrokenFileError, ConfigFault, KeyPath, clip, parse, read_file
+from daemon.text import LANGUAGES
+from daemon.text.corrections import Correction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from daemon.config.schema import Config, Output, Preprocess
+    from daemon.configfile import Document
 
 MAX_FOLDER_SETTINGS_BYTES: Final = 16 * 1024
 
@@ -25,9 +28,32 @@ MAX_FOLDER_SETTINGS_BYTES: Final = 16 * 1024
 _SECTIONS: Final = {"transcribe": "asr", "output": "output", "preprocess": "audio"}
 FOLDER_KEYS: Final = {
     "transcribe": tuple(Transcribe.model_fields),
-    "output": ("formats", "timestamps"),
-    "preprocess": ("highpass_hz", "normalize"),
+    "output": ("formats", "timestamps", "sound_events", "listening_copy"),
+    "preprocess": ("highpass_hz", "normalize", "leveling"),
 }
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenSettings:
+    """A `scribed.yaml` that was not used.
+
+    Attributes:
+        folder: where it is within the inbox, "" for the inbox itself.
+        faults: one line each.
+    """
+
+    folder: str
+    faults: tuple[str, ...]
+
+    def describe(self, show: Callable[[str], str] = str) -> str:
+        """Return the file and its first fault on one line.
+
+        Args:
+            show: returns how a folder of this path is to be called.
+        """
+        where = f"{clip(show(self.folder), 300)}/" if self.folder else ""
+        more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+        return f"{where}{FOLDER_SETTINGS_NAME}: {self.faults[0]}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +64,13 @@ class RecordingSettings:
         audio: what is done to the audio before the model hears it.
         asr: language, hotwords, and what is done with the words.
         output: the documents.
+        notes: what the receipt says about where settings come from.
     """
 
     audio: Preprocess
     asr: Transcribe
     output: Output
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, config: Config) -> RecordingSettings:
@@ -54,10 +82,32 @@ class RecordingSettings:
         words = tuple(dict.fromkeys((*self.asr.hotwords, *more)))
         return replace(self, asr=self.asr.model_copy(update={"hotwords": words}))
 
+    def with_notes(self, more: Iterable[str]) -> RecordingSettings:
+        """Return the settings with more notes for the receipt."""
+        return replace(self, notes=(*self.notes, *more))
+
+    def of_name(self, name: str) -> RecordingSettings:
+        """Return the settings with the language that the name of the recording carries, if it may carry one."""
+        language = find_language(name) if self.asr.language_from_name else None
+        if language is None:
+            return self
+        asr = self.asr.model_copy(update={"language": language})
+        return replace(self, asr=asr).with_notes((f"the language, {language}, is taken from the name of the file",))
+
+
+def find_language(name: str) -> str | None:
+    """Return the language in the name of a recording, such as Cantonese for talk.yue.m4a; None if there is none.
+
+    It is one of the model's codes, in lower case, between the rest of the name and its ending.
+    """
+    stem, ending = os.path.splitext(name)  # noqa: PTH122  # Path drops the dot of "talk."
+    code = os.path.splitext(stem)[1][1:]  # noqa: PTH122  # the same
+    return LANGUAGES.get(code) if ending else None
+
 
 def read_folder_settings(
-    inbox: Path, folder: str, outer: RecordingSettings, show: Callable[[str], str] = str
-) -> tuple[RecordingSettings, tuple[str, ...]]:
+    inbox: Path, folder: str, outer: RecordingSettings
+) -> tuple[RecordingSettings, tuple[BrokenSettings, ...]]:
     """Apply the `scribed.yaml` of the inbox and of each folder on the way down to `folder`.
 
     The nearest folder wins, key by key. Senders write these files: no link is followed, and a broken
@@ -67,22 +117,20 @@ def read_folder_settings(
         inbox: the inbox.
         folder: where the recording was in it, such as "a/b"; "" is the inbox itself.
         outer: the settings without any such file.
-        show: returns how a fault calls a folder of this path, as `logging.names` wants it.
 
     Returns:
-        (the settings, the faults of broken files, one line each).
+        (the settings, the files that were not used).
     """
     settings = outer
-    faults: list[str] = []
+    broken: list[BrokenSettings] = []
     for prefix, descriptor in _open_folders(inbox, folder):
         try:
             raw = read_file(FOLDER_SETTINGS_NAME, MAX_FOLDER_SETTINGS_BYTES, descriptor)
             if raw is not None:
                 settings = _apply(settings, _read_changes(raw))
         except BrokenFileError as error:
-            where = f"{clip(show(prefix[:-1]), 300)}/" if prefix else ""
-            faults += [f"{where}{FOLDER_SETTINGS_NAME}: {fault}" for fault in error.faults]
-    return settings, tuple(faults)
+            broken.append(BrokenSettings(prefix[:-1], tuple(map(str, error.faults))))
+    return settings, tuple(broken)
 
 
 def _open_folders(inbox: Path, folder: str) -> Iterator[tuple[str, int]]:
@@ -130,7 +178,7 @@ def _read_changes(raw: bytes) -> dict[str, dict[str, object]]:
         for key in refused
     ]
     checked = check(replace(document, values=values), base=None)
-    faults += checked.faults
+    faults += [*checked.faults, *_find_expressions(checked.config, document)]
     if faults:
         raise BrokenFileError(*sorted(faults, key=lambda fault: fault.line or 0))
     return {
@@ -138,6 +186,15 @@ def _read_changes(raw: bytes) -> dict[str, dict[str, object]]:
         for section, keys in values.items()
         if isinstance(keys, dict)
     }
+
+
+def _find_expressions(config: Config, document: Document) -> Iterator[ConfigFault]:
+    """Yield a fault for each correction with a regular expression: one can keep a processor busy."""
+    for index, rule in enumerate(config.transcribe.corrections):
+        if isinstance(rule, Correction) and rule.is_regex:
+            key: KeyPath = ("transcribe", "corrections", index)
+            what = f"the regular expression '{clip(rule.find)}' cannot be used in a folder"
+            yield ConfigFault(key, document.find_line(key), what, "put it into the main configuration")
 
 
 def _apply(settings: RecordingSettings, changes: Mapping[str, Mapping[str, object]]) -> RecordingSettings:

@@ -28,6 +28,7 @@ from daemon.config.types import (
     WordList,
 )
 from daemon.configfile import STATE_FOLDER
+from daemon.text.script import Script
 
 # Keys and choices of the interface that are not implemented yet: a key of which every value but its
 # default is refused, or "key: choice". To implement one, delete its entry here.
@@ -48,9 +49,6 @@ LATER: Final = frozenset(
         "output.sound_events",
         "preprocess.leveling",
         "search.enabled",
-        "transcribe.chinese_script",
-        "transcribe.corrections",
-        "transcribe.language_from_name",
         "transcribe.speakers",
     }
 )
@@ -163,11 +161,11 @@ class Transcribe(Section):
     )
     channel_names: WordList = Field(default=(), description="names of the channels, in order")
     tracks: Track = Field(default="auto", description="audio tracks to transcribe: auto, all, or a number from 1")
-    language_from_name: bool = Field(default=True, description="take the language from names such as talk.yue.m4a")
-    speakers: SpeakerCount = Field(default="off", description="label speakers: off, auto, or how many there are")
-    chinese_script: Literal["as-is", "simplified", "traditional"] = Field(
-        default="as-is", description="script of Chinese text"
+    language_from_name: bool = Field(
+        default=True, description="take the language from names such as talk.yue.m4a: a code right before the ending"
     )
+    speakers: SpeakerCount = Field(default="off", description="label speakers: off, auto, or how many there are")
+    chinese_script: Script = Field(default="as-is", description="characters in which Chinese and Cantonese are written")
     corrections: CorrectionList = Field(
         default=(), description="replacements in the text: zh-common, or {find, replace, regex, example, expect}"
     )

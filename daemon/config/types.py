@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationInfo, WithJsonSchema
 
-from daemon.configfile import DEMO_MODEL
+from daemon.configfile import DEMO_MODEL, clip
 from daemon.documents import FORMATS
 from daemon.text import LANGUAGES
+from daemon.text.corrections import NAMED_SETS, TIMEOUT_S, Correction, find_regex_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,6 +98,49 @@ def _to_format(value: object) -> str:
     return str(value)
 
 
+def _to_correction(value: object) -> str | Correction:
+    """Return the name of a built-in set, or a rule whose example comes out as expected."""
+    if isinstance(value, Correction) or (isinstance(value, str) and value in NAMED_SETS):
+        return value
+    if not isinstance(value, dict) or not {"find", "replace"} <= value.keys():
+        raise ValueError(f"{', '.join(NAMED_SETS)}, or the keys find and replace")
+    if unknown := [key for key in value if key not in _CORRECTION_KEYS]:
+        raise ValueError(f"must not have the key {clip(unknown[0])}; valid keys: {', '.join(_CORRECTION_KEYS)}")
+    is_regex = value.get("regex", False)
+    if not isinstance(is_regex, bool):
+        raise ValueError("must have true or false for regex")  # noqa: TRY004  # pydantic expects ValueError
+    texts = {key: text for key, text in value.items() if key != "regex"}
+    for key, text in texts.items():
+        _check_correction_text(key, text)
+    if ("example" in texts) != ("expect" in texts):
+        raise ValueError("must have both example and expect, or neither")
+    if is_regex and (fault := find_regex_fault(texts["find"], texts["replace"])):
+        raise ValueError(f"must have a regular expression in find and its groups in replace: {clip(fault)}")
+    rule = Correction(texts["find"], texts["replace"], is_regex)
+    if "example" in texts:
+        _check_example(rule, texts["example"], texts["expect"])
+    return rule
+
+
+def _check_correction_text(key: str, text: object) -> None:
+    if not isinstance(text, str):
+        raise ValueError(f"must have a text in quotes for {key}")  # noqa: TRY004  # pydantic expects ValueError
+    if (key == "find" and not text) or len(text) > _MAX_CORRECTION_CHARS or _CONTROL.search(text):
+        raise ValueError(f"must have up to {_MAX_CORRECTION_CHARS} characters for {key}, no control characters")
+
+
+def _check_example(rule: Correction, example: str, expect: str) -> None:
+    """Raise ValueError where a rule does not do what its example says."""
+    try:
+        given = rule.apply(example)
+    except TimeoutError:
+        raise ValueError(f"must be a faster regular expression: its example takes more than {TIMEOUT_S} s") from None
+    except OverflowError:
+        raise ValueError("must not make its example many times as long") from None
+    if given != expect:
+        raise ValueError(f"must turn its example into '{clip(expect)}', but gives '{clip(given)}'")
+
+
 def _matching(pattern: str, expected: str) -> Callable[[object], str]:
     """Return a validator of a whole text; `expected` says in words what matches."""
 
@@ -108,6 +152,26 @@ def _matching(pattern: str, expected: str) -> Callable[[object], str]:
     return check
 
 
+_CORRECTION_KEYS: Final = ("find", "replace", "regex", "example", "expect")
+_MAX_CORRECTION_CHARS: Final = 500
+_CORRECTION_TEXT: Final = {"type": "string", "maxLength": _MAX_CORRECTION_CHARS}
+_CORRECTION_SCHEMA: Final = {
+    "anyOf": [
+        {"enum": list(NAMED_SETS)},
+        {
+            "type": "object",
+            "properties": {
+                "find": _CORRECTION_TEXT | {"minLength": 1},
+                "replace": _CORRECTION_TEXT,
+                "regex": {"type": "boolean"},
+                "example": _CORRECTION_TEXT,
+                "expect": _CORRECTION_TEXT,
+            },
+            "required": ["find", "replace"],
+            "additionalProperties": False,
+        },
+    ]
+}
 _PATH_SCHEMA: Final = WithJsonSchema({"type": "string", "minLength": 1})
 _DEVICE: Final = r"auto|all|cpu|cuda(:[0-9]{1,2})?"
 _MODE: Final = r"0?6[0246]{2}"
@@ -147,5 +211,5 @@ SpeakerCount = Literal["off", "auto"] | Annotated[int, Field(ge=1, le=100)]
 # YAML has lists where we hold tuples; nothing else is converted.
 WordList = Annotated[tuple[Words, ...], Strict(strict=False), Field(max_length=1000)]
 FormatList = Annotated[tuple[Format, ...], Strict(strict=False), Field(min_length=1), AfterValidator(_check_unique)]
-# Each is "zh-common" or {find, replace, ...}; `text/corrections` is not written yet.
-CorrectionList = Annotated[tuple[str | dict[str, Any], ...], Strict(strict=False), Field(max_length=1000)]
+CorrectionEntry = Annotated[Any, BeforeValidator(_to_correction), WithJsonSchema(_CORRECTION_SCHEMA)]
+CorrectionList = Annotated[tuple[CorrectionEntry, ...], Strict(strict=False), Field(max_length=1000)]

@@ -64,8 +64,11 @@ class Options:
 
 
 def list_items(transcript: Transcript) -> list[Item]:
-    """Return speech and marks in the order of time; the mark of a cut recording comes last."""
-    items = [Item(part.start_s, part.end_s, part.text, segment=part) for part in transcript.segments]
+    """Return speech and marks in the order of time; the mark of a cut recording comes last.
+
+    A segment whose words a correction has all removed is left out.
+    """
+    items = [Item(part.start_s, part.end_s, part.text, segment=part) for part in transcript.segments if part.text]
     items += [Item(gap.start_s, gap.end_s, describe_gap(gap), Kind.GAP) for gap in transcript.coverage.gaps]
     items.sort(key=lambda item: (item.start_s, item.end_s))
     if not transcript.audio.is_complete:

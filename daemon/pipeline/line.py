@@ -14,10 +14,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+import structlog
+
 from daemon.decode import RecordingFile
 from daemon.host.clock import now
 from daemon.pipeline.confidence import calibrate
 from daemon.pipeline.recognition import ChunkTranscriber, SpeechMap
+from daemon.pipeline.revision import revise
 from daemon.pipeline.streams import HeardStream, assemble_streams, measure_streams, report_shares, stream_key
 from daemon.pipeline.work import PreparedRecording
 from daemon.segment import cut
@@ -37,6 +40,8 @@ _POLL_S: Final = 0.25
 # Keys of `transcribe` that change what is done with the words, not which words the model hears. A key
 # that is missing here costs a second transcription after a change; one too many would deliver old text.
 _WORDLESS: Final = frozenset({"channel_names", "chinese_script", "corrections", "language_from_name", "speakers"})
+
+log = structlog.get_logger()
 
 
 def transcribe(
@@ -65,10 +70,11 @@ def prepare(recording: Recording, config: Config, front_end: FrontEnd, control: 
         JobError, TransientError, NoPermissionError, StoppedError: as `transcribe`.
     """
     started_at, started_s = now(), time.monotonic()
+    settings = recording.settings.of_name(recording.path.rpartition("/")[2])
+    recording = replace(recording, settings=settings)
     with RecordingFile.open(recording.audio) as file:
         source = _describe(recording, file, control)
-        settings, vad = recording.settings, config.segment.vad
-        sound = front_end.prepare(file, settings.audio, vad, control.raise_if_stopped, settings.asr)
+        sound = front_end.prepare(file, settings.audio, config.segment.vad, control.raise_if_stopped, settings.asr)
     return PreparedRecording(recording, source, sound, started_at, time.monotonic() - started_s)
 
 
@@ -103,12 +109,15 @@ def transcribe_prepared(
             resume_key=stream_key(key, stream),
         ).steps(chunks)
         heard.append(HeardStream(stream, speech, results))
-    receipt = _note_left_out(sound.receipt, n_left_out, len(settings.asr.hotwords))
+    segments = assemble_streams(heard)
+    if control.calibration is not None:  # its curve is for the model's own words
+        segments = calibrate(segments, control.calibration.curve)
+    segments, notes = revise(segments, settings.asr)
+    for note in notes:
+        log.warning("job.correction_skipped", job_id=recording.job_id, what=note)
+    receipt = _with_notes(sound.receipt, settings.with_notes(notes), n_left_out)
     if any(stream.channel is not None for stream in sound.streams):
         receipt = replace(receipt, channel_names=settings.asr.channel_names)
-    segments = assemble_streams(heard)
-    if control.calibration is not None:
-        segments = calibrate(segments, control.calibration.curve)
     # The time between the stages, in which the engine had other recordings, says nothing about this one.
     wall_s = prepared.took_s + time.monotonic() - started_s
     rtfx = receipt.duration_s / max(wall_s, 1e-3)
@@ -173,8 +182,11 @@ def _as_utc(time_s: float) -> str:
     return at.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
-def _note_left_out(receipt: Receipt, n_left_out: int, n_hotwords: int) -> Receipt:
+def _with_notes(receipt: Receipt, settings: RecordingSettings, n_left_out: int) -> Receipt:
+    """Return the receipt with what there is to say about the settings."""
+    for note in settings.notes:
+        receipt = receipt.with_note(note)
     if not n_left_out:
         return receipt
-    note = f"{n_left_out} of {n_hotwords} hotwords were left out: the model takes no more"
+    note = f"{n_left_out} of {len(settings.asr.hotwords)} hotwords were left out: the model takes no more"
     return receipt.with_note(note)

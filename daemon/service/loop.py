@@ -163,6 +163,7 @@ class Loop:
             parts.worker.flush_pending_marks()
             self._check_journal()
             self._check_displaced()
+            parts.worker.folder_settings.recheck(self._config)
             parts.resources.spool.sweep(self._config.retention)
         parts.intake.take_in(None if self._once is None else self._once.admit)
 

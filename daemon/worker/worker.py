@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.config import RecordingSettings, read_folder_settings
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.display import shown_name
 from daemon.documents import render
 from daemon.errors import StoppedError
 from daemon.evaluation import read_curve
@@ -21,6 +19,7 @@ from daemon.pipeline import Recording, RunControl, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
 from daemon.worker.evidence import JournalMemory, WatchedEngine
+from daemon.worker.folder_settings import FolderSettings
 from daemon.worker.outcomes import ChangedError, Outcomes
 from daemon.worker.places import Places
 from daemon.worker.preparation import Preparation, count_decoders
@@ -95,6 +94,7 @@ class Worker:
 
     Attributes:
         attempts: counts and delays the attempts at each job.
+        folder_settings: reads what folders of the inbox set for their recordings.
     """
 
     def __init__(
@@ -106,6 +106,7 @@ class Worker:
         n_decoders: int | None = None,
     ) -> None:
         self.attempts = Attempts(resources.journal, lambda: settings.current.retry, monotonic)
+        self.folder_settings = FolderSettings(resources.faults)
         self._outcomes = Outcomes(resources, settings, self.attempts)
         self._resources = resources
         self._settings = settings
@@ -286,7 +287,7 @@ class Worker:
             return True
         resources.journal.begin(job.job_id)
         run.fingerprint = resources.spool.fingerprint(job)
-        run.settings = self._recording_settings(run)
+        run.settings = self.folder_settings.of(job.folder, run.config).with_hotwords(resources.spool.hotwords(job))
         control = RunControl(lambda: self._raise_if_stopped(run), run.note, self._memory_of(run))
         with resources.spool.audio(job) as audio:
             recording = Recording(job.job_id, audio, job.path, run.settings, job.attempts + 1)
@@ -295,21 +296,6 @@ class Worker:
         run.pending = run.place.next_turn()
         run.stage = Stage.PREPARED
         return False
-
-    def _recording_settings(self, run: Run) -> RecordingSettings:
-        """Return the settings of a recording: of its claim, of its folder, and its own hotwords."""
-        job, faults = run.job, self._resources.faults
-        outer = RecordingSettings.of(run.config)
-        names = run.config.logging.names
-        settings, broken = read_folder_settings(
-            run.config.folders.inbox, job.folder, outer, lambda folder: shown_name(folder, names)
-        )
-        key = f"settings of {job.folder}"
-        for fault in broken:
-            faults.note(key, fault, "Until it is fixed, the settings of the folder above apply.")
-        if not broken:
-            faults.clear(key)
-        return settings.with_hotwords(self._resources.spool.hotwords(job))
 
     def _memory_of(self, run: Run) -> JournalMemory:
         return JournalMemory(self._resources.journal, run.job.job_id, lambda: self._clear_suspicion(run))

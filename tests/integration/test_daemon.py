@@ -240,6 +240,21 @@ def test_hotwords_and_settings_of_the_nearest_folder_apply(make_instance: MakeIn
     assert instance.names("outbox") == ["broken/memo.json", "broken/memo.txt", "client/memo.srt"]
     assert instance.names("processed") == ["broken/memo.wav", "client/memo.hotwords.txt", "client/memo.wav"]
     assert instance.names("inbox") == ["broken/scribed.yaml", "client/scribed.yaml"]
+    (note,) = instance.document("broken/memo")["audio"]["notes"]
+    assert note.startswith("settings were not used: broken/scribed.yaml: output.formats (line 1): invalid value")
+    assert "NEEDS ATTENTION" in (instance.folder("outbox") / "STATUS.txt").read_text()
+    assert "The settings in broken/scribed.yaml" in (instance.folder("outbox") / "STATUS.txt").read_text()
+
+
+def test_name_with_a_language_keeps_its_whole_stem(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    instance.drop(SAMPLES / "memo.wav", "memo.en.wav")
+    assert instance.run("once").returncode == 0
+    assert instance.names("outbox") == ["memo.en.json", "memo.en.txt"]
+    assert instance.document("memo.en")["language"] == "English"
+    assert instance.document("memo.en")["audio"]["notes"] == [
+        "the language, English, is taken from the name of the file"
+    ]
 
 
 def test_second_instance_is_refused(make_instance: MakeInstance) -> None:

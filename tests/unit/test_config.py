@@ -15,6 +15,7 @@ from daemon import config
 from daemon.config import Config
 from daemon.documents import FORMATS
 from daemon.errors import ConfigError
+from daemon.text.corrections import Correction
 from tests.configs import KEYS, faults_of, load_text, write
 
 NAMES = ", ".join(FORMATS)
@@ -70,6 +71,17 @@ def test_import_loads_no_slow_library() -> None:
         ("model: {device: 'cuda:1'}", "model.device", "cuda:1"),
         ("model: {device: cuda}", "model.device", "cuda"),
         ("transcribe: {hotwords: [' Müller ']}", "transcribe.hotwords", ("Müller",)),
+        ("transcribe: {chinese_script: simplified}", "transcribe.chinese_script", "simplified"),
+        (
+            r"transcribe: {corrections: [zh-common, {find: a, replace: ''}, {find: (b), replace: \1, regex: true}]}",
+            "transcribe.corrections",
+            ("zh-common", Correction("a", ""), Correction("(b)", r"\1", is_regex=True)),
+        ),
+        (
+            "transcribe: {corrections: [{find: per cent, replace: '%', example: 5 per cent, expect: 5 %}]}",
+            "transcribe.corrections",
+            (Correction("per cent", "%"),),
+        ),
         ("transcribe: {language: german}", "transcribe.forced_language", "German"),
         ("transcribe: {language: YUE}", "transcribe.forced_language", "Cantonese"),
         ("transcribe: {language: Auto}", "transcribe.forced_language", None),
@@ -133,6 +145,42 @@ def test_valid_values_are_converted(tmp_path: Path, text: str, key: str, value: 
         (
             "preprocess: {highpass_hz: low}",
             "preprocess.highpass_hz: invalid value 'low'; expected 0, or a number from 10 to 1000",
+        ),
+        *(
+            (f"transcribe: {{corrections: [{entry}]}}", f"transcribe.corrections: invalid value {fault}")
+            for entry, fault in (
+                ("zh", "'zh'; expected zh-common, or the keys find and replace"),
+                ("{find: a}", "(a group of keys); expected zh-common, or the keys find and replace"),
+                (
+                    "{find: a, replace: b, re: true}",
+                    "(a group of keys); must not have the key re; valid keys: find, replace, regex, example, expect",
+                ),
+                ("{find: 5, replace: b}", "(a group of keys); must have a text in quotes for find"),
+                (
+                    "{find: '', replace: b}",
+                    "(a group of keys); must have up to 500 characters for find, no control characters",
+                ),
+                ("{find: a, replace: b, regex: 1}", "(a group of keys); must have true or false for regex"),
+                (
+                    "{find: a, replace: b, example: a}",
+                    "(a group of keys); must have both example and expect, or neither",
+                ),
+                (
+                    "{find: a, replace: b, example: cat, expect: cut}",
+                    "(a group of keys); must turn its example into 'cut', but gives 'cbt'",
+                ),
+                (
+                    "{find: '(', replace: b, regex: true}",
+                    (
+                        "(a group of keys); must have a regular expression in find and its groups in replace: "
+                        "missing ) at position 1"
+                    ),
+                ),
+                (
+                    f"{{find: '(a|aa)+$', replace: b, regex: true, example: {'a' * 80}b, expect: c}}",
+                    "(a group of keys); must be a faster regular expression: its example takes more than 0.1 s",
+                ),
+            )
         ),
         (
             "model: {slots: 0}",
@@ -258,8 +306,7 @@ speed: fast
     ("text", "key"),
     [
         ("model: {aligner: /models/a}", "model.aligner"),
-        ("transcribe: {chinese_script: simplified}", "transcribe.chinese_script"),
-        ("transcribe: {corrections: [a]}", "transcribe.corrections"),
+        ("transcribe: {speakers: auto}", "transcribe.speakers"),
         ("output: {listening_copy: true}", "output.listening_copy"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),

@@ -141,8 +141,8 @@ def test_any_mapping_is_a_configuration_or_has_faults(tmp_path: Path, mapping: d
 @given(st.binary() | st.text("&*!|>{}[],:?-'\"\\ \n\t#%@x09~.<").map(str.encode) | st.text().map(str.encode))
 def test_any_bytes_are_a_configuration_or_have_faults(tmp_path: Path, raw: bytes) -> None:
     assert_whole(load_or_refuse(write(tmp_path, raw)))
-    read, faults = config.read_folder_settings(write(tmp_path, raw, "in/scribed.yaml").parent, "", OUTER)
-    assert all(line.startswith("scribed.yaml: ") for line in faults)
+    read, broken = config.read_folder_settings(write(tmp_path, raw, "in/scribed.yaml").parent, "", OUTER)
+    assert all(each.describe().startswith("scribed.yaml: ") for each in broken)
     assert read == OUTER
 
 

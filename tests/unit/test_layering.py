@@ -33,16 +33,18 @@ LIBRARIES = {
     "huggingface_hub": {"checkpoint"},
     "jinja2": {"engine"},  # the errors of a model's chat template; transformers requires it
     "numpy": {"audio_export", "cli", "decode", "engine", "evaluation", "frontend", "segment"},
+    "opencc": {"text"},
     "pydantic": {"config", "frontend"},
     "pydantic_core": {"config"},
     "pydub": {"audio_export"},
+    "regex": {"text"},  # transformers requires it
     "rich": {"cli"},
     "safetensors": {"engine"},
     "scipy": {"decode"},
     "silero_vad": {"segment"},
     "soundfile": {"audio_export", "cli", "decode", "frontend"},
     "soxr": {"decode"},
-    "structlog": {"engine", "frontend", "inbox", "journal", "logs", "service", "spool", "status", "worker"},
+    "structlog": {"engine", "frontend", "inbox", "journal", "logs", "pipeline", "service", "spool", "status", "worker"},
     "tokenizers": {"engine"},  # transformers requires it
     "torch": {"engine"},
     "transformers": {"engine"},

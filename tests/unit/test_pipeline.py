@@ -192,6 +192,19 @@ def test_hotwords_beyond_what_the_model_takes_are_reported(tmp_path: Path, confi
     assert any("2 of 4 hotwords" in note for note in transcript.audio.notes)
 
 
+def test_language_in_the_name_reaches_the_engine_and_the_receipt(
+    tmp_path: Path, config: Config, front_end: FrontEnd
+) -> None:
+    memory, named = Memory(), replace(recording(tmp_path, 3.0, config), path="sub/talk.yue.wav")
+    engine = ScriptedEngine()
+    transcript = transcribe(named, config, front_end, engine, control(memory)[0])
+    assert engine.pieces[0].language == "Cantonese"
+    assert "the language, Cantonese, is taken from the name of the file" in transcript.audio.notes
+    other = ScriptedEngine()  # under another name the remembered text would be in the wrong language
+    transcribe(replace(named, path="sub/talk.wav"), config, front_end, other, control(memory)[0])
+    assert other.pieces[0].language is None
+
+
 def test_formats_and_device_do_not_discard_remembered_text(tmp_path: Path, config: Config, front_end: FrontEnd) -> None:
     memory = Memory()
     transcribe(recording(tmp_path, 9.0, config), config, front_end, ScriptedEngine(), control(memory)[0])

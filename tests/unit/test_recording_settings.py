@@ -9,8 +9,11 @@ import pytest
 
 from daemon import config
 from daemon.config import Config, Output, Preprocess, RecordingSettings, Transcribe
+from daemon.config.recording import FOLDER_KEYS
+from daemon.config.schema import LATER
 from daemon.display import shown_name
 from daemon.errors import ConfigError
+from daemon.text.corrections import Correction
 from tests.configs import write
 
 if TYPE_CHECKING:
@@ -60,18 +63,31 @@ def test_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
     write(tmp_path, "transcribe: {language: de}\n", "scribed.yaml")
     text = "transcribe: {language: fr}\noutput: {formats: [doc], mode: '0600'}\nfolders: {inbox: /x}\nmodel: {}\n"
     write(tmp_path, text, "a/scribed.yaml")
-    found, faults = config.read_folder_settings(tmp_path, "a", OUTER)
+    found, (broken,) = config.read_folder_settings(tmp_path, "a", OUTER)
     assert found.asr.language == "German"
-    assert [fault.partition(";")[0] for fault in faults] == [
-        "a/scribed.yaml: output.mode (line 2): cannot be set for a folder",
-        "a/scribed.yaml: output.formats (line 2): invalid value 'doc'",
-        "a/scribed.yaml: folders (line 3): cannot be set for a folder",
-        "a/scribed.yaml: model (line 4): cannot be set for a folder",
+    assert [fault.partition(";")[0] for fault in broken.faults] == [
+        "output.mode (line 2): cannot be set for a folder",
+        "output.formats (line 2): invalid value 'doc'",
+        "folders (line 3): cannot be set for a folder",
+        "model (line 4): cannot be set for a folder",
     ]
-    assert faults[0].endswith(
-        "; valid keys: transcribe.language, transcribe.hotwords, "
-        "output.formats, output.timestamps, preprocess.highpass_hz, preprocess.normalize"
+    valid = broken.faults[0].partition("valid keys: ")[2].split(", ")
+    assert {"transcribe.language", "transcribe.language_from_name", "output.formats", "preprocess.normalize"} <= {
+        *valid
+    }
+    assert not LATER & {*valid}
+    assert broken.describe().startswith(
+        "a/scribed.yaml: output.mode (line 2): cannot be set for a folder; valid keys: "
     )
+    assert broken.describe().endswith(" (and 3 more)")
+
+
+def test_folder_may_set_what_the_contract_lists() -> None:
+    keys = {f"{section}.{key}" for section, names in FOLDER_KEYS.items() for key in names}
+    assert keys == {f"transcribe.{key}" for key in Transcribe.model_fields} | {
+        *(f"output.{key}" for key in ("formats", "timestamps", "sound_events", "listening_copy")),
+        *(f"preprocess.{key}" for key in ("highpass_hz", "normalize", "leveling")),
+    }
 
 
 @pytest.mark.parametrize(
@@ -85,10 +101,10 @@ def test_faulty_file_changes_nothing_and_is_reported(tmp_path: Path) -> None:
 )
 def test_unsafe_file_is_refused(tmp_path: Path, text: str, what: str) -> None:
     write(tmp_path, text, "scribed.yaml")
-    found, (fault,) = config.read_folder_settings(tmp_path, "", OUTER)
+    found, (broken,) = config.read_folder_settings(tmp_path, "", OUTER)
     assert found == OUTER
-    assert fault.startswith("scribed.yaml: ")
-    assert what in fault
+    assert broken.describe().startswith("scribed.yaml: ")
+    assert what in broken.describe()
 
 
 def test_links_and_special_files_are_not_read(tmp_path: Path) -> None:
@@ -105,17 +121,17 @@ def test_links_and_special_files_are_not_read(tmp_path: Path) -> None:
         ("fifo", "is not a regular file"),
         ("folder", "is not a regular file"),
     ):
-        found, (fault,) = config.read_folder_settings(inbox, folder, OUTER)
+        found, (broken,) = config.read_folder_settings(inbox, folder, OUTER)
         assert found == OUTER
-        assert fault.startswith(f"{folder}/scribed.yaml: the file: {what}; ")
+        assert broken.describe().startswith(f"{folder}/scribed.yaml: the file: {what}; ")
     assert config.read_folder_settings(inbox, "away", OUTER) == (OUTER, ())
 
 
 def test_fault_of_a_folder_with_a_hostile_name_is_one_line(tmp_path: Path) -> None:
     name = os.fsdecode(b"a\n\x1b\xff")
     write(tmp_path, "x", f"{name}/scribed.yaml")
-    (fault,) = config.read_folder_settings(tmp_path, name, OUTER)[1]
-    assert fault.isprintable()
+    (broken,) = config.read_folder_settings(tmp_path, name, OUTER)[1]
+    assert broken.describe().isprintable()
 
 
 def test_reading_closes_all_files(tmp_path: Path) -> None:
@@ -137,5 +153,64 @@ def test_hotwords_are_added_once() -> None:
 def test_fault_calls_its_folder_as_it_may_be_shown(tmp_path: Path) -> None:
     write(tmp_path, "x", "Ward 7/Doe/scribed.yaml")
     hidden = shown_name("Ward 7/Doe", "hashed")
-    (fault,) = config.read_folder_settings(tmp_path, "Ward 7/Doe", OUTER, lambda path: shown_name(path, "hashed"))[1]
-    assert fault.startswith(f"{hidden}/scribed.yaml: ")
+    (broken,) = config.read_folder_settings(tmp_path, "Ward 7/Doe", OUTER)[1]
+    assert broken.describe(lambda path: shown_name(path, "hashed")).startswith(f"{hidden}/scribed.yaml: ")
+
+
+def test_folder_may_set_corrections_without_regular_expressions(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe:\n  corrections:\n  - zh-common\n  - {find: a, replace: b}\n", "a/scribed.yaml")
+    settings, broken = config.read_folder_settings(tmp_path, "a", OUTER)
+    assert settings.asr.corrections == ("zh-common", Correction("a", "b"))
+    assert broken == ()
+    text = "transcribe:\n  language: de\n  corrections:\n  - zh-common\n  - {find: a+, replace: b, regex: true}\n"
+    write(tmp_path, text, "a/scribed.yaml")
+    settings, (refused,) = config.read_folder_settings(tmp_path, "a", OUTER)
+    assert settings == OUTER
+    (fault,) = refused.faults
+    assert fault == (
+        "transcribe.corrections (line 5): the regular expression 'a+' cannot be used in a folder; "
+        "put it into the main configuration"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "language"),
+    [
+        ("talk.yue.m4a", "Cantonese"),
+        ("talk.de.wav", "German"),
+        ("minutes of 3.4.fil.mp3", "Filipino"),
+        ("talk..zh.flac", "Chinese"),
+        ("talk.de.WAV", "German"),
+        ("talk.DE.wav", None),
+        ("talk.deu.wav", None),
+        ("talk.en-US.wav", None),
+        ("talk.de (2).wav", None),
+        ("talk.de.", "German"),
+        ("talk.de", None),
+        ("de.wav", None),
+        (".de.wav", None),
+        ("talk de.wav", None),
+        ("talk.de.x.wav", None),
+        ("", None),
+    ],
+)
+def test_language_in_a_name_is_a_code_right_before_the_ending(name: str, language: str | None) -> None:
+    assert config.find_language(name) == language
+    settings = OUTER.of_name(name)
+    assert settings.asr.forced_language == language
+    assert len(settings.notes) == (language is not None)
+
+
+def test_every_language_of_the_model_can_be_in_a_name() -> None:
+    assert {code: config.find_language(f"x.{code}.wav") for code in config.LANGUAGES} == config.LANGUAGES
+
+
+def test_name_wins_over_the_folder_which_wins_over_the_configuration(tmp_path: Path) -> None:
+    write(tmp_path, "transcribe: {language: de}\n", "a/scribed.yaml")
+    write(tmp_path, "transcribe: {language_from_name: false}\n", "a/reports/scribed.yaml")
+    outer = RecordingSettings.of(Config(transcribe=Transcribe(language="Czech")))
+    assert config.read_folder_settings(tmp_path, "", outer)[0].of_name("talk.wav").asr.language == "Czech"
+    assert config.read_folder_settings(tmp_path, "a", outer)[0].of_name("talk.wav").asr.language == "German"
+    assert config.read_folder_settings(tmp_path, "a", outer)[0].of_name("talk.yue.wav").asr.language == "Cantonese"
+    reports = config.read_folder_settings(tmp_path, "a/reports", outer)[0]
+    assert reports.of_name("report.it.wav") == reports
