@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import time
 import warnings
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
@@ -169,7 +170,7 @@ class GraphCapture:
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run a function once, then capture its work on the GPU; return a function that replays it."""
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch types only parts of itself
+        side = _warm_up_stream(torch.cuda.current_device())
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             step()
@@ -179,6 +180,15 @@ class GraphCapture:
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             step()
         return graph.replay
+
+
+@cache
+def _warm_up_stream(device_index: int) -> torch.cuda.Stream:
+    """Return the stream on which functions run before they are captured.
+
+    There is one for each device, because cuBLAS keeps up to 32 MiB for each stream that it has seen.
+    """
+    return torch.cuda.Stream(device_index)  # type: ignore[no-untyped-call]  # torch types only parts of itself
 
 
 def sizes_up_to(largest: int, sizes: Sequence[int]) -> list[int]:
