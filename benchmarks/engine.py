@@ -42,7 +42,6 @@ from benchmarks.engine_gpu import make_table, render_table
 from benchmarks.engine_report import Figures, add, describe, render, render_rows
 from benchmarks.workloads import make_chunks, make_mix, make_spread, time_ms
 from daemon.documents import render as render_documents
-from daemon.engine import device as devices
 from daemon.engine.device_loop import DeviceLoop
 from daemon.engine.qwen3_asr.model import count_slot_tokens
 from daemon.engine.scheduler import ContinuousEngine
@@ -75,23 +74,26 @@ def main() -> None:
     if options.table:
         lines, notes = make_table(bench, options.chunks, options.minutes)
         table = render_table(facts, lines, notes)
-        write_results(options.out, facts, {"lines": [asdict(line) for line in lines], "notes": notes}, table)
+        write_results(options.out, facts, "engine", {"lines": [asdict(line) for line in lines], "notes": notes}, table)
         return
     results = compare(bench, options)
-    stages = measure_stages(bench) if options.all else {}
+    is_cpu = options.device == "cpu"
+    stages = measure_stages(bench) if options.all and is_cpu else {}  # the table of a GPU has its stages
     checks = compare_outputs(bench, min(options.chunks, 32)) if options.all else {}
     figures: dict[str, object] = {"results": [asdict(result) for result in results]}
     figures |= {"stages_ms": stages, "checks": checks}
     table = render(facts, results, stages, checks)
     print(table)
-    write_results(options.out, facts, figures, table)
+    write_results(options.out, facts, "engine" if is_cpu else "contenders", figures, table)
 
 
-def write_results(folder: Path | None, facts: dict[str, str], figures: dict[str, object], table: str) -> None:
+def write_results(
+    folder: Path | None, facts: dict[str, str], what: str, figures: dict[str, object], table: str
+) -> None:
     """Write the table and the raw figures, if a folder is given."""
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"engine-{facts['device'].replace(' ', '-').lower()}"
+        name = f"{what}-{facts['device'].replace(' ', '-').lower()}"
         (folder / f"{name}.json").write_text(json.dumps({"machine": facts} | figures, indent=1) + "\n")
         (folder / f"{name}.md").write_text(table + "\n")
 
@@ -295,18 +297,18 @@ def describe_memory(bench: Bench) -> str:
 
 
 def measure_stages(bench: Bench) -> dict[str, float]:
-    """Time mel, encoder and prefill for 8 chunks of 30 s, and a decode step for several numbers of slots."""
+    """Time, on a CPU, mel, encoder and prefill of 8 chunks of 30 s, and a decode step for several numbers of slots."""
     work = make_chunks([30.0] * 8, lambda _: 120, "stages")
     bench.n_tokens.update(work.n_tokens)
     model = bench.model
     stages: dict[str, float] = {}
-    with torch.inference_mode(), devices.activate(model.device):
+    with torch.inference_mode():
         prepared = [model.prepare(chunk) for chunk in work.chunks]
         samples = [chunk.samples for chunk in prepared]
         mel = model._mel.compute(samples)  # noqa: SLF001  # stages have no public names
         stages["mel, 8 x 30 s"] = time_ms(bench, lambda: model._mel.compute(samples))  # noqa: SLF001  # as above
         stages["encoder, 8 x 30 s"] = time_ms(bench, lambda: model._encoder.encode(mel, lambda: None))  # noqa: SLF001  # as above
-        for n_slots in (1, 16, 64, 128, 256) if bench.device.type == "cuda" else (1, 8, 32):
+        for n_slots in (1, 8, 32):
             slots = model.make_slots(SlotShape(n_slots, count_slot_tokens(30)))
             if n_slots >= len(prepared):
                 prefill = partial(model.prefill, slots, prepared, range(len(prepared)), lambda: None)

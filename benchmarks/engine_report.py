@@ -6,7 +6,7 @@ import platform
 import statistics
 import subprocess
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import torch
 import transformers
@@ -15,15 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from benchmarks.contenders import Bench
-
-# Bandwidth and bfloat16 throughput measured on an H200, and the work of the 1.7B model (computed from its sizes),
-# for the comparison with the roofline.
-H200_BYTES_PER_S: Final = 4.3e12
-H200_FLOPS: Final = 790e12
-REAL_STEP_BYTES: Final = 3.44e9
-REAL_SLOT_BYTES: Final = 53e6
-REAL_ENCODER_FLOP: Final = 0.37e12
-REAL_PREFILL_FLOP: Final = 1.16e12
 
 
 @dataclass(slots=True)
@@ -81,8 +72,8 @@ def render(facts: dict[str, str], results: Sequence[Figures], stages: dict[str, 
     ]
     lines += [render_rows(results), ""]
     if stages:
-        lines += ["| stage | ms | roofline of an H200, ms |", "|---" * 3 + "|"]
-        lines += [f"| {name} | {ms:.2f} | {roofline_ms(facts, name)} |" for name, ms in stages.items()]
+        lines += ["| stage | ms |", "|---" * 2 + "|"]
+        lines += [f"| {name} | {ms:.2f} |" for name, ms in stages.items()]
     lines += [""] + [f"- {name}: {value}" for name, value in checks.items()]
     return "\n".join(lines)
 
@@ -99,14 +90,3 @@ def render_rows(results: Sequence[Figures]) -> str:
         cpu_s = f"{statistics.median(one.host_cpu_s):.1f}"
         rows.append(f"| {one.workload} | {one.name} | {one.batch} | {spread} | {step} | {cpu_s} | {memory} |")
     return "\n".join(rows)
-
-
-def roofline_ms(facts: dict[str, str], stage: str) -> str:
-    """Return the shortest possible time of a stage of the 1.7B model on an H200; nothing for other devices."""
-    if "H200" not in facts["device"] or stage.startswith("mel, 8"):
-        return ""
-    if stage.startswith("decode step"):
-        n_slots = int(stage.split()[2])
-        return f"{1000 * (REAL_STEP_BYTES + n_slots * REAL_SLOT_BYTES) / H200_BYTES_PER_S:.2f}"
-    flop = 8 * (REAL_ENCODER_FLOP + (REAL_PREFILL_FLOP if "prefill" in stage else 0))
-    return f"{1000 * flop / H200_FLOPS:.2f}"
