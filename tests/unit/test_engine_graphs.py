@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import warnings
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -15,11 +17,15 @@ from structlog.testing import capture_logs
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
 from daemon.engine.device_loop import DeviceLoop
+from daemon.engine.qwen3_asr import few_rows
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention
+from daemon.engine.qwen3_asr.few_rows import FewRows
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, sizes_up_to
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
+from daemon.engine.slots import SlotShape
 from daemon.transcript import ModelIdentity
+from tests.recording_capture import RecordingCapture
 from tests.tiny_model import make_chunk, save_tiny_model
 
 if TYPE_CHECKING:
@@ -63,24 +69,6 @@ def test_sizes_end_with_the_largest() -> None:
     assert sizes_up_to(1, (1, 2)) == [1]
 
 
-class RecordingCapture:
-    """Does what a capture on a GPU does: runs the step once, then again at each replay."""
-
-    def __init__(self) -> None:
-        self.n_captured = 0
-        self.n_replayed = 0
-
-    def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
-        self.n_captured += 1
-        step()
-
-        def replay() -> None:
-            self.n_replayed += 1
-            step()
-
-        return replay
-
-
 def capture_steps(model: ResidentModel, capture: Capture) -> None:
     model._steps = CapturedSteps(model._decoder)
     model._make_capture = lambda: capture
@@ -93,6 +81,61 @@ def test_captured_steps_write_the_same_text(folder: Path, expected: list[ChunkRe
     n_rows, kv_lens = sizes_up_to(3, (1, 2)), sizes_up_to(1184, (512, 640, 768, 1024))
     assert capture.n_captured == len(n_rows) * len(kv_lens)
     assert capture.n_replayed > 30
+
+
+def test_steps_over_shared_pages_are_captured_once_for_each_number_of_rows(
+    folder: Path, expected: list[ChunkResponse]
+) -> None:
+    model, capture = load(folder), RecordingCapture()
+    model._decoder.attention = PlainAttention()
+    model._decoder.attention.page_tokens = 64
+    model._may_pack = False  # packs are as large as on a GPU
+    capture_steps(model, capture)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ResidentModel, "longest_slot_tokens", 512)  # the plain attention reads all of them
+        assert transcribe_all(model) == expected
+    assert capture.n_captured == len(sizes_up_to(3, (1, 2)))
+    assert capture.n_replayed > 30
+
+
+def test_capture_would_notice_a_tensor_that_was_replaced(folder: Path) -> None:
+    model = load(folder)
+    capture_steps(model, RecordingCapture())
+    with torch.inference_mode():
+        slots = model.make_slots(SlotShape(1, 512))
+        model.decode_step(slots, 1, 512)
+        slots.position.add_(1)
+        model.decode_step(slots, 1, 512)
+        slots.position = slots.position.clone()
+        with pytest.raises(AssertionError, match=r"captured .*, replayed "):
+            model.decode_step(slots, 1, 512)
+
+
+@pytest.mark.parametrize("are_faster", [True, False])
+def test_faster_products_are_captured_for_few_rows(
+    folder: Path, expected: list[ChunkResponse], *, are_faster: bool
+) -> None:
+    model, capture = load(folder), RecordingCapture()
+    capture_steps(model, capture)
+    used: list[int] = []
+
+    def product(rows: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:  # noqa: ANN401  # passed on
+        used.append(len(rows))
+        return few_rows.product(rows, *arguments, **options)
+
+    decoder = model._decoder
+    kernels = SimpleNamespace(MAX_ROWS=2, product=product, gated_product=few_rows.gated_product)
+    decoder.few_rows = FewRows(kernels, decoder._layers, decoder.sizes, decoder._norm, decoder._head)
+    measured = [2.0, 1.0] if are_faster else [1.0, 2.0]
+    times = itertools.cycle(reversed(measured))  # the products for few rows are measured first
+    model._steps = CapturedSteps(decoder, lambda _: next(times))
+    written = transcribe_all(model)
+    assert written == expected
+    n_per_step = 3 * len(decoder._layers) + 1
+    n_captures = 2 * len(sizes_up_to(1184, (512, 640, 768, 1024)))
+    n_while_capturing = 2 * n_captures * n_per_step  # a capture runs the step twice
+    assert set(used) == {1, 2}
+    assert (len(used) > n_while_capturing) is are_faster
 
 
 def test_failed_capture_is_logged_once(folder: Path, expected: list[ChunkResponse]) -> None:
@@ -144,7 +187,9 @@ def test_compiled_layers_write_the_same_text(folder: Path, expected: list[ChunkR
 
 USE_INDUCTOR = """
 import torch
+from daemon.engine.qwen3_asr import few_rows
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention
+from daemon.engine.qwen3_asr.few_rows import FewRows
 from daemon.engine.qwen3_asr.graphs import Compiler
 double = Compiler()(lambda numbers: numbers * 2 + 1)
 assert torch.equal(double(torch.ones(3)), torch.full((3,), 3.0))

@@ -16,13 +16,21 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from daemon.engine.qwen3_asr import choice
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention
 from daemon.engine.qwen3_asr.layers import DecoderSizes
-from daemon.engine.qwen3_asr.self_check import Fallback, MismatchError, compare_attention, find_attention_kernel
+from daemon.engine.qwen3_asr.self_check import (
+    Fallback,
+    MismatchError,
+    compare_attention,
+    compare_choices,
+    find_attention_kernel,
+)
 from tests.tiny_model import save_tiny_model
 
 if TYPE_CHECKING:
     from daemon.engine.qwen3_asr.decode_attention import Attend, StepContext
+    from daemon.engine.slots import Slots
 
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton exists for Linux alone")
 
@@ -92,8 +100,10 @@ import sys, torch
 from pathlib import Path
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 from daemon.engine.device_loop import DeviceLoop
+from daemon.engine.kernels import choice, few_rows
 from daemon.engine.kernels.decode_attention import attend
 from daemon.engine.qwen3_asr.decode_attention import KernelAttention
+from daemon.engine.qwen3_asr.few_rows import FewRows
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.transcript import ModelIdentity
@@ -102,9 +112,12 @@ from tests.tiny_model import make_chunk
 weights = Qwen3ASRForConditionalGeneration.from_pretrained(Path(sys.argv[1]), dtype=torch.float32).eval()
 model = ResidentModel(weights, Qwen3ASRProcessor.from_pretrained(Path(sys.argv[1])))
 chunks = [make_chunk(0.5 + n, seed=n) for n in range(3)]
-written = []
-for attention in (model._decoder.attention, KernelAttention(attend)):
-    model._decoder.attention = attention
+decoder, written = model._decoder, []
+for has_kernels in (False, True):
+    if has_kernels:
+        decoder.attention = KernelAttention(attend)
+        few = FewRows(few_rows, decoder._layers, decoder.sizes, decoder._norm, decoder._head)
+        decoder._run_layers, decoder._settle = few.run_layers, choice.settle
     engine = ContinuousEngine(model, ModelIdentity("tiny", "0" * 64, "float32", "cpu"), 2, DeviceLoop(model.device))
     written.append([future.result(300) for future in [engine.submit(chunk) for chunk in chunks]])
     engine.close()
@@ -114,8 +127,49 @@ print(sum(len(response.text.split()) for response in written[0]))
 
 
 @needs_triton
-def test_engine_writes_the_same_text_with_the_kernel(tmp_path: Path) -> None:
+def test_engine_writes_the_same_text_with_the_kernels(tmp_path: Path) -> None:
     assert int(run_interpreted(TRANSCRIBE, save_tiny_model(tmp_path / "tiny"))) > 20
+
+
+COMPARE_PRODUCTS = """
+import torch
+from daemon.engine.kernels import few_rows
+from daemon.engine.qwen3_asr.layers import DecoderLayer, DecoderSizes
+from daemon.engine.qwen3_asr.self_check import compare_products
+
+sizes = DecoderSizes(4, 2, 16, 1e-6)
+for dtype in (torch.float32, torch.float16):
+    torch.manual_seed(1)
+    draw = lambda *shape: torch.randn(*shape).div(8).to(dtype)
+    layer = DecoderLayer(  # a width that is no power of two
+        draw(96), draw(128, 96), None, draw(6, 1, 16), draw(96, 64), None, draw(96), draw(2 * 72, 96), draw(96, 72)
+    )
+    for n_rows in (1, 2, 5):
+        compare_products(few_rows, layer, sizes, n_rows)
+print("equal")
+"""
+
+
+@needs_triton
+def test_products_for_few_rows_equal_their_definition() -> None:
+    assert run_interpreted(COMPARE_PRODUCTS) == "equal\n"
+
+
+COMPARE_CHOICES = """
+import torch
+from daemon.engine.kernels.choice import settle
+from daemon.engine.qwen3_asr.self_check import compare_choices
+
+for dtype in (torch.float32, torch.float16):
+    for n_rows, n_vocab in ((3, 100), (5, 9000)):
+        compare_choices(settle, n_rows, n_vocab, dtype, torch.tensor([7, 11, 20]))
+print("equal")
+"""
+
+
+@needs_triton
+def test_choice_kernel_equals_its_definition() -> None:
+    assert run_interpreted(COMPARE_CHOICES) == "equal\n"
 
 
 # --- the check at load
@@ -145,6 +199,16 @@ def test_check_passes_the_definition_itself_in_every_dtype(dtype: str) -> None:
 def test_check_finds_a_wrong_attention(dtype: str) -> None:
     with pytest.raises(MismatchError, match="5 rows differ from their definition by"):
         compare_attention(WrongAttention(), SIZES, 5, getattr(torch, dtype), CPU)
+
+
+def test_check_finds_a_wrong_choice() -> None:
+    def forget_the_end(slots: Slots, logits: torch.Tensor, end_tokens: torch.Tensor) -> None:
+        choice.settle(slots, logits, end_tokens[:1])
+
+    ends = torch.tensor([3, 5])
+    compare_choices(choice.settle, 4, 50, torch.float32, ends)
+    with pytest.raises(MismatchError, match="the state 'is_live' of 4 rows"):
+        compare_choices(forget_the_end, 4, 50, torch.float32, ends)
 
 
 def test_kernel_that_cannot_run_is_replaced_and_logged_once() -> None:

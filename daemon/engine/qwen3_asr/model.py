@@ -19,14 +19,13 @@ from daemon.engine.audio.encoder import WindowedEncoder
 from daemon.engine.audio.mel import LogMel, to_device
 from daemon.engine.compiling import uncompiled
 from daemon.engine.protocol import MAX_CHUNK_S, SLOT_S, ChunkRequest, ChunkResponse
-from daemon.engine.qwen3_asr.decode_attention import KernelAttention
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
 from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture
 from daemon.engine.qwen3_asr.output import parse_output, split_by_token
 from daemon.engine.qwen3_asr.packed_prefill import PackedPrefill, make_packer
 from daemon.engine.qwen3_asr.packing import choose_sizes
 from daemon.engine.qwen3_asr.prompt import MAX_FRAME_TOKENS, MAX_HOTWORD_TOKENS, PromptWriter
-from daemon.engine.qwen3_asr.self_check import find_attention_kernel, find_prefill_fault
+from daemon.engine.qwen3_asr.self_check import find_prefill_fault
 from daemon.engine.qwen3_asr.text_decoder import Prompts, TextDecoder
 from daemon.engine.slot_model import LIKELY_SHARE, TOKENS_MULTIPLE, PreparedChunk
 from daemon.engine.slots import Slots, SlotShape, round_up
@@ -111,7 +110,7 @@ class ResidentModel:
         self._decoder = TextDecoder(model, sorted(self._end_tokens), compiled)
         self.fallbacks: list[Fallback] = []
         if is_captured and self.device.type == "cuda":
-            self._use_kernels()
+            self.fallbacks += self._decoder.use_kernels()
         self._mel = LogMel(processor.feature_extractor, self.device, self._encoder.block_frames, compiled)
         sizes = choose_sizes(devices.count_total_bytes(self.device))
         self._packer = make_packer(sizes, self._mel, self._encoder, self._prompts.audio_token)
@@ -126,13 +125,6 @@ class ResidentModel:
         self.min_rows_ahead: int | None = _MIN_ROWS_AHEAD if self.device.type == "cuda" else None
         self._max_prefill_tokens = _MAX_PREFILL_TOKENS_CPU if self.device.type == "cpu" else _MAX_PREFILL_TOKENS
         self._count_max_new_tokens = count_max_new_tokens
-
-    def _use_kernels(self) -> None:
-        attention = find_attention_kernel(self._decoder.sizes, self._decoder.kv_cache_spec.dtype, self.device)
-        if isinstance(attention, KernelAttention):
-            self._decoder.attention = attention
-        else:
-            self.fallbacks.append(attention)
 
     @property
     def kv_cache_spec(self) -> KVCacheSpec:

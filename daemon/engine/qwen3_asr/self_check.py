@@ -12,17 +12,20 @@ import structlog
 import torch
 
 from daemon.engine.failures import classify, one_line
+from daemon.engine.qwen3_asr import choice, few_rows
 from daemon.engine.qwen3_asr.decode_attention import KernelAttention, PlainAttention, StepContext
+from daemon.engine.slots import KVCacheSpec, Slots, SlotShape
 from daemon.host import compiler
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from daemon.engine.qwen3_asr.decode_attention import DecodeAttention
-    from daemon.engine.qwen3_asr.layers import DecoderSizes
+    from daemon.engine.qwen3_asr.few_rows import FewRowsKernels
+    from daemon.engine.qwen3_asr.layers import DecoderLayer, DecoderSizes
     from daemon.engine.slot_model import PreparedChunk
-    from daemon.engine.slots import Slots
 
+    Settle = Callable[[Slots, torch.Tensor, torch.Tensor], None]
     Prefill = Callable[[Slots, Sequence[PreparedChunk], Sequence[int], Callable[[], None]], None]
 
 log = structlog.get_logger()
@@ -36,7 +39,8 @@ _PAGES_PER_ROW: Final = 5
 # layer, and a wrong mask or a wrong place changes everything.
 _PREFILL_TOLERANCES: Final = {torch.float32: 0.02, torch.float16: 0.25, torch.bfloat16: 0.25}
 
-_ATTENTION_COST: Final = "decoding takes about twice as long and long recordings more memory"
+_ATTENTION_COST: Final = "decoding takes about a third longer, and fewer chunks fit into memory"
+_FEW_ROWS_COST: Final = "a single recording takes up to a third longer"
 _PREFILL_COST: Final = "transcribing takes up to twice as long"
 
 
@@ -67,14 +71,16 @@ def find_attention_kernel(sizes: DecoderSizes, dtype: torch.dtype, device: torch
         from daemon.engine.kernels import decode_attention  # noqa: PLC0415  # see the line above
 
         if not decode_attention.can_attend(sizes.n_heads, sizes.n_kv_heads, sizes.head_dim):
-            return _fall_back("attention kernel", f"it has no version for heads of {sizes.head_dim} values")
+            return _fall_back(
+                "attention kernel", f"it has no version for heads of {sizes.head_dim} values", _ATTENTION_COST
+            )
         attention = KernelAttention(decode_attention.attend)
         for n_rows in _N_ROWS:
             compare_attention(attention, sizes, n_rows, dtype, device)
     except Exception as error:
         if classify(error) is not None:
             raise
-        return _fall_back("attention kernel", one_line(error))
+        return _fall_back("attention kernel", one_line(error), _ATTENTION_COST)
     return attention
 
 
@@ -133,6 +139,122 @@ def _go_on() -> None:
     """Do nothing at a heartbeat."""
 
 
+def find_few_rows_kernels(
+    layer: DecoderLayer, sizes: DecoderSizes, residual_dtype: torch.dtype
+) -> FewRowsKernels | Fallback | None:
+    """Return the kernels for few rows, after comparing them with their definition, or why they cannot be used.
+
+    Args:
+        layer: one of the layers.
+        sizes: of its heads.
+        residual_dtype: of the hidden states.
+
+    Returns:
+        None if this model has no use for them.
+    """
+    if residual_dtype != layer.qkv.dtype or layer.qkv_bias is not None or layer.out_bias is not None:
+        return None
+    try:
+        from daemon.engine.kernels import few_rows as kernels  # noqa: PLC0415  # as above
+
+        for n_rows in (1, kernels.MAX_ROWS):
+            compare_products(kernels, layer, sizes, n_rows)
+    except Exception as error:
+        if classify(error) is not None:
+            raise
+        return _fall_back("products for few rows", one_line(error), _FEW_ROWS_COST)
+    return kernels
+
+
+def compare_products(kernels: FewRowsKernels, layer: DecoderLayer, sizes: DecoderSizes, n_rows: int) -> None:
+    """Compare the products of a layer for few rows with their definition, on random rows.
+
+    Raises:
+        MismatchError: they differ by more than rounding explains.
+    """
+    dtype, epsilon = layer.qkv.dtype, sizes.epsilon
+    random = torch.Generator().manual_seed(n_rows)
+
+    def draw(n: int) -> torch.Tensor:
+        return torch.randn(n_rows, n, generator=random).to(layer.qkv.device, dtype)
+
+    hidden, attended, gated = draw(layer.qkv.shape[1]), draw(layer.out.shape[1]), draw(layer.down.shape[1])
+    norm, mlp_norm = layer.input_norm.float(), layer.mlp_norm.float()
+    exact = (hidden.float(), attended.float(), gated.float())
+    for name, found, wanted in (
+        (
+            "queries, keys and values",
+            kernels.product(hidden, layer.qkv, norm=layer.input_norm, epsilon=epsilon),
+            few_rows.product(exact[0], layer.qkv.float(), norm=norm, epsilon=epsilon),
+        ),
+        (
+            "attention output",
+            kernels.product(attended, layer.out, residual=hidden),
+            few_rows.product(exact[1], layer.out.float(), residual=exact[0]),
+        ),
+        (
+            "gated products",
+            kernels.gated_product(hidden, layer.gate_up, layer.mlp_norm, epsilon),
+            few_rows.gated_product(exact[0], layer.gate_up.float(), mlp_norm, epsilon),
+        ),
+        (
+            "layer output",
+            kernels.product(gated, layer.down, residual=hidden),
+            few_rows.product(exact[2], layer.down.float(), residual=exact[0]),
+        ),
+    ):
+        _check_error(f"{name} of {n_rows} rows", found, wanted, _TOLERANCES[dtype])
+
+
+def find_choice_kernel(n_vocab: int, dtype: torch.dtype, end_tokens: torch.Tensor) -> Settle | Fallback:
+    """Return the kernel that ends a decode step, after comparing it with its definition, or why it cannot be used."""
+    try:
+        from daemon.engine.kernels import choice as kernels  # noqa: PLC0415  # as above
+
+        for n_rows in _N_ROWS:
+            compare_choices(kernels.settle, n_rows, n_vocab, dtype, end_tokens)
+    except Exception as error:
+        if classify(error) is not None:
+            raise
+        return _fall_back("choice of tokens", one_line(error), "a decode step takes up to 0.2 ms longer")
+    return kernels.settle
+
+
+def compare_choices(settle: Settle, n_rows: int, n_vocab: int, dtype: torch.dtype, end_tokens: torch.Tensor) -> None:
+    """Compare a way to end a decode step with its definition, on random logits.
+
+    Raises:
+        MismatchError: the rows are not in the same state afterwards.
+    """
+    random = torch.Generator().manual_seed(n_rows)
+    logits = torch.randn(n_rows, n_vocab, generator=random).to(end_tokens.device, dtype)
+    logits[0, 1] = torch.nan
+    logits[1, end_tokens[-1]] = 100
+    spec = KVCacheSpec(1, 1, 1, dtype, end_tokens.device)
+    states = []
+    for run in (settle, choice.settle):
+        slots = Slots(SlotShape(n_rows, 8), spec)
+        slots.is_live[:n_rows] = 1
+        slots.is_live[n_rows // 2] = 0  # of at least three rows: not those above
+        slots.n_generated.fill_(3)
+        slots.max_new_tokens.fill_(6)
+        slots.max_new_tokens[n_rows - 1] = 4
+        run(slots, logits, end_tokens)
+        states.append(slots)
+    found, wanted = states
+    for name in ("token", "position", "n_generated", "is_live", "has_failed", "generated"):
+        is_same = getattr(found, name)[1:] == getattr(wanted, name)[1:]  # which token a row with NaN gets is left open
+        if not is_same.all() or not torch.equal(found.has_failed, wanted.has_failed):
+            raise MismatchError(f"the state '{name}' of {n_rows} rows differs from its definition")
+    _check_error(f"log probabilities of {n_rows} rows", found.logprobs[1:], wanted.logprobs[1:], 1e-4)
+
+
+def _check_error(name: str, found: torch.Tensor, wanted: torch.Tensor, tolerance: float) -> None:
+    error = ((found.double() - wanted.double()).norm() / wanted.double().norm()).item()
+    if not error < tolerance:  # also if it is NaN
+        raise MismatchError(f"{name} differ from their definition by {error:.2g}")
+
+
 def compare_attention(
     attention: DecodeAttention, sizes: DecoderSizes, n_rows: int, dtype: torch.dtype, device: torch.device
 ) -> None:
@@ -177,12 +299,10 @@ def compare_attention(
         ("keys", keys[1:], exact_keys[1:]),
         ("values", values[1:], exact_values[1:]),
     ):
-        error = ((found.double() - wanted).norm() / wanted.norm()).item()
-        if not error < _TOLERANCES[dtype]:  # also if it is NaN
-            raise MismatchError(f"{name} of {n_rows} rows differ from their definition by {error:.2g}")
+        _check_error(f"{name} of {n_rows} rows", found, wanted, _TOLERANCES[dtype])
 
 
-def _fall_back(part: str, reason: str, cost: str = _ATTENTION_COST) -> Fallback:
+def _fall_back(part: str, reason: str, cost: str) -> Fallback:
     missing = compiler.find_missing()
     if missing:
         remedy = f"Install {' and '.join(missing)} (`{compiler.INSTALL}`), then restart the service."

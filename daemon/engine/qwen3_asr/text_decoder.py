@@ -7,6 +7,7 @@ time) in transformers. Tests compare the output with `generate`, token for token
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,7 +15,9 @@ import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
 from daemon.engine.compiling import uncompiled
 from daemon.engine.packed_attention import Sequences, choose_packed_attention
+from daemon.engine.qwen3_asr import choice as choices
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention, StepContext
+from daemon.engine.qwen3_asr.few_rows import FewRows
 from daemon.engine.qwen3_asr.layers import (
     DecoderSizes,
     after_attention,
@@ -22,6 +25,12 @@ from daemon.engine.qwen3_asr.layers import (
     join_weights,
     project,
     project_qkv,
+)
+from daemon.engine.qwen3_asr.self_check import (
+    Fallback,
+    find_attention_kernel,
+    find_choice_kernel,
+    find_few_rows_kernels,
 )
 from daemon.engine.slots import KVCacheSpec
 
@@ -31,9 +40,12 @@ if TYPE_CHECKING:
     from transformers import Qwen3ASRForConditionalGeneration
 
     from daemon.engine.compiling import Compile
-    from daemon.engine.qwen3_asr.decode_attention import DecodeAttention
+    from daemon.engine.qwen3_asr.decode_attention import Attend, DecodeAttention
     from daemon.engine.qwen3_asr.layers import DecoderLayer
     from daemon.engine.slots import Slots
+
+    # Writes the tokens that follow from the logits into the rows; see `choice.settle`.
+    Settle = Callable[[Slots, torch.Tensor, torch.Tensor], None]
 
 
 class Prompts(NamedTuple):
@@ -102,20 +114,6 @@ class _PackedContext(NamedTuple):
     offsets: torch.Tensor
 
 
-class _Choice(NamedTuple):
-    """The most likely token of each row.
-
-    Attributes:
-        token: shape (n_rows,), like the others.
-        logprob: float32, the log probability of the token.
-        is_number: whether its logit is finite.
-    """
-
-    token: torch.Tensor
-    logprob: torch.Tensor
-    is_number: torch.Tensor
-
-
 class TextDecoder:
     """The text decoder's weights and its two ways of running: `prefill` and `decode_step`.
 
@@ -126,6 +124,7 @@ class TextDecoder:
 
     Attributes:
         attention: how decode steps attend.
+        few_rows: products of decode steps with few rows; None where the usual ones are used.
         sizes: of its heads.
     """
 
@@ -147,6 +146,7 @@ class TextDecoder:
         )
         self._end_tokens = torch.tensor(list(end_tokens), device=self._head.device)
         self.attention: DecodeAttention = PlainAttention(compiled)
+        self.few_rows: FewRows | None = None
         self._prefill_layer = compiled(_prefill_layer)
         self._project, self._next_project, self._finish = (
             compiled(project),
@@ -157,7 +157,8 @@ class TextDecoder:
         self._next_project_packed = compiled(_next_project_packed, is_packed=True)
         self._finish_packed = compiled(after_attention, is_packed=True)
         self._attend_packed = choose_packed_attention(self._head.device, self._head.dtype)
-        self._max_logprob = compiled(_max_logprob)
+        self._logprob = compiled(choices.compute_logprob)
+        self._settle: Settle = partial(choices.settle, logprob=self._logprob)
         self._residual_dtype = torch.float32 if self._head.dtype == torch.float16 else self._head.dtype
         self._rotary_cache: tuple[torch.Tensor, torch.Tensor] | None = None
 
@@ -173,6 +174,19 @@ class TextDecoder:
         layer = self._layers[0]
         n_values = layer.gate_up.shape[0] + layer.down.shape[1] + 2 * layer.qkv.shape[0] + 4 * layer.qkv.shape[1]
         return n_values * layer.qkv.dtype.itemsize
+
+    def use_kernels(self) -> list[Fallback]:
+        """Use the kernels that work on this device; return those that do not."""
+        attention = find_attention_kernel(self.sizes, self._head.dtype, self._head.device)
+        kernels = find_few_rows_kernels(self._layers[0], self.sizes, self._residual_dtype)
+        if not isinstance(attention, Fallback):
+            self.attention = attention
+        if kernels is not None and not isinstance(kernels, Fallback):
+            self.few_rows = FewRows(kernels, self._layers, self.sizes, self._norm, self._head)
+        settle = find_choice_kernel(len(self._head), self._head.dtype, self._end_tokens)
+        if not isinstance(settle, Fallback):
+            self._settle = settle
+        return [part for part in (attention, kernels, settle) if isinstance(part, Fallback)]
 
     def embed(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Return the embeddings of tokens."""
@@ -219,37 +233,50 @@ class TextDecoder:
 
     def _start_rows(self, slots: Slots, starts: RowStarts, hidden: torch.Tensor) -> None:
         """Choose the first token of each prompt, given the hidden state of its last one, and write it into its row."""
-        rows, choice = starts.rows, self._choose_tokens(hidden)
+        rows, choice = starts.rows, choices.choose(self._compute_logits(hidden), self._logprob)
         token, is_number = choice.token, choice.is_number
         slots.token[rows] = token
         slots.position[rows] = starts.n_tokens
         slots.n_generated[rows] = torch.ones_like(token)
         slots.max_new_tokens[rows] = starts.max_new_tokens
         slots.has_failed[rows] = (~is_number).long()
-        slots.is_live[rows] = (is_number & ~self._is_end(token) & (starts.max_new_tokens > 1)).long()
+        slots.is_live[rows] = (
+            is_number & ~choices.is_end(token, self._end_tokens) & (starts.max_new_tokens > 1)
+        ).long()
         slots.generated[rows, 0] = token
         slots.logprobs[rows, 0] = choice.logprob
 
-    def decode_step(self, slots: Slots, n_rows: int, kv_len: int) -> None:
+    def decode_step(self, slots: Slots, n_rows: int, kv_len: int, *, with_few_rows: bool = False) -> None:
         """Generate one more token in each live row, without waiting for the device.
 
         Args:
             slots: the rows.
             n_rows: only the first n_rows are computed.
             kv_len: columns of the cache that are attended to; every live row's position must be below it.
+            with_few_rows: use `few_rows`, which must be there and have room for n_rows.
         """
         tables, rows = self._rotary_tables(slots), slice(n_rows)
         context = StepContext(*tables, slots.pages[rows], slots.position[rows], slots.is_live[rows], self.sizes.epsilon)
         attend = self.attention.start(context, kv_len, slots.keys[0].shape[2])
         hidden = self.embed(slots.token[rows]).to(self._residual_dtype)
+        cache = list(zip(slots.keys, slots.values, strict=True))
+        if with_few_rows and self.few_rows is not None:
+            logits = self.few_rows.run_layers(hidden, attend, cache)
+        else:
+            logits = self._run_layers(hidden, attend, cache)
+        self._settle(slots, logits, self._end_tokens)
+
+    def _run_layers(
+        self, hidden: torch.Tensor, attend: Attend, cache: Sequence[tuple[torch.Tensor, torch.Tensor]]
+    ) -> torch.Tensor:
+        """Return the logits of one token per row."""
         qkv = self._project(self._layers[0], self.sizes, hidden)
-        for index, layer in enumerate(self._layers[:-1]):
-            attended = attend(qkv, layer.qk_norm, slots.keys[index], slots.values[index])
-            hidden, qkv = self._next_project(layer, self._layers[index + 1], self.sizes, hidden, attended)
+        for layer, following, (keys, values) in zip(self._layers, self._layers[1:], cache[:-1], strict=False):
+            attended = attend(qkv, layer.qk_norm, keys, values)
+            hidden, qkv = self._next_project(layer, following, self.sizes, hidden, attended)
         last = self._layers[-1]
-        attended = attend(qkv, last.qk_norm, slots.keys[-1], slots.values[-1])
-        choice = self._choose_tokens(self._finish(last, self.sizes, hidden, attended))
-        _store_tokens(slots, choice, self._is_end(choice.token))
+        attended = attend(qkv, last.qk_norm, *cache[-1])
+        return self._compute_logits(self._finish(last, self.sizes, hidden, attended))
 
     def _rotary_tables(self, slots: Slots) -> tuple[torch.Tensor, torch.Tensor]:
         """Return cosine and sine of all positions, each of shape (n_tokens, head_dim)."""
@@ -260,14 +287,9 @@ class TextDecoder:
             self._rotary_cache = cosine[0], sine[0]
         return self._rotary_cache
 
-    def _choose_tokens(self, hidden: torch.Tensor) -> _Choice:
+    def _compute_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         normed = F.rms_norm(hidden, self._norm.shape, self._norm.to(hidden.dtype), self.sizes.epsilon)
-        logits = F.linear(normed.to(self._head.dtype), self._head)
-        logit, token = logits.max(-1)
-        return _Choice(token, self._max_logprob(logits, logit), logit.isfinite())
-
-    def _is_end(self, token: torch.Tensor) -> torch.Tensor:
-        return (token[:, None] == self._end_tokens).any(-1)
+        return F.linear(normed.to(self._head.dtype), self._head)
 
 
 def _prefill_layer(
@@ -350,23 +372,3 @@ def _attend(
     keys, values, attention_mask = context
     attended = F.scaled_dot_product_attention(packed, keys, values, attn_mask=attention_mask)
     return after_attention(layer, sizes, hidden, attended.reshape(len(hidden), 1, -1))
-
-
-def _max_logprob(logits: torch.Tensor, max_logit: torch.Tensor) -> torch.Tensor:
-    """Return the log probability of the largest logit of each row, in float32."""
-    return (logits.float() - max_logit.float()[:, None]).exp_().sum(-1).log_().neg_()
-
-
-def _store_tokens(slots: Slots, choice: _Choice, is_end: torch.Tensor) -> None:
-    """Append the chosen tokens to the live rows, and mark those as finished that have reached their end."""
-    token, logprob, is_number = choice
-    n_rows = len(token)
-    live, n_generated = slots.is_live[:n_rows], slots.n_generated[:n_rows]
-    # A finished row writes behind its last token, where nothing is read.
-    slots.generated[:n_rows].scatter_(1, n_generated[:, None], token[:, None])
-    slots.logprobs[:n_rows].scatter_(1, n_generated[:, None], logprob[:, None])
-    slots.token[:n_rows].copy_(torch.where(live.bool(), token, slots.token[:n_rows]))
-    slots.has_failed[:n_rows] += live * ~is_number
-    slots.position[:n_rows] += live
-    n_generated += live
-    live *= is_number & ~is_end & (n_generated < slots.max_new_tokens[:n_rows])
