@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from daemon.engine import ChunkRequest, ChunkResponse
+from daemon.engine import ChunkRequest, ChunkResponse, Fallback
 from daemon.errors import StoppedError
 from daemon.transcript import ModelIdentity
 
@@ -34,6 +34,8 @@ class ScriptedEngine:
     pieces: list[ChunkRequest] = field(default_factory=list)
     identity: ModelIdentity = field(default_factory=lambda: ModelIdentity("scripted", "0", "float32", "cpu"))
     max_in_flight: int = 2
+    fallbacks: tuple[Fallback, ...] = ()
+    n_late_builds: int = 0
     held: list[tuple[Future[ChunkResponse], ChunkResponse, str]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -73,6 +75,9 @@ class ScriptedEngine:
 
     def fit_hotwords(self, hotwords: tuple[str, ...]) -> tuple[tuple[str, ...], int]:
         return hotwords[:2], max(0, len(hotwords) - 2)
+
+    def count_late_builds(self) -> int:
+        return self.n_late_builds
 
     def is_alive(self) -> bool:
         return True

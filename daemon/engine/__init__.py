@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import stat
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final
 
 from daemon import checkpoint
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine, TextToken
+from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine, Fallback, LoadedEngine, TextToken
 from daemon.errors import EngineUnavailableError
 from daemon.host import memory
 
@@ -19,12 +21,27 @@ if TYPE_CHECKING:
     from daemon.config import ModelSettings
     from daemon.host.memory import Room
 
-__all__ = ["SAMPLE_RATE_HZ", "SLOT_S", "ChunkRequest", "ChunkResponse", "Engine", "TextToken", "load"]
+__all__ = [
+    "SAMPLE_RATE_HZ",
+    "SLOT_S",
+    "ChunkRequest",
+    "ChunkResponse",
+    "Engine",
+    "Fallback",
+    "LoadedEngine",
+    "TextToken",
+    "load",
+]
+
+
+# The driver compiles kernels for GPUs newer than this torch; a service has no home folder to cache them in.
+_CACHES: Final = (("CUDA_CACHE_PATH", "cuda"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
+_WRITABLE_BY_OTHERS: Final = 0o022
 
 
 def load(
     settings: ModelSettings, cache: Path, report: Callable[[str], None], *, is_captured: bool | None = None
-) -> Engine:
+) -> LoadedEngine:
     """Load the configured model and return its engine, after a successful test inference.
 
     Args:
@@ -39,10 +56,8 @@ def load(
     # An extra precaution beside local_files_only; the unit is what really blocks the network. transformers has
     # contacted the hub despite local_files_only: https://github.com/huggingface/transformers/issues/45545
     os.environ["HF_HUB_OFFLINE"] = "1"
-    # The driver compiles kernels for GPUs newer than this torch; a service has no home folder to cache them in.
-    os.environ.setdefault("CUDA_CACHE_PATH", str(cache / "cuda"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache / "inductor"))
-    os.environ.setdefault("TRITON_CACHE_DIR", str(cache / "triton"))
+    for variable, name in _CACHES:
+        os.environ.setdefault(variable, str(_claim_cache(cache / name)))
     # Few functions are compiled, and the pool of compiler processes would outlive them by hours.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     found = checkpoint.inspect(checkpoint.find_folder(settings.path))
@@ -59,6 +74,21 @@ def load(
         if not memory.is_shortage(error) or not rooms:
             raise
         raise _too_little_memory(found, rooms[0]) from error
+
+
+def _claim_cache(folder: Path) -> Path:
+    """Return a folder for compiled kernels that no other user can write to: they run with the service's rights."""
+    with suppress(OSError):  # without a cache, kernels are compiled at each start, if they are needed at all
+        folder.mkdir(0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        found = folder.lstat()
+        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
+        if not is_own or found.st_mode & _WRITABLE_BY_OTHERS:
+            raise EngineUnavailableError(
+                f"Other users could have changed the compiled kernels in {folder}.",
+                f"Delete it (`rm -r {folder}`); the next start makes it again. Then see who could write there.",
+            )
+    return folder
 
 
 def _too_little_memory(found: Checkpoint, room: Room) -> EngineUnavailableError:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from daemon.decode import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from concurrent.futures import Future
 
     import numpy as np
@@ -75,6 +76,23 @@ class ChunkResponse:
     tokens: tuple[TextToken, ...] = field(default=(), compare=False)
 
 
+@dataclass(frozen=True, slots=True)
+class Fallback:
+    """Something fast that the engine does without on this machine.
+
+    Attributes:
+        part: what.
+        reason: why.
+        cost: what it costs.
+        remedy: what to do.
+    """
+
+    part: str
+    reason: str
+    cost: str
+    remedy: str
+
+
 class Engine(Protocol):
     """A resident model that transcribes chunks submitted from any thread."""
 
@@ -107,4 +125,17 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Stop within seconds; queued and running chunks end with `StoppedError`. Safe to call twice."""
+        ...
+
+
+class LoadedEngine(Engine, Protocol):
+    """An engine as `load` returns it, which also knows what its speed depends on."""
+
+    @property
+    def fallbacks(self) -> Sequence[Fallback]:
+        """What would make it faster and does not work on this machine."""
+        ...
+
+    def count_late_builds(self) -> int:
+        """Return how many functions were compiled or captured since it was loaded; each makes chunks wait."""
         ...

@@ -15,10 +15,10 @@ from daemon.engine.slots import SlotShape
 from daemon.errors import EngineLostError, StoppedError, TransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from daemon.engine.device_loop import DeviceLoop
-    from daemon.engine.protocol import ChunkRequest, ChunkResponse
+    from daemon.engine.protocol import ChunkRequest, ChunkResponse, Fallback
     from daemon.engine.slot_model import SlotModel
     from daemon.engine.slots import Generated, RowSnapshot, RowState, Slots
     from daemon.transcript import ModelIdentity
@@ -83,6 +83,7 @@ class ContinuousEngine:
         self._model = model
         self._loop = loop
         self._n_slots_full = n_slots
+        self._n_builds_while_loading = 0
         self._slot_tokens = slot_tokens or model.usual_slot_tokens
         # Written by the device thread alone.
         self._slots: Slots | None = None
@@ -100,6 +101,19 @@ class ContinuousEngine:
     def max_in_flight(self) -> int:
         """How many chunks of SLOT_S keep the engine busy."""
         return self._n_slots
+
+    @property
+    def fallbacks(self) -> Sequence[Fallback]:
+        """What would make it faster and does not work on this machine."""
+        return self._model.fallbacks
+
+    def note_loaded(self) -> None:
+        """Count builds from now on; see `count_late_builds`."""
+        self._n_builds_while_loading = self._model.count_builds()
+
+    def count_late_builds(self) -> int:
+        """Return how many functions were compiled or captured since it was loaded."""
+        return self._model.count_builds() - self._n_builds_while_loading
 
     def submit(self, chunk: ChunkRequest, /) -> Future[ChunkResponse]:
         """Queue a chunk and return at once."""

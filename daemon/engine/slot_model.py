@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from daemon.engine.protocol import ChunkRequest, ChunkResponse
+    from daemon.engine.protocol import ChunkRequest, ChunkResponse, Fallback
     from daemon.engine.slots import Generated, KVCacheSpec, Slots, SlotShape
 
 # Prompts and slots are padded to a multiple of this: shapes repeat, and kernels like multiples of eight.
@@ -64,6 +64,11 @@ class SlotModel(Protocol):
         ...
 
     @property
+    def fallbacks(self) -> Sequence[Fallback]:
+        """See `LoadedEngine`."""
+        ...
+
+    @property
     def kv_cache_spec(self) -> KVCacheSpec:
         """Size of a token in the KV cache."""
         ...
@@ -101,6 +106,10 @@ class SlotModel(Protocol):
     @property
     def min_rows_ahead(self) -> int | None:
         """From this many running rows on, steps are launched before the last ones are read; None for never."""
+        ...
+
+    def count_builds(self) -> int:
+        """Return how many functions have been compiled or captured so far."""
         ...
 
     def count_free_bytes(self) -> int | None:

@@ -12,10 +12,10 @@ INSTALL: Final = "apt-get install gcc python3-dev"
 
 
 def find_missing() -> list[str]:
-    """Return what is missing: a C compiler, Python's headers, or nothing."""
+    """Return what is missing: a C compiler, the headers of Python, or nothing."""
     missing = []
     if not any(shutil.which(name) for name in (os.environ.get("CC", "cc"), "gcc", "clang")):
-        missing.append("a C compiler")
+        missing.append("C compiler")
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
-        missing.append("Python's headers")
+        missing.append("headers of Python")
     return missing

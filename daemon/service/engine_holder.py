@@ -14,10 +14,10 @@ from daemon.errors import EngineUnavailableError, ScribedError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from daemon.engine import Engine
+    from daemon.engine import Engine, LoadedEngine
     from daemon.errors import EngineLostError
 
-    LoadEngine = Callable[[Callable[[str], None]], Engine]
+    LoadEngine = Callable[[Callable[[str], None]], LoadedEngine]
 
 # Slow disks included; what takes longer hangs.
 _MAX_LOAD_S: Final = 1800.0
@@ -40,7 +40,7 @@ class EngineHolder:
         self,
         load: LoadEngine,
         report: Callable[[str], None],
-        announce: Callable[[Engine], None],
+        announce: Callable[[LoadedEngine], None],
         wake: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:

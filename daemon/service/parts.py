@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Settings
-    from daemon.engine import Engine
+    from daemon.engine import LoadedEngine
     from daemon.host.systemd import Notifier
     from daemon.journal import Journal
     from daemon.service.engine_holder import LoadEngine
@@ -72,8 +72,14 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     counters = Counters()
     publisher = StatusPublisher(journal, faults, around.notifier, counters, monotonic)
 
-    def announce(engine: Engine) -> None:
-        publisher.show_model(engine.identity.name, engine.identity.device)
+    def announce(engine: LoadedEngine) -> None:
+        publisher.show_model(engine.identity.name, engine.identity.device, engine.count_late_builds)
+        for fallback in engine.fallbacks:
+            faults.note(
+                f"engine: {fallback.part}",
+                f"The model runs without its {fallback.part}, so {fallback.cost}. Reason: {fallback.reason}.",
+                fallback.remedy,
+            )
 
     holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
     resources = Resources(

@@ -104,6 +104,7 @@ class Gauges:
         started_epoch_s: when the service started, seconds since 1970.
         loaded_epoch_s: when the model was ready, seconds since 1970; 0 before.
         load_s: how long its loading took.
+        n_late_builds: functions of the model that were compiled or captured since it was ready.
     """
 
     state: str
@@ -112,6 +113,7 @@ class Gauges:
     started_epoch_s: float
     loaded_epoch_s: float
     load_s: float
+    n_late_builds: int = 0
 
 
 def render(gauges: Gauges, counters: Counters) -> str:
@@ -143,6 +145,8 @@ def _gauges(gauges: Gauges) -> Iterator[str]:
     text = "When the model was ready; 0 before."
     yield from _single("scribed_model_loaded_timestamp_seconds", "gauge", text, gauges.loaded_epoch_s)
     yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", gauges.load_s)
+    text = "Functions of the model compiled or captured since it was ready; 0 unless memory ran out."
+    yield from _single("scribed_model_late_builds_total", "counter", text, gauges.n_late_builds)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[str]) -> Iterator[str]:

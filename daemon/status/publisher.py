@@ -50,6 +50,7 @@ class StatusPublisher:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._model: Model | None = None
+        self._count_late_builds: Callable[[], int] = lambda: 0
         self._counters = counters
         self._started_epoch_s = time.time()
         self._loaded_epoch_s = 0.0
@@ -65,8 +66,15 @@ class StatusPublisher:
         self._past = Snapshot(state="loading", updated_at="")
         self._next_s = 0.0
 
-    def show_model(self, name: str, device: str) -> None:
-        """Record that the model is loaded; called from the loading thread."""
+    def show_model(self, name: str, device: str, count_late_builds: Callable[[], int] = lambda: 0) -> None:
+        """Record that the model is loaded; called from the loading thread.
+
+        Args:
+            name: of the model.
+            device: where it runs.
+            count_late_builds: returns how many functions were compiled or captured since then.
+        """
+        self._count_late_builds = count_late_builds
         self._loaded_epoch_s = time.time()
         self._model = Model(name, device, now())
 
@@ -159,7 +167,13 @@ class StatusPublisher:
         }
         load_s = self._loaded_epoch_s - self._started_epoch_s if self._loaded_epoch_s else 0.0
         gauges = metrics.Gauges(
-            snapshot.state, recordings, len(snapshot.faults), self._started_epoch_s, self._loaded_epoch_s, load_s
+            snapshot.state,
+            recordings,
+            len(snapshot.faults),
+            self._started_epoch_s,
+            self._loaded_epoch_s,
+            load_s,
+            self._count_late_builds(),
         )
         shared = shared_folders(config.folders)
         self._metrics.show(object(), path, lambda: metrics.write(path, gauges, self._counters, shared))

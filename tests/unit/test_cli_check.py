@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.cli.check import folders, kernel, transcription
+from daemon.cli.check import device, folders, kernel, transcription
 from daemon.cli.check.finding import Installation
 from daemon.cli.check.folders import check_folders
 from daemon.config import Config, Folders, ModelSettings, Watch
 from daemon.errors import UsageError
-from daemon.host import sandbox
+from daemon.host import compiler, gpu, sandbox
 from daemon.job import Job
 from daemon.journal import JOURNAL_NAME, Journal
 from daemon.journal.records import Roots
@@ -95,6 +95,22 @@ def test_polled_inbox_needs_no_watches(installation: Installation, tmp_path: Pat
     polled = installation.config.model_copy(update={"watch": Watch(mode="poll")})
     root = write_limits(tmp_path / "sys", fs__inotify__max_user_watches=0)
     assert list(kernel.check_inotify(Installation(polled, None), root)) == []
+
+
+@pytest.mark.parametrize("missing", [[], ["C compiler"], ["C compiler", "headers of Python"]])
+def test_gpu_without_a_compiler_is_a_warning(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch, missing: list[str]
+) -> None:
+    monkeypatch.setattr(gpu, "is_present", lambda: True)
+    monkeypatch.setattr(gpu, "read_driver", lambda: "NVRM version: 580.159.04")
+    monkeypatch.setattr(gpu, "query", list)
+    monkeypatch.setattr(compiler, "find_missing", lambda: missing)
+    driver, *others = device.check_device(installation)
+    assert driver.level == "ok"
+    assert [(found.level, found.remedy) for found in others] == (
+        [("warning", "Run: sudo apt-get install gcc python3-dev")] if missing else []
+    )
+    assert all(name in found.what for name in missing for found in others)
 
 
 def test_missing_confinement_of_decoders_is_a_warning(

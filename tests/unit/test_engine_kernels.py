@@ -16,11 +16,11 @@ import pytest
 import torch
 from structlog.testing import capture_logs
 
+from daemon.engine import Fallback
 from daemon.engine.qwen3_asr import choice
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention
 from daemon.engine.qwen3_asr.layers import DecoderSizes
 from daemon.engine.qwen3_asr.self_check import (
-    Fallback,
     MismatchError,
     compare_attention,
     compare_choices,

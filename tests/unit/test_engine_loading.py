@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from transformers import Qwen3ASRForConditionalGeneration
 import daemon
 from daemon import checkpoint
 from daemon.config import ModelSettings
-from daemon.engine import load
+from daemon.engine import _claim_cache, load
 from daemon.engine.qwen3_asr import original
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.errors import EngineUnavailableError
@@ -207,3 +209,41 @@ def test_interface_does_not_import_torch() -> None:
         "import sys, daemon.engine, daemon.checkpoint; sys.exit(bool({'torch', 'transformers'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- compiled kernels
+
+
+def test_kernels_are_cached_in_folders_of_our_own(tmp_path: Path) -> None:
+    assert _claim_cache(tmp_path / "cache" / "triton") == tmp_path / "cache" / "triton"
+    assert stat.S_IMODE((tmp_path / "cache" / "triton").stat().st_mode) == 0o700
+    assert _claim_cache(tmp_path / "cache" / "triton").is_dir(), "the second start"
+
+
+def open_to_others(folder: Path) -> None:
+    folder.mkdir()
+    folder.chmod(0o770)
+
+
+def link_elsewhere(folder: Path) -> None:
+    folder.symlink_to(folder.parent)
+
+
+def give_away(folder: Path) -> None:
+    folder.mkdir(0o700)
+    os.chown(folder, 12345, 12345)
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        open_to_others,
+        link_elsewhere,
+        pytest.param(give_away, marks=pytest.mark.skipif(os.geteuid() != 0, reason="needs root")),
+    ],
+)
+def test_kernels_that_others_could_have_changed_are_refused(prepare: Callable[[Path], None], tmp_path: Path) -> None:
+    prepare(tmp_path / "triton")
+    with pytest.raises(EngineUnavailableError, match="Other users could have changed the compiled kernels") as raised:
+        _claim_cache(tmp_path / "triton")
+    assert f"rm -r {tmp_path / 'triton'}" in raised.value.remedy

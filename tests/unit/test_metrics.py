@@ -40,6 +40,11 @@ def samples(text: str) -> dict[str, float]:
     return found
 
 
+def test_late_builds_are_counted() -> None:
+    assert samples(render(GAUGES, Counters()))["scribed_model_late_builds_total"] == 0
+    assert samples(render(replace(GAUGES, n_late_builds=3), Counters()))["scribed_model_late_builds_total"] == 3
+
+
 def test_gauges_show_the_state_of_the_service() -> None:
     found = samples(render(GAUGES, Counters()))
     assert found["scribed_up"] == 1

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from daemon.engine import Engine
+    from daemon.engine import LoadedEngine
 
 
 @dataclass(slots=True)
@@ -62,7 +62,7 @@ class Harness:
         self._listener.start()
         self._thread.start()
 
-    def _load(self, _report: Callable[[str], None]) -> Engine:
+    def _load(self, _report: Callable[[str], None]) -> LoadedEngine:
         self.may_load.wait(60)
         return self.engine
 

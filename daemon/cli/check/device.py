@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from daemon.cli.check.finding import Finding
 from daemon.errors import ExitCode
-from daemon.host import gpu
+from daemon.host import compiler, gpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,10 @@ def check_device(installation: Installation) -> Iterator[Finding]:
         yield Finding("ok", "device: cpu, as configured")
     elif gpu.is_present():
         yield _check_driver()
+        missing = compiler.find_missing()
+        if missing:
+            what = f"device: no {' and no '.join(missing)}: the GPU runs at up to half its speed"
+            yield Finding("warning", what, f"Run: sudo {compiler.INSTALL}")
     elif wanted == "auto":
         remedy = "Fine for trying it out; the 1.7B model is slow on a CPU."
         yield Finding("warning", "device: no NVIDIA GPU found, the CPU will be used", remedy)

@@ -14,10 +14,11 @@ from daemon.errors import ExitCode, ScribedError, UsageError
 from daemon.text import count_word_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from daemon.cli.check.finding import Installation
+    from daemon.engine import Fallback
     from daemon.frontend import FrontEnd
     from daemon.transcript import ModelIdentity, Transcript
 
@@ -46,11 +47,14 @@ def check_transcription(installation: Installation) -> Iterator[Finding]:
         stack.callback(front_end.close)
         try:
             sample = _choose_sample(installation, stack)
-            transcript = _transcribe(installation, sample, front_end, is_captured=None)
+            transcript, fallbacks = _transcribe(installation, sample, front_end, is_captured=None)
             yield Finding("ok", f"model: digest {transcript.model.digest}")
+            for fallback in fallbacks:
+                what = f"model: it runs without its {fallback.part}, so {fallback.cost}; reason: {fallback.reason}"
+                yield Finding("warning", what, fallback.remedy)
             yield _compare(sample, transcript.model, transcript.text, "")
             if transcript.model.device.startswith("cuda"):
-                reference = _transcribe(installation, sample, front_end, is_captured=False)
+                reference, _ = _transcribe(installation, sample, front_end, is_captured=False)
                 yield _compare(sample, reference.model, reference.text, " without CUDA graphs")
         except ScribedError as error:
             yield Finding("fault", f"test: {error.what}", error.remedy, error.exit_code)
@@ -74,7 +78,7 @@ def _choose_sample(installation: Installation, stack: ExitStack) -> _Sample:
 
 def _transcribe(
     installation: Installation, sample: _Sample, front_end: FrontEnd, *, is_captured: bool | None
-) -> Transcript:
+) -> tuple[Transcript, Sequence[Fallback]]:
     from daemon import engine
     from daemon.config import RecordingSettings, Transcribe
     from daemon.pipeline import Forgetful, Recording, RunControl, transcribe
@@ -86,9 +90,8 @@ def _transcribe(
     model = engine.load(config.model, config.folders.cache, lambda _: None, is_captured=is_captured)
     try:
         control = RunControl(lambda: None, lambda _: None, Forgetful())
-        return transcribe(
-            Recording("check", sample.path, sample.path.name, settings), config, front_end, model, control
-        )
+        recording = Recording("check", sample.path, sample.path.name, settings)
+        return transcribe(recording, config, front_end, model, control), model.fallbacks
     finally:
         model.close()
 

@@ -12,6 +12,8 @@ import torch
 import triton
 import triton.language as tl
 
+from daemon.engine.kernels import counted
+
 if TYPE_CHECKING:
     from daemon.engine.slots import Slots
 
@@ -50,6 +52,7 @@ def settle(slots: Slots, logits: torch.Tensor, end_tokens: torch.Tensor) -> None
     )
 
 
+@counted
 @triton.jit
 def _scan(logits, largest, total, place, n_vocab, stride, N_BLOCKS: tl.constexpr, BLOCK: tl.constexpr) -> None:
     row = tl.program_id(0)
@@ -66,6 +69,7 @@ def _scan(logits, largest, total, place, n_vocab, stride, N_BLOCKS: tl.constexpr
     tl.store(total + partial, tl.sum(tl.exp(values - best), 0))
 
 
+@counted
 @triton.jit
 def _settle(
     largest,

@@ -14,6 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
+from daemon.engine.kernels import counted
+
 if TYPE_CHECKING:
     from daemon.engine.qwen3_asr.decode_attention import StepContext
 
@@ -101,6 +103,7 @@ def _choose_tile(page_tokens: int, head_dim: int, dtype: torch.dtype) -> tuple[i
     return block, max(1, min(_MAX_STAGES, _SHARED_BYTES // (2 * block * head_dim * dtype.itemsize)))
 
 
+@counted
 @triton.jit
 def _attend_to_pages(
     qkv,
@@ -209,6 +212,7 @@ def _attend_to_pages(
         tl.store(sums + part * 2 + 1, total, mask=sharing < N_SHARING)
 
 
+@counted
 @triton.jit
 def _combine(parts, sums, attended, HEAD_DIM: tl.constexpr, N_SPLITS: tl.constexpr) -> None:
     query = tl.program_id(0)

@@ -15,6 +15,8 @@ import torch
 import triton
 import triton.language as tl
 
+from daemon.engine.kernels import counted
+
 # With more rows the arithmetic takes longer than reading the weights, and a library's product is faster.
 MAX_ROWS: Final = 2
 # Weights that a program reads, all at once, measured on an H200. Several programs on each multiprocessor keep enough
@@ -90,6 +92,7 @@ def gated_product(
     return out
 
 
+@counted
 @triton.jit
 def _multiply(
     rows,

@@ -8,6 +8,7 @@ capture, the engine logs that once and goes on without.
 from __future__ import annotations
 
 import importlib
+import sys
 import time
 import warnings
 from functools import cache
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import structlog
 import torch
 
+from daemon.engine import kernels
 from daemon.engine.failures import classify, one_line
 
 if TYPE_CHECKING:
@@ -173,13 +175,19 @@ class CapturedSteps:
 
 
 class GraphCapture:
-    """Captures functions as CUDA graphs that share one memory pool: only one of them runs at a time."""
+    """Captures functions as CUDA graphs that share one memory pool: only one of them runs at a time.
 
-    def __init__(self) -> None:
+    Args:
+        note: called for each capture.
+    """
+
+    def __init__(self, note: Callable[[], None] = lambda: None) -> None:
+        self._note = note
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, step: Callable[[], None]) -> Callable[[], None]:
         """Run a function once, then capture its work on the GPU; return a function that replays it."""
+        self._note()
         side = _warm_up_stream(torch.cuda.current_device())
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
@@ -199,6 +207,14 @@ def _warm_up_stream(device_index: int) -> torch.cuda.Stream:
     There is one for each device, because cuBLAS keeps up to 32 MiB for each stream that it has seen.
     """
     return torch.cuda.Stream(device_index)  # type: ignore[no-untyped-call]  # torch types only parts of itself
+
+
+def count_compiled() -> int:
+    """Return how many functions and kernels this process has compiled, or loaded from a cache."""
+    # torch's compiler is imported only where it is used.
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    n_functions = 0 if dynamo is None else int(dynamo.counters["stats"]["unique_graphs"])
+    return n_functions + kernels.count_compiled()
 
 
 def _time_on_gpu(replay: Callable[[], None], n_times: int = 10) -> float:

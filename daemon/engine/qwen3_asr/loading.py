@@ -86,6 +86,7 @@ def load_engine(
     report("Trying the model with a test inference.")
     engine = ContinuousEngine(model, identity, plan.n_slots, DeviceLoop(device), plan.slot_tokens)
     _run_test_inference(engine, found)
+    engine.note_loaded()
     load_s = round(time.monotonic() - started_s, 1)
     log.info("engine.loaded", model=name, device=str(device), dtype=dtype_name, n_slots=plan.n_slots, load_s=load_s)
     return engine

@@ -20,7 +20,7 @@ from daemon.engine.audio.mel import LogMel, to_device
 from daemon.engine.compiling import uncompiled
 from daemon.engine.protocol import MAX_CHUNK_S, SLOT_S, ChunkRequest, ChunkResponse
 from daemon.engine.qwen3_asr.decode_steps import EagerSteps
-from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture
+from daemon.engine.qwen3_asr.graphs import CapturedSteps, Compiler, GraphCapture, count_compiled
 from daemon.engine.qwen3_asr.output import parse_output, split_by_token
 from daemon.engine.qwen3_asr.packed_prefill import PackedPrefill, make_packer
 from daemon.engine.qwen3_asr.packing import choose_sizes
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
     from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 
+    from daemon.engine.protocol import Fallback
     from daemon.engine.qwen3_asr.decode_steps import Capture, DecodeSteps
-    from daemon.engine.qwen3_asr.self_check import Fallback
     from daemon.engine.slots import Generated, KVCacheSpec
 
 # Fast speech has about 8 syllables a second; the most expensive languages (Thai, Hindi, Greek in a byte-level
@@ -117,11 +117,12 @@ class ResidentModel:
         self.packed_prefill: PackedPrefill | None = None
         self._may_pack = True
         self.report: Callable[[str], None] = lambda _: None
+        self._n_captured = 0
         self._steps: DecodeSteps = EagerSteps(self._decoder)
         self._make_capture: Callable[[], Capture | None] = lambda: None
         if is_captured:
             self._steps = CapturedSteps(self._decoder)
-            self._make_capture = GraphCapture
+            self._make_capture = lambda: GraphCapture(self._note_capture)
         self.min_rows_ahead: int | None = _MIN_ROWS_AHEAD if self.device.type == "cuda" else None
         self._max_prefill_tokens = _MAX_PREFILL_TOKENS_CPU if self.device.type == "cpu" else _MAX_PREFILL_TOKENS
         self._count_max_new_tokens = count_max_new_tokens
@@ -163,6 +164,13 @@ class ResidentModel:
     def steps_per_sync(self) -> int:
         """Decode steps to run before the host reads what the device has decided."""
         return self._steps.per_sync
+
+    def count_builds(self) -> int:
+        """Return how many functions have been compiled or captured so far."""
+        return count_compiled() + self._n_captured
+
+    def _note_capture(self) -> None:
+        self._n_captured += 1
 
     def count_free_bytes(self) -> int | None:
         """Return the memory that could still be allocated on the device; None if unknown (on a CPU)."""

@@ -6,12 +6,13 @@ transcript would be worse than a slow one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import structlog
 import torch
 
 from daemon.engine.failures import classify, one_line
+from daemon.engine.protocol import Fallback
 from daemon.engine.qwen3_asr import choice, few_rows
 from daemon.engine.qwen3_asr.decode_attention import KernelAttention, PlainAttention, StepContext
 from daemon.engine.slots import KVCacheSpec, Slots, SlotShape
@@ -42,22 +43,6 @@ _PREFILL_TOLERANCES: Final = {torch.float32: 0.02, torch.float16: 0.25, torch.bf
 _ATTENTION_COST: Final = "decoding takes about a third longer, and fewer chunks fit into memory"
 _FEW_ROWS_COST: Final = "a single recording takes up to a third longer"
 _PREFILL_COST: Final = "transcribing takes up to twice as long"
-
-
-class Fallback(NamedTuple):
-    """Something fast that this machine does not have.
-
-    Attributes:
-        part: what.
-        reason: why.
-        cost: what it costs.
-        remedy: what to do.
-    """
-
-    part: str
-    reason: str
-    cost: str
-    remedy: str
 
 
 class MismatchError(Exception):
@@ -305,9 +290,9 @@ def compare_attention(
 def _fall_back(part: str, reason: str, cost: str) -> Fallback:
     missing = compiler.find_missing()
     if missing:
-        remedy = f"Install {' and '.join(missing)} (`{compiler.INSTALL}`), then restart the service."
+        remedy = f"Install what compiling needs (`sudo {compiler.INSTALL}`), then restart the service."
     else:
         remedy = "The engine works without it. Please report the reason to the authors of scribed."
     fallback = Fallback(part, reason, cost, remedy)
-    log.warning("engine.fallback", **fallback._asdict())
+    log.warning("engine.fallback", part=part, reason=reason, cost=cost, remedy=remedy)
     return fallback

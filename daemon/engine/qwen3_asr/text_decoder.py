@@ -15,6 +15,7 @@ import torch.nn.functional as F  # noqa: N812  # torch's own name for it
 
 from daemon.engine.compiling import uncompiled
 from daemon.engine.packed_attention import Sequences, choose_packed_attention
+from daemon.engine.protocol import Fallback
 from daemon.engine.qwen3_asr import choice as choices
 from daemon.engine.qwen3_asr.decode_attention import PlainAttention, StepContext
 from daemon.engine.qwen3_asr.few_rows import FewRows
@@ -27,7 +28,6 @@ from daemon.engine.qwen3_asr.layers import (
     project_qkv,
 )
 from daemon.engine.qwen3_asr.self_check import (
-    Fallback,
     find_attention_kernel,
     find_choice_kernel,
     find_few_rows_kernels,
