@@ -22,6 +22,7 @@ from daemon.decode import readers
 from daemon.decode.conditioning import Conditioner
 from daemon.decode.dynamics import SILENT_PEAK, Dynamics
 from daemon.decode.frames import BLOCK_VALUES
+from daemon.decode.joined import Adapter, list_parts
 from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError
@@ -29,7 +30,7 @@ from daemon.decode.tracks import choose
 from daemon.decode.waveform import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -200,31 +201,67 @@ class _Pass:
     alone: Mapping[int, int] = field(default_factory=dict)
 
     def decode(self) -> Cleaned:
-        limit_s = self.settings.max_duration_h * 3600
-        reader = readers.open_reader(self.source, is_damaged=self.is_damaged, limit_s=limit_s)
-        with contextlib.closing(reader):
+        parts = list_parts(self.source)
+        with contextlib.closing(self._open(parts[0])) as reader:
             heard, left_out = choose(reader.tracks, self.wanted.tracks)
             for track in heard:
                 track.fault = track.fault or _find_impossible(track)
             readable = [track for track in heard if track.fault is None]
             if not readable:
                 raise next(track.fault for track in heard if track.fault is not None)
-            if any((track.declared_s or 0.0) > limit_s for track in readable):
+            if any((track.declared_s or 0.0) > self._limit_s for track in readable):
                 raise _too_long_error(self.settings)
             cleaners = {track.number: self._cleaner(track, len(readable)) for track in readable}
-            for number, block in reader.blocks(tuple(cleaners), self.raise_if_stopped):
-                self.raise_if_stopped()
-                cleaner = cleaners[number]
-                if isinstance(block, float):
-                    cleaner.pause(block)
-                else:
-                    cleaner.push(block)
-                if cleaner.time_s > limit_s:
-                    raise _too_long_error(self.settings)
-            tracks = tuple(cleaner.finish() for cleaner in cleaners.values())
+            self._read(reader, cleaners)
+        if len(parts) > 1:
+            self._read_on(parts[1:], cleaners)
+        tracks = tuple(cleaner.finish() for cleaner in cleaners.values())
         if not any(each.streams for each in tracks):
             raise errors.JobError("The file holds no audio, only a header.", "Copy the recording again.")
         return Cleaned(tuple(reader.tracks), tracks, left_out)
+
+    @property
+    def _limit_s(self) -> float:
+        return self.settings.max_duration_h * 3600
+
+    def _open(self, part: RecordingFile) -> readers.Reader:
+        return readers.open_reader(part, is_damaged=self.is_damaged, limit_s=self._limit_s)
+
+    def _read(self, reader: readers.Reader, cleaners: Mapping[int, _TrackCleaner]) -> None:
+        for number, block in reader.blocks(tuple(cleaners), self.raise_if_stopped):
+            self.raise_if_stopped()
+            cleaner = cleaners[number]
+            if isinstance(block, float):
+                cleaner.pause(block)
+            else:
+                cleaner.push(block)
+            if cleaner.time_s > self._limit_s:
+                raise _too_long_error(self.settings)
+
+    def _read_on(self, parts: Sequence[RecordingFile], cleaners: Mapping[int, _TrackCleaner]) -> None:
+        """Read the recordings that are joined to the first; each begins when the one before has ended."""
+        n_lost = 0
+        for part in parts:
+            end_s = max(cleaner.time_s for cleaner in cleaners.values())
+            try:
+                with contextlib.closing(self._open(part)) as reader:
+                    found = {
+                        track.number: cleaners[track.number]
+                        for track in reader.tracks
+                        if track.number in cleaners and track.fault is None and _find_impossible(track) is None
+                    }
+                    for cleaner in found.values():
+                        cleaner.begin_part(end_s, reader.tracks[cleaner.number - 1])
+                    self._read(reader, found)
+                    for cleaner in found.values():
+                        cleaner.end_part(reader.tracks[cleaner.number - 1])
+                    n_lost += not found
+            except errors.JobError as error:
+                if error.what == _too_long_error(self.settings).what:
+                    raise
+                n_lost += 1
+        first = next(iter(cleaners.values()))
+        first.note_joined(1 + len(parts), n_lost)
 
     def _cleaner(self, track: AudioTrack, n_tracks: int) -> _TrackCleaner:
         """Return the cleaner of a track, which is split where that is wanted and there is room for it."""
@@ -247,6 +284,7 @@ class _TrackCleaner:
         self._files = files
         self._levels = Levels(track.rate_hz, track.channels, has_headroom=track.codec in _FLOAT_CODECS)
         self._streams = {channel: _StreamCleaner(track.rate_hz, files, settings) for channel in channels}
+        self._adapter: Adapter | None = None
         self._start_s: float | None = None
         self._paused_s = 0.0
 
@@ -255,8 +293,40 @@ class _TrackCleaner:
         """Time so far, from the start of the recording."""
         return self._paused_s + self._levels.duration_s
 
+    @property
+    def number(self) -> int:
+        """Number of the track."""
+        return self._track.number
+
+    def begin_part(self, start_s: float, track: AudioTrack) -> None:
+        """Go on with the same track of a recording that is joined to the first, at `start_s`."""
+        self._adapter = Adapter(track.rate_hz, self._track.rate_hz, self._track.channels)
+        if start_s > self.time_s:
+            self.pause(start_s - self.time_s)
+
+    def end_part(self, track: AudioTrack) -> None:
+        """Take over what is known of the joined recording at its end."""
+        for block in self._adapter.drain() if self._adapter is not None else ():
+            self._clean(block)
+        self._adapter = None
+        both = self._track.declared_s is not None and track.declared_s is not None
+        self._track.declared_s = (self._track.declared_s or 0.0) + (track.declared_s or 0.0) if both else None
+        self._track.is_damaged |= track.is_damaged
+        self._track.notes += [note for note in track.notes if note not in self._track.notes]
+
+    def note_joined(self, n_parts: int, n_lost: int) -> None:
+        """Note that the file consists of several recordings, and how many of them could not be read."""
+        if n_lost:
+            self._track.is_damaged = True
+            self._track.notes.append(f"The file holds {n_parts} recordings; {n_lost} of them could not be read.")
+        else:
+            self._track.notes.append(f"The file consists of {n_parts} recordings, one after the other.")
+
     def push(self, block: NDArray[np.float32]) -> None:
         """Clean a block, shape (channels, n)."""
+        self._clean(block if self._adapter is None else self._adapter.push(block))
+
+    def _clean(self, block: NDArray[np.float32]) -> None:
         if self._start_s is None:
             self._start_s = self.time_s
         block = self._levels.observe(block, self.time_s)
@@ -269,7 +339,7 @@ class _TrackCleaner:
             n_left = round(duration_s * self._track.rate_hz)
             while n_left:  # at 768 kHz and 64 channels even seconds are large
                 n_frames = min(n_left, max(1, BLOCK_VALUES // self._track.channels))
-                self.push(np.zeros((self._track.channels, n_frames), np.float32))
+                self._clean(np.zeros((self._track.channels, n_frames), np.float32))
                 n_left -= n_frames
             return
         self._paused_s += duration_s

@@ -71,6 +71,8 @@ _OTHER_FORMATS: Final = {
 _PCM_FORMATS: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
 _TEXT_SAMPLE_BYTES: Final = 512
 _ID3_HEADER_BYTES: Final = 10
+_ID3V1_BYTES: Final = 128
+_APE_HEADER_BYTES: Final = 32
 _MAX_PATTERN_BYTES: Final = 64  # the longest of the patterns above
 
 
@@ -86,13 +88,13 @@ class FileContent(Protocol):
         ...
 
 
-def skip_tags(source: FileContent, head: bytes) -> int:
-    """Return where the audio format begins: after ID3v2 tags if a known format other than MP3 follows, else 0."""
-    offset = 0
+def skip_tags(source: FileContent) -> int:
+    """Return where the audio format begins: after ID3v2 tags if a known format other than MP3 follows."""
+    offset, head = source.start, source.head
     while head.startswith(b"ID3") and len(head) >= _ID3_HEADER_BYTES:
         offset += _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(head[6:10]))
         head = source.read_at(offset, _ID3_HEADER_BYTES + _MAX_PATTERN_BYTES)
-    return 0 if audio_format(head) in {None, "MP3 or AAC"} else offset
+    return source.start if audio_format(head) in {None, "MP3 or AAC"} else offset
 
 
 def audio_format(head: bytes) -> str | None:
@@ -161,7 +163,7 @@ def audio_chunk(source: FileContent) -> AudioChunk | None:
         offset, n_bytes = struct.unpack(">2I", source.head[4:12].ljust(8, b"\0"))
         return _compare(source, source.start + offset, n_bytes)
     wide_bytes = _UNKNOWN_SIZE
-    for name, offset, n_bytes in _chunks(source):
+    for name, offset, n_bytes in list_chunks(source):
         if name == b"ds64":
             (wide_bytes,) = struct.unpack("<Q", source.read_at(offset + 8, 8).ljust(8, b"\0"))
         if name in {b"data", b"SSND", b"BODY"}:
@@ -184,7 +186,7 @@ def _compare(source: FileContent, offset: int, n_bytes: int) -> AudioChunk:
     return AudioChunk(n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
 
 
-def _chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
+def list_chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
     """Yield (name, offset of its content, declared bytes) for each chunk of a chunked file."""
     head = source.head
     if head.startswith(b"riff"):
@@ -210,21 +212,25 @@ def _chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
 def is_cut_off(source: FileContent) -> bool:
     """Return whether the container declares more than the file holds."""
     kind = audio_format(source.head)
+    if kind == "MP4":
+        return _end_of_mp4(source) > source.size
+    if kind == "Ogg":
+        return _end_of_ogg(source) > source.size
+    if kind in _PCM_FORMATS:
+        chunk = audio_chunk(source)
+        return chunk is not None and (chunk.declared_bytes or 0) > chunk.available_bytes
+    return source.start + declared_end(source) > source.size
+
+
+def declared_end(source: FileContent) -> int:
+    """Return where an AVI, Windows Media, Matroska or WebM file ends, from its start; 0 if it does not say."""
+    kind = audio_format(source.head)
     if kind == "AVI":
         (n_bytes,) = struct.unpack("<I", source.head[4:8])
-        end = 8 + n_bytes if n_bytes != _UNKNOWN_SIZE else 0
-    elif kind == "Windows Media":
-        end = _end_of_asf(source.head)
-    elif kind == "MP4":
-        end = _end_of_mp4(source)
-    elif kind == "Matroska or WebM":
-        end = _end_of_matroska(source.head)
-    elif kind == "Ogg":
-        end = _end_of_ogg(source)
-    else:
-        chunk = audio_chunk(source) if kind in _PCM_FORMATS else None
-        return chunk is not None and (chunk.declared_bytes or 0) > chunk.available_bytes
-    return end > source.size
+        return 8 + int(n_bytes) if n_bytes != _UNKNOWN_SIZE else 0
+    if kind == "Windows Media":
+        return _end_of_asf(source.head)
+    return _end_of_matroska(source.head) if kind == "Matroska or WebM" else 0
 
 
 def _end_of_asf(head: bytes) -> int:
@@ -238,7 +244,7 @@ def _end_of_asf(head: bytes) -> int:
 
 def _end_of_mp4(source: FileContent) -> int:
     """Return where the last box of the file ends."""
-    offset = 0
+    offset = source.start
     for _ in range(_MAX_CHUNKS):
         header = source.read_at(offset, 16)
         if len(header) < 8:  # noqa: PLR2004  # a box begins with 8 bytes
@@ -291,7 +297,7 @@ def mp3_length_s(source: FileContent) -> float | None:
     if source.head.startswith(b"ID3") and len(source.head) >= _ID3_HEADER_BYTES:
         sizes = source.head[6:_ID3_HEADER_BYTES]
         offset = _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
-    content = source.read_at(offset, 2048)
+    content = source.read_at(source.start + offset, 2048)
     found = re.search(
         rb"(\xff[\xe2-\xff].).{,60}?(?:(?:Xing|Info)...([\x00-\x0f])(.{4})|VBRI.{10}(.{4}))", content, re.DOTALL
     )
@@ -310,6 +316,13 @@ def mp3_length_s(source: FileContent) -> float | None:
 def is_tag(content: bytes) -> bool:
     """Return whether bytes between or after MP3 files are a tag, maybe after padding, and no audio."""
     return content.lstrip(b"\0\xff").startswith((b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"3DI"))
+
+
+def tag_bytes(head: bytes) -> int:
+    """Return how long an APE or ID3v1 tag is that begins so; 0 for anything else."""
+    if head.startswith(b"APETAGEX") and len(head) >= _APE_HEADER_BYTES:
+        return _APE_HEADER_BYTES + int.from_bytes(head[12:16], "little")
+    return _ID3V1_BYTES if head.startswith(b"TAG") else 0
 
 
 def is_padding(content: bytes) -> bool:

@@ -16,7 +16,7 @@ import soundfile
 
 from daemon import errors
 from daemon.decode import headers
-from daemon.decode.containers import ContainerReader, drm_error
+from daemon.decode.containers import ContainerReader, drm_error, unreadable_error
 from daemon.decode.frames import BLOCK_VALUES, as_planes
 from daemon.decode.source import NotARecordingError, RecordingFile
 from daemon.decode.tracks import AudioTrack
@@ -90,7 +90,7 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
         raise drm_error()
     if (refused := headers.refused_dictation(source.head)) is not None:
         raise errors.JobError(*refused)
-    if headers.audio_format(source.head) == "FLAC" and not is_damaged:
+    if headers.audio_format(source.head) == "FLAC" and not is_damaged and not source.is_part:
         with suppress(soundfile.LibsndfileError):
             return _FlacReader(source)
     if not headers.is_pcm_format(source.head):
@@ -98,6 +98,10 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
     chunk = headers.audio_chunk(source)
     # FFmpeg can read on to the end of the file, whatever the header says.
     is_open_ended = chunk is not None and (chunk.declared_bytes is None or chunk.has_more)
+    if source.is_part:  # libsndfile reads from the start of a file
+        if source.head.startswith(b"RIFX"):
+            raise unreadable_error(source)
+        return ContainerReader(source, limit_s=limit_s, is_open_ended=is_open_ended)
     if not is_open_ended or headers.audio_format(source.head) == "AIFF":  # FFmpeg refuses AIFF without sizes
         with suppress(soundfile.LibsndfileError):  # an encoding that only FFmpeg knows, maybe
             return _FileReader(source, chunk)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import errno
 import hashlib
 import os
@@ -33,6 +34,7 @@ class RecordingFile:
         modified_s: its mtime then, in seconds since 1970.
         start: where its audio format begins, after ID3 tags that do not belong to it.
         head: the first bytes from there, which show its format.
+        is_part: whether it is one of several recordings in its file.
 
     Args:
         descriptor: of the open file, which closes with this object.
@@ -49,12 +51,15 @@ class RecordingFile:
         self.modified_s = facts.st_mtime
         self.start = 0
         self.head = b""
+        self.is_part = False
+        self._header = b""
+        self._shift = 0
         with contextlib.ExitStack() as on_error:
             on_error.callback(self.close)
             if self.size == 0:
                 raise errors.JobError("The file is empty (0 bytes).", "Copy the recording again.")
             self.head = self.read_at(0, _HEAD_BYTES)
-            self.start = headers.skip_tags(self, self.head)
+            self.start = headers.skip_tags(self)
             if self.start:
                 self.head = self.read_at(self.start, _HEAD_BYTES)
             on_error.pop_all()
@@ -70,6 +75,19 @@ class RecordingFile:
         """
         return cls(files.open_regular(path))
 
+    def part(self, start: int, stop: int, header: bytes = b"") -> RecordingFile:
+        """Return the bytes [start, stop) as a recording by itself, of the same open file, which it does not own.
+
+        With a header, the part begins with it, and its offsets count from there.
+        """
+        part = copy.copy(self)
+        part.start, part.size, part.is_part = start, stop, True
+        if header:
+            part.start, part.size = 0, len(header) + stop - start
+            part._header, part._shift = header, start - len(header)  # noqa: SLF001  # of the same class
+        part.head = part.read_at(part.start, _HEAD_BYTES)
+        return part
+
     def read_at(self, offset: int, n_bytes: int) -> bytes:
         """Return up to `n_bytes` from `offset` on; fewer at the end of the file.
 
@@ -78,8 +96,11 @@ class RecordingFile:
         """
         if offset >= self.size:  # a hostile header can name offsets beyond any C integer
             return b""
+        if self.is_part:
+            n_bytes = min(n_bytes, self.size - offset)
+        ahead = self._header[offset : offset + n_bytes]
         try:
-            return os.pread(self.descriptor, n_bytes, offset)
+            return ahead + os.pread(self.descriptor, n_bytes - len(ahead), offset + len(ahead) + self._shift)
         except OSError as error:
             raise errors.TransientError(
                 f"The recording cannot be read ({error.strerror}).", "Check that its disk or share is available."
