@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -15,6 +16,7 @@ from daemon.host.privileges import become_owner
 from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
 from daemon.journal import JOURNAL_NAME, Journal
+from daemon.search import SearchIndex
 from daemon.spool import SharedFolders, Spool
 from daemon.status import is_running, read_status
 from daemon.status.faults import Faults
@@ -94,7 +96,10 @@ def forget(name: str, option: Path | None) -> int:
         path = choose(name, [*(one.job.path for one in past), *unfinished], _roots(config))
         if path in unfinished:
             raise ScribedError(f"{shown} is not finished.", "Cancel it first, or wait until it is done.")
-        n_erased = _erase(spool, name if path is None else path, {one.job.path for one in past})
+        chosen = name if path is None else path
+        job_ids = [one.job.job_id for one in past if one.job.path == chosen or path is None]
+        n_erased = _erase(spool, chosen, {one.job.path for one in past})
+        n_erased = max(n_erased, _forget_words(config, job_ids, chosen))
         if n_erased == 0:
             raise ScribedError(f"No record of {shown} found.", _SEE_STATUS)
         if not is_running(config.folders.state):  # a running daemon rewrites it by itself
@@ -111,6 +116,21 @@ def _erase(spool: Spool, path: str, same_name: set[str]) -> int:
     for job in jobs:
         spool.journal.forget(job.job_id)
     return len(jobs)
+
+
+def _forget_words(config: Config, job_ids: list[str], path: str) -> int:
+    """Erase the words of a recording from the search index, if there is one; return how many transcripts there were."""
+    try:
+        index = SearchIndex(config.folders.state, is_made=False)
+    except FileNotFoundError:
+        return 0
+    except sqlite3.DatabaseError as error:
+        remedy = "Delete it; the service makes it again from the transcripts."
+        raise ScribedError(f"The search index in {config.folders.state} is damaged: {error}.", remedy) from error
+    try:
+        return index.forget(job_ids, path)
+    finally:
+        index.close()
 
 
 def _choose_failed(spool: Spool, config: Config, names: list[str]) -> list[str | None]:

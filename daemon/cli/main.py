@@ -140,6 +140,23 @@ def status(
 
 
 @app.command()
+def search(
+    words: Annotated[list[str] | None, typer.Argument(metavar="WORDS", hidden=True)] = None,
+    lines: Annotated[int, typer.Option("--lines", min=1, max=100_000, help="Print at most this many lines.")] = 100,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the index again from the outbox.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Find words in delivered transcripts.
+
+    Prints the file, the time and the line of each place that has all WORDS. Words in quotes must be next to one
+    another; a star at the end stands for the rest of a word. For root and the service's user.
+    """
+    from daemon.cli.search import search as find
+
+    raise typer.Exit(find(words or [], config, n_lines=lines, is_rebuilt=rebuild))
+
+
+@app.command()
 def retry(
     names: Annotated[list[str] | None, typer.Argument(metavar="NAME", hidden=True)] = None,
     everything: Annotated[bool, typer.Option("--all", help="Retry all failed recordings.")] = False,

@@ -144,7 +144,8 @@ def _plain(default: object) -> object:
 
 def _find_conflicts(checked: Checked, document: Document) -> Iterator[ConfigFault]:
     """Find valid keys that contradict one another."""
-    for keys, what, remedy in (*_compare_folders(checked.config), *compare_lengths(checked.config)):
+    config = checked.config
+    for keys, what, remedy in (*_compare_folders(config), *compare_lengths(config), *_compare_formats(config)):
         if not checked.has_faults_in(keys):
             # Name the key that the file sets; if it sets both, the first one.
             key = next((key for key in keys if key in document.lines), keys[0])
@@ -168,6 +169,12 @@ def _compare_folders(config: Config) -> Iterator[_Conflict]:
         if path is not None and Path(os.path.realpath(path)).is_relative_to(real["inbox"]):
             what = f"{clip(str(path), 300)} is in the inbox and would be taken for a recording"
             yield ((section, key), ("folders", "inbox")), what, "move it elsewhere"
+
+
+def _compare_formats(config: Config) -> Iterator[_Conflict]:
+    if config.search.enabled and "json" not in config.output.formats:
+        what = "the search index is made from json documents, and output.formats has none"
+        yield (("search", "enabled"), ("output", "formats")), what, "add json to output.formats"
 
 
 def compare_lengths(config: Config) -> Iterator[_Conflict]:

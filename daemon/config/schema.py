@@ -48,7 +48,6 @@ LATER: Final = frozenset(
         "output.listening_copy",
         "output.sound_events",
         "preprocess.leveling",
-        "search.enabled",
         "transcribe.speakers",
     }
 )
@@ -246,7 +245,9 @@ class Metrics(Section):
 class Search(Section):
     """The search index."""
 
-    enabled: bool = Field(default=False, description="keep the words of delivered transcripts in the state folder")
+    enabled: bool = Field(
+        default=False, description="keep the words of delivered transcripts in the state folder, for `scribed search`"
+    )
 
 
 class Hooks(Section):

@@ -60,6 +60,8 @@ class Loop:
         Raises:
             EngineUnavailableError, EngineLostError: there is no model, or no longer.
         """
+        if self._parts.index_keeper is not None:
+            self._parts.index_keeper.start()
         try:
             return self._run()
         finally:
@@ -242,6 +244,8 @@ class Loop:
         if not has_ended and not parts.worker.stop(_STOP_S / 2):
             log.warning("service.work_abandoned", n_running=len(parts.worker.job_ids()))
         parts.worker.flush_pending_marks()
+        if parts.index_keeper is not None:
+            parts.index_keeper.close(is_once=self._once is not None)
         parts.intake.scan = Scan()
         self._show("stopped")
         log.info("service.stopped")

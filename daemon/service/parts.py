@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox
+from daemon.search import INDEX_NAME, discard
 from daemon.service.engine_holder import EngineHolder
 from daemon.service.health import Health
+from daemon.service.index_keeper import IndexKeeper
 from daemon.service.intake import Intake
 from daemon.service.start_backoff import StartBackoff
 from daemon.spool import SharedFolders, Spool
@@ -63,6 +65,7 @@ class Parts:
     holder: EngineHolder
     health: Health
     starts: StartBackoff
+    index_keeper: IndexKeeper | None
 
 
 def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults: Faults, *, once: bool) -> Parts:
@@ -92,6 +95,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     )
     worker = Worker(resources, settings, wake, monotonic)
     inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, wake, monotonic, is_once=once)
+    index_keeper = _build_index_keeper(settings, shared, journal, faults)
     is_supervised = around.notifier.is_heard and not once
     return Parts(
         inbox=inbox,
@@ -103,4 +107,21 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         holder=holder,
         health=Health(publisher, holder, worker, around.notifier),
         starts=StartBackoff(config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic),
+        index_keeper=index_keeper,
     )
+
+
+def _build_index_keeper(
+    settings: Settings, shared: SharedFolders, journal: Journal, faults: Faults
+) -> IndexKeeper | None:
+    """Build what keeps the search index; where it is turned off, the words of an earlier one are removed."""
+    config = settings.current
+    folders = config.folders
+    if config.search.enabled:
+        return IndexKeeper(folders.state, shared, journal, faults, lambda: settings.current.watch.scan_s)
+    try:
+        discard(folders.state)
+    except OSError as error:
+        what = f"The search index is turned off, and its file cannot be removed: {error.strerror}."
+        faults.note("search", what, f"Delete {folders.state / INDEX_NAME}: it holds words of recordings.")
+    return None

@@ -313,7 +313,6 @@ speed: fast
         ("model: {idle_unload_min: 5}", "model.idle_unload_min"),
         ("preprocess: {leveling: on}", "preprocess.leveling"),
         ("cluster: {address: 'gpu:6379'}", "cluster.address"),
-        ("search: {enabled: true}", "search.enabled"),
     ],
 )
 def test_key_that_is_not_implemented_is_refused(tmp_path: Path, text: str, key: str) -> None:
@@ -353,6 +352,15 @@ def test_format_that_does_not_exist_is_refused_with_its_line(tmp_path: Path) -> 
 
 
 # --- folders
+
+
+def test_search_without_json_documents_is_refused(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, "search: {enabled: true}\noutput: {formats: [txt]}\n")
+    assert fault == (
+        "search.enabled (line 1): the search index is made from json documents, and output.formats has none; "
+        "add json to output.formats"
+    )
+    assert load_text(tmp_path, "search: {enabled: true}").search.enabled
 
 
 def test_relative_paths_start_at_the_folder_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ LAYERS = (
     {"transcript", "checkpoint"},
     {"documents", "journal"},
     {"config"},
-    {"logs", "decode", "evaluation", "inbox"},
+    {"logs", "decode", "evaluation", "inbox", "search"},
     {"spool", "segment", "audio_export", "status"},
     {"engine", "frontend"},
     {"pipeline"},

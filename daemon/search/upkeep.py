@@ -1,0 +1,144 @@
+"""What keeps the index in step with the outbox: deleted transcripts leave it, and it can be made again."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Final
+
+from daemon.display import escape
+from daemon.documents import FORMATS, UnreadableDocumentError, read_json
+from daemon.errors import ScribedError
+from daemon.host.folders import Folder
+from daemon.search.index import DocumentPlace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from daemon.search.index import SearchIndex
+
+_JSON: Final = ".json"
+_MAX_JSON_BYTES: Final = 256 << 20  # as `scribed render` reads
+# A share may store times of two seconds; what changes a folder after we have listed it must give it another time.
+_COARSEST_TIME_NS: Final = 2_000_000_000
+# For people first.
+_SHOWN_FIRST: Final = ("txt", "md", "docx", "html")
+
+
+class Upkeep:
+    """Finds transcripts that were deleted; used by one thread.
+
+    A folder is listed only when its time of change says that something was added or removed.
+
+    Args:
+        index: the index.
+    """
+
+    def __init__(self, index: SearchIndex) -> None:
+        self._index = index
+        self._listed: dict[tuple[Path, str], tuple[int, int]] = {}  # inode and time of change
+
+    def forget_deleted(self, is_away: Callable[[], bool] = lambda: False) -> int:
+        """Erase transcripts of which no document is in its place any more; return how many there were.
+
+        What cannot be looked at now is kept.
+
+        Args:
+            is_away: whether a share is missing, so that an empty folder may be in place of the outbox.
+
+        Raises:
+            TransientError: the index cannot be read or written.
+        """
+        gone = [place for outbox, folder in self._index.folders() for place in self._find_gone(outbox, folder)]
+        if not gone or is_away():
+            return 0
+        self._index.remove(gone)
+        return len(gone)
+
+    def _find_gone(self, outbox: Path, folder: str) -> list[DocumentPlace]:
+        try:
+            with Folder.open(outbox) as root:
+                try:
+                    opened = root.descend(folder)
+                except (FileNotFoundError, NotADirectoryError):
+                    return self._index.places_in(outbox, folder)
+                with opened:
+                    return self._find_gone_in(outbox, folder, opened)
+        except (OSError, ScribedError):  # a share that is away, or a link in the place of the folder
+            return []
+
+    def _find_gone_in(self, outbox: Path, folder: str, opened: Folder) -> list[DocumentPlace]:
+        facts = os.fstat(opened.fd)
+        seen = (facts.st_ino, facts.st_mtime_ns)
+        if self._listed.get((outbox, folder)) == seen:
+            return []
+        names = set(opened.names())
+        gone = [
+            place
+            for place in self._index.places_in(outbox, folder)
+            if not any(f"{place.stem}.{ending}" in names for ending in place.endings)
+        ]
+        if time.time_ns() - facts.st_mtime_ns > _COARSEST_TIME_NS:
+            self._listed[outbox, folder] = seen
+        return gone
+
+
+def rebuild(index: SearchIndex, outbox: Path) -> Iterator[tuple[str, str | None]]:
+    """Index every json document of the outbox, and forget what has left it.
+
+    Yields:
+        (path within the outbox, why it was left out, or None where it was indexed).
+
+    Raises:
+        OSError: the outbox cannot be read.
+        TransientError: the index cannot be written.
+    """
+    found: set[tuple[str, str]] = set()
+    with Folder.open(outbox) as root:
+        for folder, opened in root.walk():
+            names = set(opened.names())
+            for name in sorted(name for name in names if name.endswith(_JSON) and not name.startswith(".")):
+                shown, stem = escape(f"{folder}/{name}" if folder else name), name.removesuffix(_JSON)
+                try:
+                    transcript = read_json(opened.read(name, _MAX_JSON_BYTES))
+                except UnreadableDocumentError as error:
+                    yield shown, error.what
+                except (OSError, ScribedError) as error:
+                    yield shown, str(error)
+                else:
+                    endings = list_endings(ending for ending in FORMATS if f"{stem}.{ending}" in names)
+                    index.add(DocumentPlace(outbox, folder, stem, endings), transcript)
+                    found.add((folder, stem))
+                    yield shown, None
+    old = [place for top, folder in index.folders() for place in index.places_in(top, folder)]
+    index.remove([place for place in old if place.outbox != outbox or (place.folder, place.stem) not in found])
+
+
+def index_delivered(index: SearchIndex, outbox: Path, folder: str, stem: str, delivered_at: str) -> bool:
+    """Index a transcript that was just delivered; return False where its json document is not there.
+
+    Args:
+        index: the index.
+        outbox: the folder of all transcripts.
+        folder: within it.
+        stem: of the documents.
+        delivered_at: when the journal says that it was delivered.
+
+    Raises:
+        TransientError: the index cannot be written.
+    """
+    try:
+        with Folder.open(outbox) as root, root.descend(folder) as opened:
+            transcript = read_json(opened.read(f"{stem}{_JSON}", _MAX_JSON_BYTES))
+            endings = list_endings(ending for ending in FORMATS if opened.exists(f"{stem}.{ending}"))
+    except (OSError, ScribedError):  # fetched or changed meanwhile, or the folder's formats leave json out
+        return False
+    index.add(DocumentPlace(outbox, folder, stem, endings), transcript, delivered_at)
+    return True
+
+
+def list_endings(endings: Iterable[str]) -> tuple[str, ...]:
+    """Return the endings of documents, those for people first."""
+    order = {ending: place for place, ending in enumerate(_SHOWN_FIRST)}
+    return tuple(sorted(endings, key=lambda ending: (order.get(ending, len(order)), ending)))
