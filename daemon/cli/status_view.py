@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console, Group
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from daemon.display import escape
+from daemon.status.people import bar, say_left, say_when
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +41,7 @@ def show(look: Callable[[], dict[str, Any]], *, is_watched: bool) -> None:
 
 
 def _render(status: dict[str, Any]) -> RenderableType:
-    queue, model = status["queue"], status["model"]
+    queue, model, now = status["queue"], status["model"], datetime.now().astimezone()
     state = status["state"]
     head = Text.assemble(("scribed ", "bold"), (state, _STYLES.get(state, "")))
     if model["name"]:
@@ -50,18 +52,32 @@ def _render(status: dict[str, Any]) -> RenderableType:
     )
     parts: list[RenderableType] = [head, Text(counts)]
     parts += [
-        Text(escape(f"! {fault['what']} {fault['remedy']} (since {fault['since']})"), "red")
+        Text(escape(f"! {fault['what']} {fault['remedy']} (since {say_when(fault['since'], now)})"), "red")
         for fault in status["faults"]
     ]
-    parts += _tables(status)
+    parts += _tables(status, now)
     return Group(*parts)
 
 
-def _tables(status: dict[str, Any]) -> list[Table]:
+def _tables(status: dict[str, Any], now: datetime) -> list[Table]:
     queue = status["queue"]
-    running = [(r["name"], f"{r['progress']:.0%}", _length(r["audio_s"]), _speed(r["rtfx"])) for r in queue["running"]]
+    running = [
+        (
+            r["name"],
+            f"{bar(r['progress'])} {r['progress']:.0%}",
+            say_left(r["progress"], r["audio_s"], r["rtfx"]),
+            _length(r["audio_s"]),
+            _speed(r["rtfx"]),
+        )
+        for r in queue["running"]
+    ]
     recent = [
-        (d["name"], d["finished_at"], _length(d["audio_s"]), "" if d["complete"] else "incomplete")
+        (
+            d["name"],
+            say_when(d["finished_at"], now),
+            _length(d["audio_s"]),
+            "parts of the speech are missing" if d["complete"] is False else "",
+        )
         for d in status["recent"]
     ]
     arriving = [(a["name"], a["reason"], _length(a["remaining_s"])) for a in queue["arriving_details"]]
@@ -69,10 +85,10 @@ def _tables(status: dict[str, Any]) -> list[Table]:
     return [
         table
         for table in (
-            _table("Being transcribed", ("recording", "done", "length", "speed"), running, len(running)),
-            _table("Arriving", ("recording", "reason", "claimed in"), arriving, queue["n_arriving"]),
+            _table("Being transcribed", ("recording", "done", "", "length", "speed"), running, len(running)),
             _table("Waiting", ("recording",), [(name,) for name in queue["waiting"]], queue["n_waiting"]),
-            _table("Recently finished", ("recording", "finished (UTC)", "length", ""), recent, len(recent)),
+            _table("Arriving", ("recording", "reason", "claimed in"), arriving, queue["n_arriving"]),
+            _table("Recently finished", ("recording", "finished", "length", ""), recent, len(recent)),
             _table("Failed", ("recording", "reason"), failed, status["n_failed"]),
         )
         if table.row_count

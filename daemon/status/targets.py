@@ -6,6 +6,7 @@ import json
 import math
 import time
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon.errors import TransientError
@@ -98,8 +99,10 @@ class StatusFiles:
         self._json.show(snapshot, path, lambda: self._write_json(path, as_dict(written)))
         if config.output.status_file != "off":
             text_path = config.folders.outbox / STATUS_NAME
-            key = (snapshot, config.output.status_file, config.logging.names)
-            self._text.show(key, text_path, lambda: _write_text(config, text_path, written))
+            at = datetime.now().astimezone()
+            # With the day: what was done "today" was done yesterday after midnight.
+            key = (snapshot, config.output.status_file, config.logging.names, at.date())
+            self._text.show(key, text_path, lambda: _write_text(config, text_path, written, at))
 
     def beat(self) -> None:
         """Renew the heartbeat in status.json, every ten seconds at most."""
@@ -115,9 +118,9 @@ class StatusFiles:
         own_files.overwrite(path, text.encode(), _SNAPSHOT_MODE)
 
 
-def _write_text(config: Config, path: Path, snapshot: Snapshot) -> None:
+def _write_text(config: Config, path: Path, snapshot: Snapshot, at: datetime) -> None:
     is_full = config.output.status_file == "full"
-    text = render_status_txt(snapshot, shows_names=is_full, names=config.logging.names)
+    text = render_status_txt(snapshot, shows_names=is_full, names=config.logging.names, now=at)
     own_files.overwrite(path, text.encode(), config.output.mode_bits)
 
 

@@ -68,12 +68,25 @@ BUSY = Snapshot(
     recent=(
         Delivered("done.wav", "2026-01-31T09:29:00Z", 60.0, 5.0, complete=True),
         Delivered("holes.wav", "2026-01-31T09:28:00Z", 60.0, 5.0, complete=False),
-        Delivered("old.wav", "2026-01-31T09:27:00Z", None, None, complete=None),
+        Delivered("old.wav", "2026-01-30T18:27:00Z", None, None, complete=None),
     ),
     failed=(Failed("zip.mp3", "It is not audio.", 1, "job-2"),),
     n_failed=1,
     faults=(Fault("The disk of /srv/outbox is full.", "2026-01-31T09:20:00Z", "Free some space."),),
 )
+
+
+NOW = datetime.fromisoformat("2026-01-31T09:30:05Z")
+
+
+@pytest.fixture(autouse=True)
+def _in_india(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Set a time zone that shows every confusion with UTC: its day begins at 18:30 of the day before."""
+    monkeypatch.setenv("TZ", "IST-5:30")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
 
 
 class Clock:
@@ -134,7 +147,7 @@ def test_long_lists_are_cut_and_counts_are_complete() -> None:
     status = as_dict(busy)
     queue = status["queue"]
     assert (len(queue["waiting"]), queue["n_waiting"], queue["n_arriving"], status["n_failed"]) == (100, 250, 250, 1100)
-    text = render_status_txt(busy, shows_names=True, names="full")
+    text = render_status_txt(busy, shows_names=True, names="full", now=NOW)
     assert text.count("and 150 more") == 2
     assert "and 1000 more" in text
     assert "250 arriving, 250 waiting, 2 being transcribed, 7 done today, 1100 failed." in text
@@ -144,44 +157,64 @@ def test_long_lists_are_cut_and_counts_are_complete() -> None:
 
 
 def test_status_txt_shows_queue_results_and_problems() -> None:
-    assert render_status_txt(BUSY, shows_names=True, names="full") == (
+    assert render_status_txt(BUSY, shows_names=True, names="full", now=NOW) == (
         "scribed is running.\n"
         "2 arriving, 2 waiting, 2 being transcribed, 7 done today, 1 failed.\n"
         "\n"
-        "NEEDS ATTENTION since 2026-01-31 09:20:00 UTC: The disk of /srv/outbox is full.\n"
+        "NEEDS ATTENTION since today 14:50: The disk of /srv/outbox is full.\n"
         "  What to do: Free some space.\n"
         "\n"
         "Being transcribed:\n"
-        "  talk.wav  25%\n"
-        "  begun.wav  0%\n"
-        "\n"
-        "Arriving (claimed when complete):\n"
-        "  slow.wav: still being written\n"
-        "  new.wav: arrived a moment ago; claimed at 09:30:13 UTC if it does not change\n"
+        "  talk.wav  [#####...............] 25%, less than a minute left\n"
+        "  begun.wav  [....................] 0%\n"
         "\n"
         "Waiting for their turn:\n"
         "  next.wav\n"
         "  caf\\xe9\\n\\x1b[31m.wav\n"
         "\n"
+        "Arriving (claimed when complete):\n"
+        "  slow.wav: still being written\n"
+        "  new.wav: arrived a moment ago; claimed at 15:00:13 if it does not change\n"
+        "\n"
+        "Done today:\n"
+        "  done.wav  today 14:59\n"
+        "  holes.wav  today 14:58  (parts of the speech are missing)\n"
+        "  and 5 more\n"
+        "\n"
         "Failed (the .error.txt file next to each recording in the failed folder says what to do):\n"
         "  zip.mp3: It is not audio.\n"
         "\n"
-        "Recently finished:\n"
-        "  done.wav\n"
-        "  holes.wav  (parts of the speech are missing)\n"
-        "  old.wav\n"
+        "Done before:\n"
+        "  old.wav  yesterday 23:57\n"
         "\n"
-        "Last updated 2026-01-31 09:30:00 UTC.\n"
+        "Last updated Saturday 31 January 2026, 15:00 IST.\n"
     )
+
+
+def test_status_of_a_stopped_service_has_dates_that_stay_right() -> None:
+    text = render_status_txt(replace(BUSY, state="stopped"), shows_names=True, names="full", now=NOW)
+    assert "done.wav  31 January 2026 14:59\n" in text
+    assert "since 31 January 2026 14:50: " in text
+    assert "today 1" not in text
+
+
+def test_status_txt_is_written_again_when_the_day_changes(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    files, path = StatusFiles(Faults()), config.folders.outbox / STATUS_NAME
+    for zone, is_written in (("EARLY-14", True), ("EARLY-14", False), ("LATE+12", True)):  # 26 hours apart
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        path.write_text("unchanged")
+        files.show(config, replace(BUSY, faults=()))
+        assert (path.read_text() != "unchanged") == is_written
 
 
 @pytest.mark.parametrize("state", ["waiting", "loading", "ready", "idle", "draining", "stopped"])
 def test_every_state_has_a_description(state: str) -> None:
-    assert render_status_txt(Snapshot(state, ""), shows_names=True, names="full").startswith("scribed is ")
+    assert render_status_txt(Snapshot(state, ""), shows_names=True, names="full", now=NOW).startswith("scribed is ")
 
 
 def test_status_of_counts_names_no_recording() -> None:
-    text = render_status_txt(BUSY, shows_names=False, names="full")
+    text = render_status_txt(BUSY, shows_names=False, names="full", now=NOW)
     assert ".wav" not in text
     assert ".mp3" not in text
     assert "NEEDS ATTENTION" in text
@@ -189,7 +222,7 @@ def test_status_of_counts_names_no_recording() -> None:
 
 def test_hashed_names_name_no_recording() -> None:
     failed = (Failed("ward/zip.mp3", "zip.mp3 is not audio; see ward/zip.mp3.", 1),)
-    text = render_status_txt(replace(BUSY, failed=failed), shows_names=True, names="hashed")
+    text = render_status_txt(replace(BUSY, failed=failed), shows_names=True, names="hashed", now=NOW)
     assert ".wav" not in text
     assert ".mp3" not in text
     assert "ward" not in text
@@ -208,7 +241,7 @@ def test_no_name_can_break_the_status(config: Config) -> None:
     )
     StatusFiles(Faults()).show(config, hostile)
     assert read_status(config.folders.state)["queue"]["arriving"] == ["caf\\xe9\n\x1b[31m.wav"]
-    text = render_status_txt(hostile, shows_names=True, names="full").encode().decode()
+    text = render_status_txt(hostile, shows_names=True, names="full", now=NOW).encode().decode()
     assert "\x1b" not in text
     assert text.count("caf\\xe9\\n\\x1b[31m.wav") == 8
 
