@@ -96,7 +96,6 @@ class PackedPrefill:
     ) -> None:
         self.packer = packer
         self._mel, self._encoder, self._decoder = mel, encoder, decoder
-        self._device = device
         self._lengths = {size: packer.lengths(size) for size in packer.sizes}
         n_samples = max(packer.count_samples(size) for size in packer.sizes)
         n_numbers = max(sum(lengths) for lengths in self._lengths.values())
