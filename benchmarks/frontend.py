@@ -224,7 +224,7 @@ def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
     from daemon.decode import AudioFiles, RecordingFile  # noqa: PLC0415  # the parent needs none of it
     from daemon.decode.cleaning import decode  # noqa: PLC0415  # the same
     from daemon.segment import cut  # noqa: PLC0415  # the same
-    from daemon.segment.vad import detect_speech  # noqa: PLC0415  # the same
+    from daemon.segment.examination import complete, examine  # noqa: PLC0415  # the same
 
     settings = SegmentSettings()
     before_s = used_s(resource.RUSAGE_SELF)
@@ -232,8 +232,9 @@ def measure_ours(path: Path, *, has_cut: bool) -> dict[str, float]:
         waveform = decode(source, files, Preprocess()).tracks[0].streams[0].waveform
     with waveform:
         if has_cut:
-            speech = detect_speech(waveform, settings.vad, lambda: None)
-            cut(speech, waveform.n_samples, settings.max_chunk_s, settings.overlap_s)
+            examined = examine(waveform, settings.vad, lambda: None)
+            complete(waveform, examined, Preprocess(), settings.vad, lambda: None)
+            cut(examined.speech, waveform.n_samples, settings.max_chunk_s, settings.overlap_s)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return {"cpu_s": used_s(resource.RUSAGE_SELF) - before_s, "peak_mb": usage.ru_maxrss / 1024}
 

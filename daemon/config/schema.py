@@ -47,7 +47,6 @@ LATER: Final = frozenset(
         "output.clips",
         "output.listening_copy",
         "output.sound_events",
-        "preprocess.leveling",
         "transcribe.speakers",
     }
 )
@@ -104,7 +103,8 @@ class Preprocess(Section):
     normalize: Literal["peak", "loudness", "off"] = Field(default="peak", description="how the level is set")
     peak_dbfs: float = Field(default=-3.0, ge=-30, le=0, description="highest level after normalization")
     leveling: Literal["auto", "off", "on"] = Field(
-        default="auto", description="bring quiet talkers up; auto: only where stretches of speech differ by 10 dB"
+        default="auto",
+        description="bring quiet talkers up, by at most 26 dB; auto: only where talkers differ by 10 dB or more",
     )
     max_duration_h: float = Field(default=24.0, gt=0, le=168, description="longer recordings are moved to failed")
 

@@ -100,6 +100,21 @@ class Waveform:
         samples = self.read(start, stop)
         return math.sqrt(float(np.dot(samples, samples)) / len(samples)) / self.gain if len(samples) else 0.0
 
+    def replace(self, start: int, samples: NDArray[np.float32]) -> None:
+        """Put samples, shape (n,), in the place of those from `start` on; `read` returns them within rounding.
+
+        Raises:
+            errors.TransientError: the disk does not take them.
+        """
+        raw = samples if self.gain == 1.0 else samples / np.float32(self.gain)
+        rest, offset = np.ascontiguousarray(raw, np.float32).view(np.uint8).data, start * _SAMPLE_BYTES
+        while rest:
+            try:
+                n_bytes = os.pwrite(self.file.fileno(), rest, offset)
+            except OSError as error:
+                raise errors.TransientError(f"The decoded audio cannot be changed ({error.strerror}).") from error
+            rest, offset = rest[n_bytes:], offset + n_bytes
+
     def blocks(self, n_samples: int) -> Iterator[NDArray[np.float32]]:
         """Yield all audio in blocks of `n_samples`; the last may be shorter."""
         for start in range(0, self.n_samples, n_samples):

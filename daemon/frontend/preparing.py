@@ -9,7 +9,7 @@ from daemon.decode.cleaning import Cleaned, Wanted, decode
 from daemon.decode.dynamics import SILENT_PEAK
 from daemon.decode.receipts import make_receipt
 from daemon.decode.sameness import find_same
-from daemon.segment.vad import detect_speech
+from daemon.segment.examination import complete, examine
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from daemon.decode.cleaning import CleanedTrack
     from daemon.frontend.messages import Prepare
     from daemon.segment import Span
+    from daemon.segment.examination import Examined
     from daemon.transcript import Receipt
 
 
@@ -53,7 +54,7 @@ def find_streams(
 
     Raises:
         errors.JobError, errors.TransientError, errors.EngineUnavailableError, MemoryError: see `decode` and
-            `detect_speech`.
+            `complete`.
     """
     search = _Search(source, files, request, raise_if_stopped)
     cleaned = search.decode(Wanted(request.tracks, is_split=request.channels == "split"))
@@ -62,13 +63,26 @@ def find_streams(
     cleaned, heard = search.leave_out(cleaned)
     if request.channels == "auto":
         heard = [search.split_talkers(each) for each in heard]
+    parts = [part.waveform for each in heard for part in each.streams]
+    if len(parts) == 1:
+        search.look_closely(parts[0])
     is_alone = len(cleaned.all_tracks) == 1
     streams = tuple(
         FoundStream(part.waveform, None if is_alone else each.track.number, part.channel, search.speech(part.waveform))
         for each in heard
         for part in each.streams
     )
-    return streams, make_receipt(cleaned, heard)
+    completed = [(stream, *search.complete(stream.waveform)) for stream in streams]
+    notes = [_name(stream, note) for stream, _, note in completed if note is not None]
+    receipt = make_receipt(cleaned, heard, notes)
+    return streams, replace(receipt, leveled_db=max(leveled_db for _, leveled_db, _ in completed))
+
+
+def _name(stream: FoundStream, note: str) -> str:
+    """Return a note with the track and the channel that it is about, where there are several."""
+    facts = (("track", stream.track), ("channel", stream.channel))
+    where = ", ".join(f"{kind} {number}" for kind, number in facts if number is not None)
+    return f"{where[0].upper()}{where[1:]}: {note[0].lower()}{note[1:]}" if where else note
 
 
 class _Search:
@@ -81,16 +95,38 @@ class _Search:
         self._files = files
         self._request = request
         self._raise_if_stopped = raise_if_stopped
-        self._speech: dict[Waveform, tuple[Span, ...]] = {}
+        self._examined: dict[Waveform, Examined] = {}
+        # Where talkers have tracks or channels of their own, what is quiet in one of them is mostly talk from another,
+        # to be heard there and not here: only the one stream of a recording is searched for it, and leveled.
+        self._alone: set[Waveform] = set()
 
     def decode(self, wanted: Wanted) -> Cleaned:
-        return decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
+        cleaned = decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
+        streams = [part.waveform for each in cleaned.tracks for part in each.streams]
+        if len(streams) == 1:
+            self._alone.update(streams)
+        return cleaned
 
     def speech(self, waveform: Waveform) -> tuple[Span, ...]:
         """Return the speech of a waveform."""
-        if waveform not in self._speech:
-            self._speech[waveform] = detect_speech(waveform, self._request.vad, self._raise_if_stopped)
-        return self._speech[waveform]
+        if waveform not in self._examined:
+            self._examined[waveform] = examine(
+                waveform, self._request.vad, self._raise_if_stopped, has_second_look=waveform in self._alone
+            )
+        return self._examined[waveform].speech
+
+    def look_closely(self, waveform: Waveform) -> None:
+        """Search the one stream that is left of several for quiet speech too."""
+        if waveform not in self._alone:
+            self._alone.add(waveform)
+            self._examined.pop(waveform, None)
+
+    def complete(self, waveform: Waveform) -> tuple[float, str | None]:
+        """Level a stream of the result; return the most gain added, in dB, and a note or None."""
+        settings, vad = self._request.settings, self._request.vad
+        if settings.leveling == "auto" and waveform not in self._alone:
+            settings = settings.model_copy(update={"leveling": "off"})
+        return complete(waveform, self._examined[waveform], settings, vad, self._raise_if_stopped)
 
     def _has_speech(self, each: CleanedTrack) -> bool:
         is_loud = any(part.dynamics.peak >= SILENT_PEAK for part in each.streams)

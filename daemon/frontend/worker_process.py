@@ -90,7 +90,7 @@ def _load_ahead() -> None:
     with suppress(errors.EngineUnavailableError):  # a request that needs this model gets the error
         load_weights()
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, _WARM_UP_RATE_HZ // 2).astype(np.float32)
-    request = Prepare(Preprocess(normalize="loudness"), "energy", Path())
+    request = Prepare(Preprocess(normalize="loudness", leveling="on"), "energy", Path())
     with _memory_file() as file:
         soundfile.write(file, noise, _WARM_UP_RATE_HZ, format="FLAC")
         with RecordingFile(os.dup(file.fileno())) as source, _memory_file() as audio:

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon.decode import SAMPLE_RATE_HZ, Waveform
+from daemon.decode import SAMPLE_RATE_HZ
+from daemon.segment import quiet_speech
 from daemon.segment.chunking import Span
+from daemon.segment.frames import find_floors, has_audio, read_frames, to_mask, to_ranges
 from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from daemon.decode import Waveform
+
+    Reader = Callable[[int, int, int], NDArray[np.float32]]
 
 # The model carries a state from frame to frame. Here it runs on stretches of 60 s on an absolute grid,
 # each warmed up on the 10 s before it. Compared with one sequential pass this changes under 1 % of the
@@ -29,10 +36,8 @@ _LONG_FRAMES: Final = 8  # 250 ms
 _NEAR_FRAMES: Final = 32  # 1 s
 _PADDING_SAMPLES: Final = SAMPLE_RATE_HZ // 5
 
-_FLOOR_WINDOW_FRAMES: Final = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
-_FLOOR_PERCENTILE: Final = 10  # even in speech without pauses a tenth of the frames lie between syllables
+_FLOOR_FRAMES: Final = 30 * SAMPLE_RATE_HZ // FRAME_SAMPLES
 _MIN_FLOOR_DBFS: Final = -70.0
-_NOTHING_DB: Final = -120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +55,28 @@ _PROBABILITY: Final = _Thresholds(high=0.5, low=0.35, certain=0.8)
 _DECIBELS_ABOVE_FLOOR: Final = _Thresholds(high=10.0, low=6.0, certain=20.0)
 
 
-def detect_speech(waveform: Waveform, method: str, raise_if_stopped: Callable[[], None]) -> tuple[Span, ...]:
+def detect_speech(
+    waveform: Waveform,
+    levels: NDArray[np.float32],
+    method: str,
+    raise_if_stopped: Callable[[], None],
+    *,
+    has_second_look: bool = True,
+) -> tuple[Span, ...]:
     """Find the speech in a recording.
 
     A lost "yes" is worse than a breath too many: likely frames (0.35) extend speech that reached 0.5,
     and a burst under 250 ms is dropped only if it is both uncertain and alone, with no longer speech
-    within 1 s. Each span is padded by 200 ms on either side, or by a quarter of the pause where the
-    pause is shorter than 0.8 s, so that no pause disappears.
+    within 1 s. Speech far below the loudest is found by a second look (`daemon.segment.quiet_speech`).
+    Each span is padded by 200 ms on either side, or by a quarter of the pause where the pause is shorter
+    than 0.8 s, so that no pause disappears.
 
     Args:
         waveform: the recording.
+        levels: of its frames, from `frames.measure_levels`.
         method: "silero", "energy" (levels above the noise floor) or "off" (all is speech).
         raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
+        has_second_look: whether silero looks for quiet speech too.
 
     Returns:
         spans in order, without overlaps.
@@ -69,31 +84,71 @@ def detect_speech(waveform: Waveform, method: str, raise_if_stopped: Callable[[]
     Raises:
         errors.EngineUnavailableError: silero's weights are not installed.
     """
+    if waveform.n_samples == 0:
+        return ()
     if method == "off":
-        return (Span(0, waveform.n_samples),) if waveform.n_samples else ()
+        return (Span(0, waveform.n_samples),)
     if method == "energy":
-        bursts = _find_bursts(_levels_above_floor(waveform, raise_if_stopped), _DECIBELS_ABOVE_FLOOR)
+        floors = find_floors(levels, _FLOOR_FRAMES, _FLOOR_FRAMES, _MIN_FLOOR_DBFS)
+        bursts = _find_bursts(levels - floors, _DECIBELS_ABOVE_FLOOR)
     else:
-        bursts = _find_bursts(_probabilities(waveform, raise_if_stopped), _PROBABILITY)
+        bursts = _find_with_silero(waveform, levels, raise_if_stopped, has_second_look=has_second_look)
     return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
+
+
+def _find_with_silero(
+    waveform: Waveform, levels: NDArray[np.float32], raise_if_stopped: Callable[[], None], *, has_second_look: bool
+) -> NDArray[np.int64]:
+    """Return the (start, stop) frames of speech, shape (n, 2), after one look or two."""
+    silero, n_frames = Silero(), len(levels)
+
+    def look(read: Reader, starts: Sequence[int]) -> NDArray[np.float32]:
+        return _probabilities(silero, read, n_frames, starts, raise_if_stopped)
+
+    starts = [start for start in range(0, n_frames, _STRETCH_FRAMES) if has_audio(waveform, start, _STRETCH_FRAMES)]
+    bursts = _find_bursts(look(partial(read_frames, waveform), starts), _PROBABILITY)
+    if not has_second_look:
+        return bursts
+    even = quiet_speech.EvenWaveform(waveform, levels)
+    excess = quiet_speech.measure_excess(levels)
+    starts = quiet_speech.choose_stretches(even, excess, bursts, _STRETCH_FRAMES)
+    if not starts:
+        return bursts
+    probabilities = look(even.read_frames, starts)
+    is_new = quiet_speech.confirm(_find_bursts(probabilities, _PROBABILITY), probabilities, bursts, excess)
+    more = to_ranges(is_new)
+    more = more[_is_long(more) | (_peaks(probabilities, more) >= _PROBABILITY.certain)]
+    return _join(to_ranges(to_mask(more, n_frames) | to_mask(bursts, n_frames)))
 
 
 def _find_bursts(levels: NDArray[np.float32], thresholds: _Thresholds) -> NDArray[np.int64]:
     """Return the (start, stop) frames of speech, shape (n, 2), from one level for each frame."""
-    is_on = np.concatenate(([False], levels >= thresholds.low, [False]))
-    bursts = np.flatnonzero(is_on[1:] != is_on[:-1]).reshape(-1, 2)
-    bursts = bursts[_peaks(levels, bursts) >= thresholds.high]
-    is_pause = bursts[1:, 0] - bursts[:-1, 1] >= _MIN_PAUSE_FRAMES
-    starts = bursts[np.concatenate(([True], is_pause))[: len(bursts)], 0]
-    stops = bursts[np.concatenate((is_pause, [True]))[: len(bursts)], 1]
-    bursts = np.stack((starts, stops), axis=1)
-    is_long = bursts[:, 1] - bursts[:, 0] >= _LONG_FRAMES
+    bursts = to_ranges(levels >= thresholds.low)
+    bursts = _join(bursts[_peaks(levels, bursts) >= thresholds.high])
+    is_long = _is_long(bursts)
     return bursts[is_long | (_peaks(levels, bursts) >= thresholds.certain) | _is_near(bursts, bursts[is_long])]
 
 
+def _join(bursts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return bursts without the dips between them that are too short for a pause."""
+    is_pause = bursts[1:, 0] - bursts[:-1, 1] >= _MIN_PAUSE_FRAMES
+    starts = bursts[np.concatenate(([True], is_pause))[: len(bursts)], 0]
+    stops = bursts[np.concatenate((is_pause, [True]))[: len(bursts)], 1]
+    return np.stack((starts, stops), axis=1)
+
+
+def _is_long(bursts: NDArray[np.int64]) -> NDArray[np.bool_]:
+    is_long: NDArray[np.bool_] = bursts[:, 1] - bursts[:, 0] >= _LONG_FRAMES
+    return is_long
+
+
 def _peaks(levels: NDArray[np.float32], bursts: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Return the highest level of each burst, shape (n,); levels between bursts are lower."""
-    return np.maximum.reduceat(levels, bursts[:, 0]) if len(bursts) else np.zeros(0, np.float32)
+    """Return the highest level in each burst, shape (n,)."""
+    if len(bursts) == 0:
+        return np.zeros(0, np.float32)
+    edges = bursts.reshape(-1)
+    inner = edges[:-1] if edges[-1] == len(levels) else edges
+    return np.asarray(np.maximum.reduceat(levels, inner)[::2], np.float32)
 
 
 def _is_near(bursts: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.bool_]:
@@ -115,34 +170,36 @@ def _padded(bursts: NDArray[np.int64], n_samples: int) -> tuple[Span, ...]:
     return tuple(Span(start, stop) for start, stop in zip(starts.tolist(), stops.tolist(), strict=True))
 
 
-def _probabilities(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> NDArray[np.float32]:
-    """Return silero's probability of speech for each frame, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
-    silero = Silero()
-    stretches = np.zeros((-(-n_frames // _STRETCH_FRAMES), _STRETCH_FRAMES), np.float32)
-    starts = [start for start in range(0, n_frames, _STRETCH_FRAMES) if _has_audio(waveform, start, _STRETCH_FRAMES)]
+def _probabilities(
+    silero: Silero, read: Reader, n_frames: int, starts: Sequence[int], raise_if_stopped: Callable[[], None]
+) -> NDArray[np.float32]:
+    """Return the probability of speech for each frame of some stretches, and 0 for all others; shape (n_frames,).
+
+    Args:
+        silero: the model.
+        read: returns the samples of frames, as `read_frames` does.
+        n_frames: of the recording.
+        starts: the first frames of the stretches, in order, each a multiple of 1,875.
+        raise_if_stopped: called at least every two seconds.
+    """
+    probabilities = np.zeros(n_frames, np.float32)
     for index in range(0, len(starts), _ROWS):
-        rows = starts[index : index + _ROWS]
-        stretches[np.array(rows) // _STRETCH_FRAMES] = _judge_stretches(silero, waveform, rows, raise_if_stopped)
-    return stretches.reshape(-1)[:n_frames]
-
-
-def _has_audio(waveform: Waveform, first: int, n_frames: int) -> bool:
-    """Return whether any of some frames was recorded; a pause of the recorder is not examined."""
-    return waveform.has_audio(first * FRAME_SAMPLES, (first + n_frames) * FRAME_SAMPLES)
+        some = starts[index : index + _ROWS]
+        for start, found in zip(some, _judge_stretches(silero, read, n_frames, some, raise_if_stopped), strict=True):
+            probabilities[start : start + _STRETCH_FRAMES] = found[: n_frames - start]
+    return probabilities
 
 
 def _judge_stretches(
-    silero: Silero, waveform: Waveform, starts: Sequence[int], raise_if_stopped: Callable[[], None]
+    silero: Silero, read: Reader, n_frames: int, starts: Sequence[int], raise_if_stopped: Callable[[], None]
 ) -> NDArray[np.float32]:
-    """Return the probabilities of stretches, given by their first frames, shape (n_stretches, 1875)."""
-    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
+    """Return the probabilities of a few stretches, shape (n_stretches, 1875)."""
     probabilities = np.zeros((len(starts), _STRETCH_FRAMES), np.float32)
     state = silero.begin(len(starts))
 
     def judge(begin: int, end: int) -> NDArray[np.float32]:
         raise_if_stopped()
-        audio = [_read_frames(waveform, start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
+        audio = [read(start + begin, end - begin, CONTEXT_SAMPLES) for start in starts]
         return silero.judge(np.stack(audio), state)
 
     if starts[-1] > 0:
@@ -155,34 +212,3 @@ def _judge_stretches(
         end = min(begin + _SLAB_FRAMES, n_longest)
         probabilities[:, begin:end] = judge(begin, end)
     return probabilities
-
-
-def _read_frames(waveform: Waveform, first: int, n_frames: int, n_context: int = 0) -> NDArray[np.float32]:
-    """Return the samples of some frames and `n_context` before them, with zeros outside the recording."""
-    start, stop = first * FRAME_SAMPLES - n_context, (first + n_frames) * FRAME_SAMPLES
-    samples = np.zeros(stop - start, np.float32)
-    audio = waveform.read(max(0, start), max(0, stop))
-    n_before = max(0, -start)
-    samples[n_before : n_before + len(audio)] = audio
-    return samples
-
-
-def _levels_above_floor(waveform: Waveform, raise_if_stopped: Callable[[], None]) -> NDArray[np.float32]:
-    """Return the level of each frame in dB above the noise around it, shape (n_frames,)."""
-    n_frames = -(-waveform.n_samples // FRAME_SAMPLES)
-    levels = np.zeros(n_frames, np.float32)
-    for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
-        if not _has_audio(waveform, first, _FLOOR_WINDOW_FRAMES):
-            levels[first : first + _FLOOR_WINDOW_FRAMES] = _NOTHING_DB
-            continue
-        raise_if_stopped()
-        frames = _read_frames(waveform, first, min(_FLOOR_WINDOW_FRAMES, n_frames - first)).reshape(-1, FRAME_SAMPLES)
-        energies = np.einsum("ij,ij->i", frames, frames) / FRAME_SAMPLES
-        levels[first : first + len(frames)] = 10 * np.log10(energies + 10 ** (_NOTHING_DB / 10))
-    floors = np.empty_like(levels)
-    for first in range(0, n_frames, _FLOOR_WINDOW_FRAMES):
-        around = levels[max(0, first - _FLOOR_WINDOW_FRAMES) : first + 2 * _FLOOR_WINDOW_FRAMES]
-        floors[first : first + _FLOOR_WINDOW_FRAMES] = max(
-            _MIN_FLOOR_DBFS, float(np.percentile(around, _FLOOR_PERCENTILE))
-        )
-    return levels - floors

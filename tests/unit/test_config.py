@@ -62,6 +62,7 @@ def test_import_loads_no_slow_library() -> None:
         ("watch: {ignore: ['*.bak', drafts/*]}", "watch.ignore", ("*.bak", "drafts/*")),
         ("preprocess: {highpass_hz: 0}", "preprocess.highpass_hz", 0.0),
         ("preprocess: {normalize: off}", "preprocess.normalize", "off"),
+        ("preprocess: {leveling: on}", "preprocess.leveling", "on"),
         ("segment: {vad: off}", "segment.vad", "off"),
         ("output: {status_file: off}", "output.status_file", "off"),
         ("output: {mode: '640'}", "output.mode_bits", 0o640),
@@ -311,7 +312,6 @@ speed: fast
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),
         ("model: {idle_unload_min: 5}", "model.idle_unload_min"),
-        ("preprocess: {leveling: on}", "preprocess.leveling"),
         ("cluster: {address: 'gpu:6379'}", "cluster.address"),
     ],
 )
@@ -323,7 +323,6 @@ def test_key_that_is_not_implemented_is_refused(tmp_path: Path, text: str, key: 
 
 # "Items marked **new** ... accepted at their default": the keys of the interface, with their defaults.
 NEW = {
-    "preprocess": {"leveling": "auto"},
     "model": {"idle_unload_min": 0, "aligner": None, "speakers": "draft", "events": None},
     "transcribe": {
         "channels": "auto",

@@ -10,6 +10,7 @@ import pytest
 
 from daemon.decode import Waveform, WaveformWriter
 from daemon.segment import Span, cut
+from daemon.segment.frames import measure_levels
 from daemon.segment.vad import detect_speech
 from tests import media, voices
 from tests.voices import VOICES, S, Turn
@@ -41,7 +42,7 @@ def find(samples: NDArray[np.float32], cache: Path, method: str) -> tuple[Span, 
         writer.append(samples)
         waveform: Waveform = writer.finish()
     with waveform:
-        return detect_speech(waveform, method, lambda: None)
+        return detect_speech(waveform, measure_levels(waveform, lambda: None), method, lambda: None)
 
 
 def share_found(found: tuple[Span, ...], turn: Turn) -> float:

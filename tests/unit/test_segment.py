@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,8 @@ from hypothesis import strategies as st
 from daemon import errors
 from daemon.decode import SAMPLE_RATE_HZ, Waveform, WaveformWriter
 from daemon.segment import Chunk, Span, cut, silero, split, vad
+from daemon.segment.frames import count_frames, measure_levels, read_frames
+from daemon.segment.silero import Silero
 from daemon.segment.vad import detect_speech
 from tests import media
 
@@ -208,7 +211,7 @@ def waveform_of(samples: NDArray[np.float32], cache: Path) -> Waveform:
 
 def find(samples: NDArray[np.float32], cache: Path, method: str) -> tuple[Span, ...]:
     with waveform_of(samples, cache) as waveform:
-        return detect_speech(waveform, method, lambda: None)
+        return detect_speech(waveform, measure_levels(waveform, lambda: None), method, lambda: None)
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +291,9 @@ def test_stretches_agree_with_one_sequential_pass(words: NDArray[np.float32], tm
     """The first stretch begins cold like a sequential pass, the second is warmed up on 10 s."""
     samples = np.resize(words, 75 * S) + media.noise(75, level=0.01)
     with waveform_of(samples, tmp_path) as waveform:
-        found = vad._probabilities(waveform, lambda: None)
+        n_all = count_frames(waveform)
+        starts = range(0, n_all, vad._STRETCH_FRAMES)
+        found = vad._probabilities(Silero(), partial(read_frames, waveform), n_all, starts, lambda: None)
     expected = judged_by_its_makers(samples)
     n_frames = len(expected)
     assert np.abs(found[:1875] - expected[:1875]).max() < 1e-3
@@ -318,9 +323,10 @@ def test_stop_interrupts_speech_detection(tmp_path: Path) -> None:
         raise errors.StoppedError("enough")
 
     with waveform_of(media.noise(1), tmp_path) as waveform:
-        for method in ("silero", "energy"):
-            with pytest.raises(errors.StoppedError):
-                detect_speech(waveform, method, stop)
+        with pytest.raises(errors.StoppedError):
+            measure_levels(waveform, stop)
+        with pytest.raises(errors.StoppedError):
+            detect_speech(waveform, measure_levels(waveform, lambda: None), "silero", stop)
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
