@@ -1,4 +1,4 @@
-"""Leveling: quiet talkers are made as loud as the others, for the model and for whoever listens.
+"""Leveling: quiet talkers are made as loud as the others, for the model and for people who listen.
 
 The gain follows the detected speech. In pauses it is 0 dB, so that background and clicks stay as they are.
 """

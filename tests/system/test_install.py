@@ -78,6 +78,7 @@ def test_check_reports_whether_the_installation_is_ready(unit: Unit) -> None:
         "scribed.service: active, enabled",
         "scribed.service: exposure 0.5",
         "network: the service has none",
+        "sub-folders: the service can use those that members make",
         "group scribed: dora, rita",
         "model: digest",
         "test: demo on cpu as float32 heard",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,6 +29,22 @@ def test_group_members_share_recordings_and_strangers_see_nothing(running: Unit)
     owner = box.do("stat", "--format=%U:%G:%a", f"{outbox}/between-people.txt").strip()
     assert owner == "scribed:scribed:660"
     box.do("rm", f"{outbox}/between-people.txt", f"{outbox}/between-people.json", user="rita")
+
+
+@pytest.mark.parametrize("umask", ["022", "077"])
+def test_recording_in_a_folder_that_a_member_made_is_delivered(umask: str, running: Unit) -> None:
+    """As `mkdir court; cp memo.wav court/` does it: the default ACL of the inbox opens the folder to the service."""
+    box, name = running.box, f"court-{umask}"
+    shutil.copyfile(SAMPLES / "memo.wav", box.path("/run/memo.wav"))
+    box.do("chmod", "0644", "/run/memo.wav")
+    made = f"{running.folder('inbox')}/{name}"
+    box.do("sh", "-c", f"umask {umask}; mkdir {made} && cp /run/memo.wav {made}/", user="dora")
+    document = running.wait_for(f"{name}/memo.wav")
+    assert running.status()["faults"] == []
+    text = box.do("cat", f"{running.folder('outbox')}/{name}/memo.txt", user="rita")
+    assert text.split() == document["text"].split()
+    box.do("rm", f"{running.folder('outbox')}/{name}/memo.txt", user="rita")
+    assert box.run("ls", f"{running.folder('outbox')}/{name}", user="stranger").returncode != 0
 
 
 def test_moves_are_renames_under_the_unit(running: Unit) -> None:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from daemon import config as configuration
 from daemon.cli import config_option
-from daemon.cli.check import device, folders, kernel, model, package, programs, systemd, transcription
+from daemon.cli.check import device, folders, kernel, members, model, package, programs, systemd, transcription
 from daemon.cli.check.finding import Finding, Installation
 from daemon.display import escape
 from daemon.errors import ConfigError, ExitCode, UsageError
@@ -48,6 +48,7 @@ class Check:
 CHECKS: Final = (
     Check("package", package.check_package),
     Check("systemd", systemd.check_systemd, needs_root=True),
+    Check("sub-folders", members.check_member_folders, needs_root=True),
     Check("folder", folders.check_folders),
     Check("claimed", folders.check_displaced),
     Check("group", folders.check_group),
