@@ -81,7 +81,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck .ci/run systemd/*.sh tests/system/*.sh
+	shellcheck .ci/run systemd/*.sh systemd/examples/*.sh tests/system/*.sh
 
 # Every Python process of the tests measures which branches it takes, except sandboxed audio processes, which cannot write.
 coverage: $(STAMP)

@@ -37,7 +37,7 @@ def test_search_is_refused_to_other_users(tmp_path: Path, mode: int) -> None:
         os.seteuid(0)
         for folder in opened:
             folder.chmod(0o700)
-    assert caught.value.exit_code == ExitCode.NO_PERMISSION == 77
+    assert caught.value.exit_code == ExitCode.NO_PERMISSION
     assert "Run this as root, or as the service's user" in str(caught.value)
 
 
