@@ -223,6 +223,10 @@ class Transcript:
     corrected_at: str | None = None  # when a person changed the text, ISO 8601, UTC
     calibration: Calibration | None = None  # None: the confidence is the model's own probability
 
+    def with_note(self, note: str) -> Transcript:
+        """Return the transcript with one more sentence for people."""
+        return replace(self, audio=self.audio.with_note(note))
+
     @property
     def text(self) -> str:
         """All words, joined with the spacing of their language."""

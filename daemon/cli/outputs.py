@@ -50,7 +50,7 @@ def refuse_taken(targets: Iterable[Path], inputs: Sequence[os.stat_result], *, i
             raise CannotWriteError(f"{shown} exists and is not a file.", "Choose another name for the output.")
 
 
-def write_file(target: Path, content: bytes, *, is_forced: bool) -> None:
+def write_file(target: Path, content: files.Content, *, is_forced: bool) -> None:
     """Write a file whole, with the mode that the umask asks for.
 
     Raises:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,15 +16,16 @@ from daemon.cli import command, config_option, inputs, outputs
 from daemon.cli.formats import choose_formats, make_folder
 from daemon.config import RecordingSettings
 from daemon.display import escape
-from daemon.documents import render
+from daemon.documents import LISTENING_COPIES, render
 from daemon.errors import ExitCode, JobError, NoPermissionError, UsageError
 from daemon.evaluation import read_curve
 from daemon.frontend import FrontEnd
-from daemon.pipeline import Forgetful, Recording, RunControl
-from daemon.pipeline import transcribe as transcribe_recording
+from daemon.host import files
+from daemon.pipeline import Forgetful, Recording, RunControl, finish, make_listening_copy, prepare
 from daemon.spool.names import new_job_id, outcome_names
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Sequence
 
     from daemon.cli.inputs import Input
@@ -53,7 +55,8 @@ def transcribe(
     targets: list[dict[str, Path]] = [{} for _ in words]
     if outbox is not None:
         make_folder(outbox)
-        targets = _name_documents(outbox, words, wanted)
+        copy = config.output.listening_copy
+        targets = _name_documents(outbox, words, [*wanted, *([LISTENING_COPIES[copy]] if copy else [])])
         every = [path for documents in targets for path in documents.values()]
         outputs.refuse_taken(every, [facts for _, facts in found], is_forced=is_forced)
     with inputs.opened(found, config.folders.cache) as recordings:
@@ -84,19 +87,24 @@ class _Batch:
         try:
             for recording, documents in zip(recordings, targets, strict=True):
                 try:
-                    transcript = self._transcribe(recording, front_end, model)
+                    transcript, copy = self._transcribe(recording, front_end, model, has_copy=bool(documents))
                 except (JobError, NoPermissionError) as error:
                     what = f"{recording.shown}: {escape(str(error))}"
                     self._console.print(what, style="red", soft_wrap=True, markup=False)
                     n_failed += 1
                     continue
-                self._deliver(recording, transcript, documents, is_alone=len(recordings) == 1, is_forced=is_forced)
+                with copy or nullcontext():
+                    written = self._render(recording, transcript, documents, copy)
+                    self._deliver(recording, written, documents, is_alone=len(recordings) == 1, is_forced=is_forced)
         finally:
             front_end.close()
             model.close()
         return n_failed
 
-    def _transcribe(self, recording: Input, front_end: FrontEnd, model: Engine) -> Transcript:
+    def _transcribe(
+        self, recording: Input, front_end: FrontEnd, model: Engine, *, has_copy: bool
+    ) -> tuple[Transcript, io.FileIO | None]:
+        """Return the transcript, and the listening copy if one is wanted."""
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
         console = self._console
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -108,29 +116,50 @@ class _Batch:
             work = Recording(new_job_id(), recording.source, recording.name, RecordingSettings.of(self._config))
             curve = read_curve(self._config.folders.state, model.identity)
             control = RunControl(self._raise_if_stopped, show, Forgetful(), curve)
-            return transcribe_recording(work, self._config, front_end, model, control)
+            with prepare(work, self._config, front_end, control) as prepared:
+                transcript = finish(prepared, self._config, model, control)
+                if not has_copy:
+                    return transcript, None
+                copy, problem = make_listening_copy(prepared, front_end, self._raise_if_stopped)
+                return (transcript if problem is None else transcript.with_note(problem)), copy
 
-    def _deliver(
-        self, recording: Input, transcript: Transcript, targets: dict[str, Path], *, is_alone: bool, is_forced: bool
-    ) -> None:
+    def _render(
+        self, recording: Input, transcript: Transcript, targets: dict[str, Path], copy: io.FileIO | None
+    ) -> dict[str, files.Content]:
         folders = []
         if targets and isinstance(recording.source, Path):
             outbox = os.path.realpath(next(iter(targets.values())).parent)
             folders = [os.path.relpath(recording.source.parent, outbox)]
-        documents = render(
-            transcript, self._formats, has_timestamps=self._config.output.timestamps, audio_folders=folders
+        form = self._config.output.listening_copy
+        copies: dict[str, files.Content] = {} if copy is None or form is None else {LISTENING_COPIES[form]: copy}
+        return copies | render(
+            transcript,
+            self._formats,
+            has_timestamps=self._config.output.timestamps,
+            audio_folders=folders,
+            listening_copies=copies,
         )
+
+    def _deliver(
+        self,
+        recording: Input,
+        documents: dict[str, files.Content],
+        targets: dict[str, Path],
+        *,
+        is_alone: bool,
+        is_forced: bool,
+    ) -> None:
         if not targets:
             if not is_alone:
                 sys.stdout.write(f"== {escape(recording.name)} ==\n")
             sys.stdout.flush()
             for document in documents.values():
-                sys.stdout.buffer.write(document)
+                sys.stdout.buffer.writelines(files.blocks_of(document))
             sys.stdout.buffer.flush()
             return
-        for name, text in documents.items():
+        for name, content in documents.items():
             outputs.refuse_taken([targets[name]], [recording.facts], is_forced=is_forced)
-            outputs.write_file(targets[name], text, is_forced=is_forced)
+            outputs.write_file(targets[name], content, is_forced=is_forced)
             sys.stderr.write(f"{escape(str(targets[name]))}\n")
 
 

@@ -45,7 +45,6 @@ LATER: Final = frozenset(
         "model.idle_unload_min",
         "model.speakers",
         "output.clips",
-        "output.listening_copy",
         "output.sound_events",
         "transcribe.speakers",
     }

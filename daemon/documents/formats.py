@@ -33,12 +33,19 @@ FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
     "vtt": render_vtt,
     "json": render_json,
 }
+# The endings of listening copies, by their formats.
+LISTENING_COPIES: Final = {form: f"listen.{form}" for form in ("mp3", "m4a", "opus")}
 # All endings that a stem must be free for.
-RESERVED_ENDINGS: Final = tuple(FORMATS)
+RESERVED_ENDINGS: Final = (*FORMATS, *LISTENING_COPIES.values())
 
 
 def render(
-    transcript: Transcript, formats: Iterable[str], *, has_timestamps: bool, audio_folders: Iterable[str] = ()
+    transcript: Transcript,
+    formats: Iterable[str],
+    *,
+    has_timestamps: bool,
+    audio_folders: Iterable[str] = (),
+    listening_copies: Iterable[str] = LISTENING_COPIES.values(),
 ) -> dict[str, bytes]:
     """Return the documents by format, texts as UTF-8, in the order in which they are published.
 
@@ -47,7 +54,8 @@ def render(
         formats: names from FORMATS.
         has_timestamps: whether each paragraph begins with its time.
         audio_folders: where the recording may be, from the folder of the documents.
+        listening_copies: endings of the listening copies that there may be.
     """
-    wanted, options = set(formats), Options(has_timestamps, tuple(audio_folders))
+    wanted, options = set(formats), Options(has_timestamps, tuple(audio_folders), tuple(listening_copies))
     documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}
     return {name: text.encode() if isinstance(text, str) else text for name, text in documents.items()}

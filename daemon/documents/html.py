@@ -55,6 +55,7 @@ def render_html(transcript: Transcript, options: Options) -> str:
         "has_timestamps": options.has_timestamps,
         "languages": {name: code for code, name in LANGUAGES.items()},
         "audio_folders": list(dict.fromkeys(map(printable, (*options.audio_folders, ".")))),
+        "listening_copies": list(options.listening_copies),
         "docx": {name: text for name, text in vars(docx_parts).items() if name.isupper() and not name.startswith("_")},
     }
     return template.substitute(

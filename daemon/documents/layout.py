@@ -57,10 +57,12 @@ class Options:
         has_timestamps: whether each paragraph begins with its time.
         audio_folders: where the recording may be, from the folder of the documents, such as
             "../processed"; for the page that plays it.
+        listening_copies: endings of the listening copies that there may be, such as "listen.mp3".
     """
 
     has_timestamps: bool = False
     audio_folders: tuple[str, ...] = ()
+    listening_copies: tuple[str, ...] = ()
 
 
 def list_items(transcript: Transcript) -> list[Item]:

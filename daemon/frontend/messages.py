@@ -46,6 +46,37 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredAudio:
+    """Cleaned audio in a file, float32 at 16 kHz before the gain is applied."""
+
+    n_samples: Annotated[int, Field(ge=1)]
+    gain: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Request: write cleaned audio in a format that browsers play.
+
+    With it come descriptors: an empty file that takes the result, and one file for each of `parts`.
+
+    Attributes:
+        form: "mp3", "m4a" or "opus".
+        title, date: the tags.
+        cache: folder of the file for the result, to be named when its disk is full.
+        start, stop: samples.
+    """
+
+    parts: tuple[StoredAudio, ...]
+    form: Literal["mp3", "m4a", "opus"]
+    title: str
+    date: str
+    cache: Path
+    start: int
+    stop: int
+    kind: Literal["encode"] = "encode"
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The process has started and given up its rights.
 
@@ -95,6 +126,13 @@ class AudioReady:
 
 
 @dataclass(frozen=True, slots=True)
+class Encoded:
+    """Response to `Encode`: the result is in its file."""
+
+    kind: Literal["encoded"] = "encoded"
+
+
+@dataclass(frozen=True, slots=True)
 class AudioFailed:
     """Response: one of our errors, by the name of its class."""
 
@@ -112,8 +150,8 @@ class Bug:
     kind: Literal["bug"] = "bug"
 
 
-Request: TypeAlias = Prepare | Probe
-Response: TypeAlias = Ready | Probed | AudioReady | AudioFailed | Bug
+Request: TypeAlias = Prepare | Probe | Encode
+Response: TypeAlias = Ready | Probed | AudioReady | Encoded | AudioFailed | Bug
 DaemonEnd: TypeAlias = Channel[Request, Response]
 ProcessEnd: TypeAlias = Channel[Response, Request]
 

@@ -23,7 +23,19 @@ from daemon.decode import (
     Waveform,
     open_unlinked,
 )
-from daemon.frontend.messages import AudioFailed, AudioReady, Bug, Prepare, Probe, Probed, Ready, StreamReady
+from daemon.frontend.messages import (
+    AudioFailed,
+    AudioReady,
+    Bug,
+    Encode,
+    Encoded,
+    Prepare,
+    Probe,
+    Probed,
+    Ready,
+    StoredAudio,
+    StreamReady,
+)
 from daemon.frontend.process import CONVERT, AudioProcess
 
 if TYPE_CHECKING:
@@ -115,6 +127,15 @@ class Prepared:
         self.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """The format of an audio file for people, "mp3", "m4a" or "opus", and its tags."""
+
+    form: Literal["mp3", "m4a", "opus"]
+    title: str = ""
+    date: str = ""
+
+
 class DecoderError(Exception):
     """An audio process met an error in our own code; the text is its traceback."""
 
@@ -186,6 +207,51 @@ class FrontEnd:
             if not isinstance(response, AudioReady) or not _fits(response, descriptors):
                 raise errors.JobError(_INVALID, CONVERT)
             return Prepared(tuple(_open(stream, descriptors) for stream in response.streams), response.receipt)
+
+    def encode(
+        self,
+        waveform: Waveform | MixedWaveform,
+        encoding: Encoding,
+        span: Span | None = None,
+        raise_if_stopped: Callable[[], None] = lambda: None,
+    ) -> io.FileIO:
+        """Write cleaned audio in a format that browsers play, in memory that does not depend on its length.
+
+        Args:
+            waveform: the audio of a recording, which stays open.
+            encoding: the format, and the tags of the file.
+            span: the samples to write; None for all.
+            raise_if_stopped: as in `prepare`.
+
+        Returns:
+            an unlinked file with the result; the caller closes it.
+
+        Raises:
+            errors.JobError: an encoder crashed, did not finish, or took too much memory.
+            errors.TransientError: the cache disk is full.
+            errors.StoppedError: from `raise_if_stopped`, or because the front end was closed.
+            DecoderError: there is a bug in our own code.
+        """
+        start, stop = (0, waveform.n_samples) if span is None else (span.start, span.stop)
+        parts = waveform.parts if isinstance(waveform, MixedWaveform) else [waveform]
+        request = Encode(
+            tuple(StoredAudio(part.n_samples, part.gain) for part in parts),
+            encoding.form,
+            encoding.title,
+            encoding.date,
+            self._cache,
+            start,
+            stop,
+        )
+        limit_s = _LIMIT_S + (stop - start) / SAMPLE_RATE_HZ / _LIMIT_TIMES_REAL_TIME
+        with open_unlinked(self._cache) as file:
+            descriptors = (file.fileno(), *(part.file.fileno() for part in parts))
+            with self._turn(raise_if_stopped):
+                response = self._ask(request, descriptors, lambda: limit_s, raise_if_stopped)
+            if not isinstance(response, Encoded):
+                raise errors.JobError(_INVALID, CONVERT)
+            file.seek(0)  # the audio process has moved it
+            return io.FileIO(os.dup(file.fileno()), "r+b")
 
     def is_recording(self, path: Path) -> bool:
         """Return whether a file is a recording, even a damaged one; does not wait for other work.

@@ -25,12 +25,15 @@ import soundfile
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import AudioFiles, RecordingFile, readers
+from daemon.decode import AudioFiles, MixedWaveform, RecordingFile, Waveform, readers
 from daemon.decode.cleaning import is_recording
+from daemon.decode.encoding import ENCODED_FORMATS, encode
 from daemon.frontend.messages import (
     AudioFailed,
     AudioReady,
     Bug,
+    Encode,
+    Encoded,
     Prepare,
     Probe,
     Probed,
@@ -39,7 +42,7 @@ from daemon.frontend.messages import (
     process_end,
 )
 from daemon.frontend.preparing import find_streams
-from daemon.host import sandbox
+from daemon.host import files, sandbox
 from daemon.host.privileges import leave_no_core
 from daemon.segment.silero import load_weights
 
@@ -96,7 +99,10 @@ def _load_ahead() -> None:
         with RecordingFile(os.dup(file.fileno())) as source, _memory_file() as audio:
             with closing(readers.open_reader(source, is_damaged=True)) as reader:  # FFmpeg, not libsndfile
                 deque(reader.blocks((1,), lambda: None), maxlen=0)
-            find_streams(source, AudioFiles(Path(), [audio]), request)
+            (stream, *_), _ = find_streams(source, AudioFiles(Path(), [audio]), request)
+            for form in ENCODED_FORMATS:
+                with _memory_file() as target:
+                    encode(stream.waveform, target, form, {})
     try:
         raise ValueError  # noqa: TRY301  # formatting a traceback loads what that needs
     except ValueError:
@@ -119,6 +125,8 @@ def _limit() -> None:
 
 def _respond(request: Request, descriptors: list[int]) -> Response:
     try:
+        if isinstance(request, Encode):
+            return _encode(request, descriptors)
         with RecordingFile(descriptors[0]) as source:
             if isinstance(request, Probe):
                 return Probed(is_recording(source))
@@ -149,6 +157,18 @@ def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare) ->
         for stream in streams
     )
     return AudioReady(tuple(ready), receipt)
+
+
+def _encode(request: Encode, descriptors: list[int]) -> Encoded:
+    """Write cleaned audio in a format that browsers play."""
+    with ExitStack() as stack:
+        target, *sources = (stack.enter_context(io.FileIO(descriptor, "r+b")) for descriptor in descriptors)
+        parts = [Waveform(file, part.n_samples, part.gain) for file, part in zip(sources, request.parts, strict=True)]
+        waveform = parts[0] if len(parts) == 1 else MixedWaveform(parts)
+        tags = {"title": request.title, "date": request.date}
+        with files.explained("The listening copy could not be stored", request.cache):
+            encode(waveform, target, request.form, tags, (request.start, request.stop))
+    return Encoded()
 
 
 if __name__ == "__main__":

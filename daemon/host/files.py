@@ -11,11 +11,12 @@ from __future__ import annotations
 import ctypes
 import errno
 import hashlib
+import io
 import os
 import secrets
 import stat
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from daemon.errors import JobError, NoPermissionError, TransientError
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
     from typing import BinaryIO
+
+Content: TypeAlias = bytes | io.FileIO
+"""What is written to a file: bytes, or all that an open file contains."""
 
 TEMPORARY_PREFIX: Final = ".scribed-"
 _BLOCK_BYTES: Final = 1 << 20
@@ -121,7 +125,7 @@ def temporary_beside(target: Path) -> Path:
     return target.with_name(f"{TEMPORARY_PREFIX}{hashlib.sha256(os.fsencode(target.name)).hexdigest()[:16]}.tmp")
 
 
-def write_temporary(target: Path, content: bytes, mode: int) -> Path:
+def write_temporary(target: Path, content: Content, mode: int) -> Path:
     """Write `content` durably under a random temporary name in the folder of `target` and return that name."""
     temporary = target.with_name(temporary_name("new"))
     _write(temporary, content, mode)
@@ -151,11 +155,30 @@ def replace(target: Path, content: bytes, mode: int) -> None:
     sync_folder(target.parent)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
+def blocks_of(content: Content) -> Iterator[bytes]:
+    """Yield what is to be written, in blocks where it is in a file, whose position does not change."""
+    if isinstance(content, bytes):
+        yield content
+        return
+    offset = 0
+    while block := os.pread(content.fileno(), _BLOCK_BYTES, offset):
+        yield block
+        offset += len(block)
+
+
+def sha256_of_content(content: Content) -> str:
+    """Return the sha256 of what is to be written, in hexadecimal."""
+    digest = hashlib.sha256()
+    for block in blocks_of(content):
+        digest.update(block)
+    return digest.hexdigest()
+
+
+def _write(path: Path, content: Content, mode: int) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with os.fdopen(fd, "wb") as stream:
-            stream.write(content)
+            stream.writelines(blocks_of(content))
             stream.flush()
             os.fchmod(stream.fileno(), file_mode(mode))  # not subject to the umask, as `output.mode` promises
             os.fsync(stream.fileno())

@@ -264,13 +264,13 @@ class Folder:
         """Make the names in this folder durable."""
         files.sync_descriptor(self.fd)
 
-    def write_temporary(self, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> str:
+    def write_temporary(self, content: files.Content, mode: int, tag: str, *, is_durable: bool = True) -> str:
         """Write `content` under a temporary name that holds `tag`, synced if it has to be durable; return that name."""
         name = files.temporary_name(tag)
         fd = self._create(name)
         try:
             with os.fdopen(fd, "wb") as stream:
-                stream.write(content)
+                stream.writelines(files.blocks_of(content))
                 stream.flush()
                 os.fchmod(stream.fileno(), files.file_mode(mode))  # not subject to the umask
                 if is_durable:

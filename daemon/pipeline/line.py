@@ -56,9 +56,13 @@ def transcribe(
         StoppedError: `control` stopped the work.
     """
     with prepare(recording, config, front_end, control) as prepared:
-        steps = transcribe_prepared(prepared, config, engine, control)
-        with closing(steps):
-            return _wait_through(steps, control)
+        return finish(prepared, config, engine, control)
+
+
+def finish(prepared: PreparedRecording, config: Config, engine: Engine, control: RunControl) -> Transcript:
+    """Do the second stage on the caller's thread; see `transcribe_prepared`."""
+    with closing(transcribe_prepared(prepared, config, engine, control)) as steps:
+        return _wait_through(steps, control)
 
 
 def prepare(recording: Recording, config: Config, front_end: FrontEnd, control: RunControl) -> PreparedRecording:

@@ -8,7 +8,6 @@ it came.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import threading
 from contextlib import contextmanager, suppress
@@ -45,7 +44,7 @@ class Delivery:
         self._looks = looks
         self._reserving = threading.Lock()  # looking for a free stem and reserving it is one step
 
-    def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
+    def deliver(self, job: Job, documents: Mapping[str, files.Content], result: Result) -> Reservation:
         """Publish documents (by format, in their order), commit, move the audio; return its names.
 
         Raises:
@@ -163,7 +162,7 @@ class Delivery:
         roots = type(known)(known.inbox, current.outbox, current.processed, current.failed)
         self._context.journal.set_roots(job.job_id, roots)
 
-    def _reserve(self, job: Job, outbox: Folder, documents: Mapping[str, bytes], result: Result) -> Reservation:
+    def _reserve(self, job: Job, outbox: Folder, documents: Mapping[str, files.Content], result: Result) -> Reservation:
         journal, roots = self._context.journal, self._context.roots_of(job.job_id)
         folder = self._context.outcome_folder(job)
         with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
@@ -178,14 +177,16 @@ class Delivery:
                 if processed is None or not processed.exists(audio_name):
                     break
             reservation = Reservation(folder, stem, audio_name)
-            digests = {f"{stem}.{ending}": hashlib.sha256(text).hexdigest() for ending, text in documents.items()}
+            digests = {f"{stem}.{ending}": files.sha256_of_content(text) for ending, text in documents.items()}
             with self._context.claim_of(job) as claim:
                 stamps = stamps_of(claim, job.name)
                 journal.reserve(job.job_id, reservation, digests, result, stamps)
                 write_note(claim, Note(job, roots, PlannedDelivery(reservation, digests, result, stamps)))
         return reservation
 
-    def _publish(self, job: Job, outbox: Folder, reservation: Reservation, documents: Mapping[str, bytes]) -> None:
+    def _publish(
+        self, job: Job, outbox: Folder, reservation: Reservation, documents: Mapping[str, files.Content]
+    ) -> None:
         mode = self._context.output_of(job.job_id).mode_bits
         written = [
             (outbox.write_temporary(text, mode, job.job_id), f"{reservation.stem}.{ending}")

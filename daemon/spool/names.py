@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 NAME_BYTES: Final = 255  # NAME_MAX of every common file system
-_LONGEST_ENDING: Final = len(".json")
+_LONGEST_ENDING: Final = len(".listen.opus")
 _MAX_ENDING_BYTES: Final = 32  # longer ones are names with a dot in them, not endings
 _HASH_DIGITS: Final = 8
 _RESERVED_STEM: Final = "status"

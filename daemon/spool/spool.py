@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Output, RetentionSettings
+    from daemon.host import files
     from daemon.inbox import Arrival
     from daemon.job import Fingerprint, Job
     from daemon.journal import Journal
@@ -124,7 +125,7 @@ class Spool:
         """Return why the job's documents will not replace those of its earlier delivery, None where they will."""
         return self._looks.explain_second_set(job)
 
-    def deliver(self, job: Job, documents: Mapping[str, bytes], result: Result) -> Reservation:
+    def deliver(self, job: Job, documents: Mapping[str, files.Content], result: Result) -> Reservation:
         """Publish documents (by format, in their order), commit, move the audio; return its names."""
         return self._delivery.deliver(job, documents, result)
 

@@ -98,12 +98,16 @@ class Run:
         if self.place is not None:
             self.place.note(progress.done)
 
-    def release(self) -> None:
-        """Give up what it holds: its place, chunks that the engine has not begun, and its audio."""
+    def leave_engine(self) -> None:
+        """Give up its place, and chunks that the engine has not begun."""
         if self.steps is not None:
             self.steps.close()
         if self.place is not None:
             self.place.leave()
+
+    def release(self) -> None:
+        """Give up what it holds: its place, chunks that the engine has not begun, and its audio."""
+        self.leave_engine()
         if self.prepared is not None:
             self.prepared.close()
             self.prepared = None

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.documents import render
+from daemon.documents import LISTENING_COPIES, render
 from daemon.errors import StoppedError
 from daemon.evaluation import read_curve
 from daemon.host import files
 from daemon.journal.records import Result
-from daemon.pipeline import Recording, RunControl, prepare, transcribe_prepared
+from daemon.pipeline import Recording, RunControl, make_listening_copy, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
 from daemon.worker.evidence import JournalMemory, WatchedEngine
@@ -26,11 +27,12 @@ from daemon.worker.preparation import Preparation, count_decoders
 from daemon.worker.runs import LONG_BYTES, Run, Stage
 
 if TYPE_CHECKING:
+    import io
     from collections.abc import Callable, Generator
     from concurrent.futures import Future
     from typing import Any
 
-    from daemon.config import Settings
+    from daemon.config import RecordingSettings, Settings
     from daemon.job import Job
     from daemon.status import Running
     from daemon.transcript import Transcript
@@ -364,20 +366,33 @@ class Worker:
         return steps
 
     def _deliver(self, run: Run, transcript: Transcript) -> None:
-        job, resources, settings = run.job, self._resources, run.settings
-        run.release()
-        if settings is None:
+        resources, settings, prepared = self._resources, run.settings, run.prepared
+        if settings is None or prepared is None:
             raise AssertionError("a run is prepared with its settings")
+        run.leave_engine()
+        copy, problem = make_listening_copy(prepared, resources.front_end, lambda: self._raise_if_stopped(run))
+        with copy or nullcontext():
+            run.release()
+            self._deliver_with(run, transcript if problem is None else transcript.with_note(problem), settings, copy)
+
+    def _deliver_with(
+        self, run: Run, transcript: Transcript, settings: RecordingSettings, copy: io.FileIO | None
+    ) -> None:
+        job, resources, form = run.job, self._resources, settings.output.listening_copy
         if resources.spool.fingerprint(job) != run.fingerprint:
             resources.journal.drop_chunks(job.job_id)
             raise ChangedError("The recording changed while it was being transcribed.")
         if (note := resources.spool.explain_second_set(job)) is not None:
-            transcript = replace(transcript, audio=transcript.audio.with_note(note))
-        documents = render(
+            transcript = transcript.with_note(note)
+        documents: dict[str, files.Content] = {}
+        if copy is not None and form is not None:
+            documents[LISTENING_COPIES[form]] = copy
+        documents |= render(
             transcript,
             settings.output.formats,
             has_timestamps=settings.output.timestamps,
             audio_folders=[resources.spool.audio_folder(job)],
+            listening_copies=documents,
         )
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
         resources.spool.deliver(job, documents, result)

@@ -7,8 +7,9 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -316,3 +317,18 @@ def test_reload_applies_the_mode_and_folders_of_documents(make_instance: MakeIns
     for document in (instance.folder("outbox") / "memo.txt", instance.folder("failed") / "words.wav.error.txt"):
         assert document.stat().st_mode & 0o777 == 0o640
     assert instance.status()["faults"] == []
+
+
+def test_listening_copy_lies_next_to_the_documents_and_the_page_knows_it(make_instance: MakeInstance) -> None:
+    instance = make_instance(output={"formats": ["json", "html"], "listening_copy": "m4a"})
+    instance.start()
+    shutil.copyfile(SAMPLES / "memo.wav", instance.folder("inbox") / "memo.wav")
+    wait_until(lambda: is_done(instance, "memo.wav"), "the memo is done")
+    assert instance.names("outbox") == ["memo.html", "memo.json", "memo.listen.m4a"]
+    container: Any
+    with av.open(str(instance.folder("outbox") / "memo.listen.m4a")) as container:
+        assert container.duration / av.time_base == pytest.approx(6.1, abs=0.1)
+        assert container.metadata["title"] == "memo"
+    page = (instance.folder("outbox") / "memo.html").read_text()
+    assert '"listening_copies":["listen.m4a"]' in page
+    assert '"audio_folders":["../processed","."]' in page

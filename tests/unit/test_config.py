@@ -308,7 +308,7 @@ speed: fast
     [
         ("model: {aligner: /models/a}", "model.aligner"),
         ("transcribe: {speakers: auto}", "transcribe.speakers"),
-        ("output: {listening_copy: true}", "output.listening_copy"),
+        ("output: {clips: true}", "output.clips"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),
         ("model: {idle_unload_min: 5}", "model.idle_unload_min"),

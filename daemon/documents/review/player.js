@@ -1,6 +1,5 @@
 // The recording: where it is found, the position in it, and the timeline that shows the whole of it.
 
-const AUDIO_ENDINGS = ["mp3", "m4a", "opus"];
 const SKIP = 5; // seconds
 const WRONG_LENGTH = 0.02; // a recording whose length differs by more than this share is another one
 
@@ -127,7 +126,7 @@ function recordingPlaces(talk) {
   const { name } = talk.doc.source;
   const ending = name.includes(".", 1) ? name.slice(name.lastIndexOf(".")) : "";
   const names = [...new Set([stem + ending, stem, name])].filter((each) => each !== file);
-  const copies = AUDIO_ENDINGS.map((each) => `${stem}.listen.${each}`);
+  const copies = talk.page.listening_copies.map((ending) => `${stem}.${ending}`);
   const encode = (path) => path.split("/").map(encodeURIComponent).join("/");
   const originals = talk.page.audio_folders.flatMap((folder) => names.map((each) => `${folder}/${each}`));
   return [...copies.map((copy) => `./${copy}`), ...originals].map(encode);

@@ -19,8 +19,10 @@ from tests.unit.spool.crashes import crash_in
 from tests.unit.spool.world import (
     AUDIO,
     MTIME_NS,
+    RESULT,
     WORDS,
     World,
+    documents,
     is_note,
     tree,
 )
@@ -47,6 +49,26 @@ def test_delivery_moves_documents_and_audio_to_their_folders(world: World) -> No
     assert (audio.read_bytes(), audio.stat().st_mtime_ns) == (AUDIO, MTIME_NS)
     (past,) = world.journal.recent(5)
     assert (past.job.state, past.audio_s, past.is_complete) == (JobState.DONE, 12.5, True)
+
+
+def test_listening_copy_is_delivered_with_the_documents_and_shares_their_stem(world: World, tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    for stem in ("talk", "talk.wav"):
+        job = world.claim()
+        with (tmp_path / "copy").open("w+b", buffering=0) as copy:
+            copy.write(content)
+            delivered = world.spool.deliver(job, {"listen.mp3": copy, **documents(job)}, RESULT)
+        assert delivered.stem == stem
+        assert (world.folders.outbox / f"{stem}.listen.mp3").read_bytes() == content
+    assert tree(world.folders.outbox) == {
+        f"{stem}.{ending}" for stem in ("talk", "talk.wav") for ending in ("txt", "json", "listen.mp3")
+    }
+
+
+@pytest.mark.parametrize("ending", ["listen.mp3", "listen.m4a", "listen.opus"])
+def test_stem_of_another_listening_copy_is_taken(world: World, ending: str) -> None:
+    (world.folders.outbox / f"talk.{ending}").write_text("mine")
+    assert world.deliver(world.claim()) == "talk.wav"
 
 
 def test_without_mirrored_folders_all_documents_share_one_folder(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_generated_names_fit_and_are_unique(encoded: bytes) -> None:
     name = os.fsdecode(encoded)
     made = list(islice(outcome_names(name), 8))
     for stem, audio_name in made:
-        assert len(os.fsencode(f"{stem}.json")) <= 255
+        assert len(os.fsencode(f"{stem}.listen.opus")) <= 255
         assert len(os.fsencode(audio_name)) <= 255
         assert stem.casefold() != "status"
         for other in (audio_name, hotwords_name(audio_name), error_note_name(audio_name)):
