@@ -140,12 +140,14 @@ class ContainerReader:
             return None
         if name == "mp3":
             return headers.mp3_length_s(self._source)
-        if stream.duration is not None:
-            return float(stream.duration * stream.time_base)
-        tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
-        if tag:  # Matroska
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
         is_alone = len(container.streams) == 1
+        tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
+        if tag:  # Matroska, where FFmpeg gives every track the length of the file
+            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+        if stream.duration is not None and ("matroska" not in name or is_alone):
+            # An Ogg stream that was cut out of a longer one ends at the time that it had there.
+            start = max(stream.start_time or 0, 0) if name == "ogg" else 0
+            return float((stream.duration - start) * stream.time_base)
         return container.duration / av.time_base if is_alone and container.duration is not None else None
 
     def blocks(

@@ -1,0 +1,85 @@
+"""Write docs/formats.md from the tests that read each format: `python -m tests.formats_page`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from tests.unit import test_joined, test_readers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+PAGE: Final = Path(__file__).parents[1] / "docs" / "formats.md"
+_HEAD: Final = """\
+# Formats
+
+scribed tells the format of a file by its content, whatever its name. It reads what the libraries libsndfile and
+FFmpeg read, as long as the format is one file and refers to no other. The audio of a video is read too.
+
+## Formats that a test reads
+
+Each row is a case of a test that encodes speech, reads it, and compares it with the original: the sound, the
+length, and that nothing is reported as damaged or missing. A file in a format marked with * may also consist of
+several recordings, one after the other, as `cat one two > both` makes it.
+
+| format | ending | encoding | test |
+|---|---|---|---|
+"""
+_TAIL: Final = """
+Other tests read DSF (`test_dsd_is_decoded`), AMR-NB in .amr and .3gp (`test_phone_recordings_keep_their_pauses`)
+and AMR-WB (`test_wideband_amr_keeps_its_length`). Monkey's Audio, Musepack, TAK, Shorten and DSS are read with
+FFmpeg, but no program here writes them, so only damaged ones are tested.
+
+## What is not read
+
+- **Protected recordings** (DRM: iTunes, Audible, Windows Media, Common Encryption). Export them without protection
+  from the program that they come from.
+- **DS2 dictation**, encrypted or not: only the makers' programs decode it. Export it as WAV or MP3.
+- **Playlists and manifests**, which only list recordings.
+
+## Several tracks
+
+`transcribe.tracks: auto` reads every audio track that holds speech, each from its own start. Tracks in other
+languages than the default track, commentaries and audio descriptions are alternatives and are left out; if the
+default track holds no speech, they are read. Copies of a track, and a mix whose parts are tracks of the same file,
+are found by their sound and heard once. `audio.tracks` in the JSON document says what became of each. A track that
+cannot be read makes the transcript incomplete; one that is left out does not.
+
+## Several channels
+
+`transcribe.channels: auto` splits the two channels of a stereo track where each has a talker of its own, as in a
+telephone call: in most of the time with speech, one of them is at least 10 dB louder while the other holds no more
+than noise or an echo. Everything else is mixed, as are more than two channels. `split` always splits, `mix` never.
+Words that one microphone picks up from the talker of another are written once. `transcribe.channel_names: [Agent,
+Customer]` names the channels in the documents.
+
+## Times
+
+Times are those that a player shows. A pause of the recorder keeps its length, up to `preprocess.max_duration_h`,
+and takes no room. In MPEG transport and program streams, a jump of the time stamps by more than 10 s is a cut: the
+parts are joined, and the receipt says so.
+
+This page is generated from the tests by `python -m tests.formats_page`.
+"""
+
+
+def page() -> str:
+    """Return the text of docs/formats.md."""
+    return _HEAD + "".join(f"{row}\n" for row in _rows()) + _TAIL
+
+
+def _rows() -> Iterator[str]:
+    for test, formats in (
+        (test_readers.test_every_format_keeps_its_audio_and_length, test_readers.FORMATS),
+        (test_readers.test_telephone_codecs_keep_speech, test_readers.NARROW),
+    ):
+        for name, (file_name, options) in formats.items():
+            ending = file_name.rpartition(".")[2]
+            codec = options[options.index("-c:a") + 1] if "-c:a" in options else "FFmpeg's default"
+            star = "*" if ending in test_joined.FORMATS else ""
+            yield f"| {name}{star} | .{ending} | {codec} | `{test.__name__}[{name}]` |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")

@@ -1,0 +1,145 @@
+"""Late starts, pauses of the recorder and broken clocks: times are those that a player shows."""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from daemon.config import Preprocess
+from daemon.decode.frames import Clock
+from tests import media
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.transcript import Receipt
+
+S = 16_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("times")
+    media.write_audio(folder / "first.wav", media.tone(2.5, S, 440), S)
+    media.write_audio(folder / "second.wav", media.tone(1.5, S, 880), S)
+    return folder
+
+
+def read(path: Path) -> tuple[list[float], int, Receipt]:
+    """Return the edges of the recorded pieces in seconds, the bytes on the disk, and the receipt."""
+    waveform, receipt = media.decode(path, Preprocess(), path.parent)
+    with waveform:
+        edges = [edge / S for piece in waveform.pieces for edge in piece]
+        return edges, 512 * os.fstat(waveform.file.fileno()).st_blocks, receipt
+
+
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+def test_sound_that_starts_long_after_the_picture_keeps_its_time(ending: str, folder: Path) -> None:
+    picture = ["-f", "lavfi", "-i", "color=s=64x64:r=2:d=48"]
+    sound = ["-itsoffset", "45", "-i", str(folder / "first.wav")]
+    path = folder / f"late.{ending}"
+    media.ffmpeg(*picture, *sound, "-map", "0", "-map", "1", "-c:v", "mpeg4", "-c:a", "aac", path)
+    edges, _, receipt = read(path)
+    assert edges == pytest.approx([45, 47.5], abs=0.1)
+    assert receipt.tracks[0].start_s == pytest.approx(45, abs=0.1)
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+@pytest.mark.parametrize("pause_s", [50, 72_000])
+def test_pause_of_the_recorder_keeps_its_time_and_takes_no_room(pause_s: int, folder: Path) -> None:
+    for name in ("first", "second"):
+        media.ffmpeg("-i", folder / f"{name}.wav", "-c:a", "libopus", folder / f"{name}.mka")
+    (folder / "list.txt").write_text(f"file first.mka\nduration {pause_s}\nfile second.mka\n")
+    path = folder / f"paused-{pause_s}.webm"
+    media.ffmpeg("-f", "concat", "-i", folder / "list.txt", "-c", "copy", path)
+    edges, n_bytes, receipt = read(path)
+    assert edges == pytest.approx([0, 2.5, pause_s, pause_s + 1.5], abs=0.1)
+    assert receipt.duration_s == pytest.approx(pause_s + 1.5, abs=0.1)
+    assert n_bytes < 1 << 20
+    assert receipt.is_complete
+    assert not any("time stamps" in note or "could be read" in note for note in receipt.notes)
+
+
+def test_jump_of_the_clock_in_a_broadcast_is_joined_and_noted(folder: Path) -> None:
+    for name, offset_s in (("first", "0"), ("second", "500")):
+        source = folder / f"{name}.wav"
+        media.ffmpeg("-i", source, "-c:a", "mp2", "-output_ts_offset", offset_s, folder / f"{name}.ts")
+    (folder / "jump.ts").write_bytes((folder / "first.ts").read_bytes() + (folder / "second.ts").read_bytes())
+    _, _, receipt = read(folder / "jump.ts")
+    assert receipt.duration_s == pytest.approx(4, abs=0.1)
+    assert receipt.is_complete
+    assert any("time stamps of the file jump once" in note for note in receipt.notes)
+
+
+def checksum(page: bytes) -> int:
+    """The checksum of an Ogg page (RFC 3533)."""
+    register = 0
+    for byte in page:
+        register ^= byte << 24
+        for _ in range(8):
+            register = (register << 1 ^ (0x04C11DB7 if register & 0x80000000 else 0)) & 0xFFFFFFFF
+    return register
+
+
+def rewrite_pages(content: bytes, *, later_s: int, has_end: bool) -> bytes:
+    """Move the times of an Ogg Opus stream, and take away the mark of its last page."""
+    pages: list[bytearray] = []
+    while content:
+        n_bytes = 27 + content[26] + sum(content[27 : 27 + content[26]])
+        pages.append(bytearray(content[:n_bytes]))
+        content = content[n_bytes:]
+    for page in pages[2:]:
+        page[6:14] = struct.pack("<q", struct.unpack("<q", page[6:14])[0] + 48_000 * later_s)
+    if not has_end:
+        pages[-1][5] &= ~4
+    for page in pages:
+        page[22:26] = bytes(4)
+        page[22:26] = struct.pack("<I", checksum(bytes(page)))
+    return b"".join(pages)
+
+
+@pytest.mark.parametrize(("later_s", "has_end"), [(600, True), (0, False), (600, False)])
+def test_ogg_that_was_cut_out_of_a_longer_stream_is_whole(later_s: int, has_end: bool, folder: Path) -> None:  # noqa: FBT001  # a parameter of the test
+    media.ffmpeg("-i", folder / "first.wav", "-c:a", "libopus", folder / "whole.opus")
+    path = folder / "cut.opus"
+    path.write_bytes(rewrite_pages((folder / "whole.opus").read_bytes(), later_s=later_s, has_end=has_end))
+    _, _, receipt = read(path)
+    assert receipt.duration_s == pytest.approx(2.5, abs=0.05)
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+@dataclass
+class Frame:
+    """What a clock looks at in a decoded frame: a second of audio at a time stamp in milliseconds."""
+
+    pts: int | None
+    samples: int = S
+    sample_rate: int = S
+
+
+def gaps(clock: Clock, *stamps_ms: int | None) -> list[float]:
+    return [round(clock.advance(Frame(stamp)), 3) for stamp in stamps_ms]
+
+
+def test_pause_beyond_the_longest_recording_is_a_broken_clock() -> None:
+    clock = Clock("matroska,webm", "opus", 0, 0.001, limit_s=100.0)
+    assert gaps(clock, 0, 90_000, 200_000, 201_000) == [0, 89, 0, 0]
+    assert clock.n_jumps == 1
+
+
+def test_time_stamps_of_wma_lossless_are_no_pauses() -> None:
+    """One time stamp for several frames: FFmpeg gives them to the wrong ones."""
+    assert gaps(Clock("asf", "wmalossless", 0, 0.001, 100.0), 0, 3_000, 2_000) == [0, 0, 0]
+    assert gaps(Clock("asf", "wmav2", 0, 0.001, 100.0), 0, 3_000) == [0, 2]
+
+
+def test_late_start_of_a_broadcast_is_no_jump() -> None:
+    clock = Clock("mpegts", "mp2", 0, 0.001, limit_s=1000.0)
+    assert gaps(clock, 45_000, 46_000, 600_000, 20_000) == [45, 0, 0, 0]
+    assert clock.n_jumps == 2
