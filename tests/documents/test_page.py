@@ -308,6 +308,10 @@ def test_corrected_documents_are_those_that_render_writes(context: BrowserContex
     opened = open_page(context, MEETING, tmp_path, has_audio=False)
     opened.correct("Quux", "Cooks, the new head of the whole department,")
     opened.correct("Then", "And then")
+    opened.page.locator(".word", has_text="صباح").dblclick()
+    opened.page.keyboard.press("Control+a")
+    opened.page.keyboard.press("Delete")  # all that this voice says
+    opened.page.keyboard.press("Enter")
     expected = render(
         read_json(opened.save("json", tmp_path).read_bytes()), ["txt", "md", "srt", "vtt"], has_timestamps=False
     )

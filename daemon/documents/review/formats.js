@@ -24,7 +24,8 @@ function writtenParagraphs(talk) {
 
 /** Who speaks, in the order of their first words. */
 function voicesOf(talk) {
-  return [...new Set(talk.paragraphs.map((paragraph) => talk.nameOf(paragraph)).filter(Boolean))];
+  const spoken = talk.paragraphs.filter((paragraph) => talk.textOf(paragraph));
+  return [...new Set(spoken.map((paragraph) => talk.nameOf(paragraph)).filter(Boolean))];
 }
 
 function writeTxt(talk) {

@@ -52,7 +52,8 @@ function makeCues(doc, marks) {
 }
 
 function listItems(doc, marks) {
-  const items = doc.segments.map((segment) => ({
+  const spoken = doc.segments.filter((segment) => segment.text); // a correction may have removed all words
+  const items = spoken.map((segment) => ({
     start: segment.start_s,
     end: segment.end_s,
     text: segment.text,
