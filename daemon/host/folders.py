@@ -13,12 +13,12 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
-from daemon.host import files, links
+from daemon.host import files, links, syncs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,12 +46,18 @@ class Folder:
 
     Attributes:
         fd: its descriptor.
-        path: where it was when it was opened, for messages.
     """
 
-    def __init__(self, fd: int, path: Path) -> None:
+    __slots__ = ("_shown", "fd")
+
+    def __init__(self, fd: int, path: Path | str) -> None:
         self.fd = fd
-        self.path = path
+        self._shown = os.fspath(path)  # a string: many thousand folders are opened in a minute, and few are named
+
+    @property
+    def path(self) -> Path:
+        """Where it was when it was opened, for messages."""
+        return Path(self._shown)
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -97,7 +103,7 @@ class Folder:
             LinkInTheWayError: a component is a symbolic link.
             FileNotFoundError, NotADirectoryError: there is no such folder.
         """
-        here = Folder(os.dup(self.fd), self.path)
+        here = Folder(os.dup(self.fd), self._shown)
         try:
             for part in _parts(relative):
                 here = here.step(part)
@@ -165,7 +171,7 @@ class Folder:
                 raise LinkInTheWayError(self.path / name) from None
             raise
         self.close()
-        return Folder(fd, self.path / name)
+        return Folder(fd, f"{self._shown}/{name}")
 
     def make_one(self, name: str, twin: Folder | None) -> None:
         """Make a sub-folder with the group and mode of its twin where permitted; keep one that exists."""
@@ -199,10 +205,11 @@ class Folder:
 
     def find(self, name: str) -> os.stat_result | None:
         """Return the facts of a file, or None where the name is free."""
-        try:
-            return self.lstat(name)
-        except FileNotFoundError:
-            return None
+        with self._naming(name):
+            try:
+                return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+            except FileNotFoundError:
+                return None
 
     def exists(self, name: str) -> bool:
         """Whether the name is taken, even by a broken link."""
@@ -262,7 +269,7 @@ class Folder:
 
     def sync(self) -> None:
         """Make the names in this folder durable."""
-        files.sync_descriptor(self.fd)
+        syncs.sync_shared(self.fd, files.sync_descriptor)
 
     def write_temporary(self, content: files.Content, mode: int, tag: str, *, is_durable: bool = True) -> str:
         """Write `content` under a temporary name that holds `tag`, synced if it has to be durable; return that name."""
@@ -280,15 +287,16 @@ class Folder:
             raise
         return name
 
-    def publish(self, temporary: str, name: str) -> None:
-        """Give a written file its name, unless that is taken.
+    def publish(self, temporary: str, name: str, *, is_durable: bool = True) -> None:
+        """Give a written file its name, unless that is taken; sync the folder, unless the caller does.
 
         Raises:
             FileExistsError: the name is taken; the temporary file is left as it was.
         """
         with self._naming(name):
             files.rename_noreplace(temporary, name, self.fd, self.fd)
-        self.sync()
+        if is_durable:
+            self.sync()
 
     def replace(self, name: str, content: bytes, mode: int, tag: str, *, is_durable: bool = True) -> None:
         """Write a file of our own whole, over an earlier version of itself."""
@@ -318,11 +326,12 @@ class Folder:
         with self._naming(name):
             os.mkdir(name, mode, dir_fd=self.fd)
 
-    def rmdir(self, name: str) -> None:
-        """Remove an empty folder durably."""
+    def rmdir(self, name: str, *, is_durable: bool = True) -> None:
+        """Remove an empty folder."""
         with self._naming(name):
             os.rmdir(name, dir_fd=self.fd)
-        self.sync()
+        if is_durable:
+            self.sync()
 
     def rename(self, name: str, new_name: str) -> None:
         """Rename an entry of this folder.
@@ -348,6 +357,11 @@ class Folder:
         Raises:
             FileExistsError: the new name is taken.
         """
+        self.move_unsynced(name, to, new_name, tag, is_private=is_private)
+        to.sync()  # with the new name a journaling file system also records that the old one is gone
+
+    def move_unsynced(self, name: str, to: Folder, new_name: str, tag: str, *, is_private: bool = False) -> None:
+        """Move a file like `move`, and leave it to the caller to sync the folder it goes to."""
         try:
             with self._naming(name):
                 if is_private:
@@ -359,8 +373,7 @@ class Folder:
                 raise
             self.copy(name, to, new_name, tag)
             files.give_up_name(name, new_name, self.fd, to.fd)
-        to.sync()
-        self.sync()
+            self.sync()
 
     def resume_move(self, name: str, to: Folder, new_name: str, tag: str) -> None:
         """Move a file as `move` does; where a crash cut that off after the copy, only the source goes.
@@ -419,19 +432,32 @@ class Folder:
         with self._naming(name):
             return os.open(name, flags, 0o600, dir_fd=self.fd)
 
-    @contextmanager
-    def _naming(self, name: str = "") -> Iterator[None]:
+    def _naming(self, name: str = "") -> _Naming:
         """Give an OSError the whole path: to the system it is a name relative to a descriptor."""
-        try:
-            yield
-        except OSError as error:
-            error.filename, error.filename2 = str(self.path / name), None
-            raise
+        return _Naming(f"{self._shown}/{name}" if name else self._shown)
 
     def _discard(self, name: str) -> None:
         """Remove a temporary file after an error, which is the one to be reported."""
         with suppress(OSError):
             os.unlink(name, dir_fd=self.fd)
+
+
+class _Naming:
+    """See `Folder._naming`. A generator would take several times as long, and a recording takes a hundred calls."""
+
+    __slots__ = ("_path",)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            error.filename, error.filename2 = self._path, None
 
 
 def _visible_folders(folder: Folder) -> list[str]:

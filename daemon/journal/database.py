@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _BUSY_MS: Final = 10_000
 _MODE: Final = 0o600
 _DAMAGED: Final = ".damaged-"
+LOG_SUFFIX: Final = "-wal"
 _BLOCK: Final = 1 << 20
 _PRIMARY_CODE: Final = 0xFF  # the rest of an extended error code says more: https://sqlite.org/rescode.html
 # A full or failing disk, or another process that holds the file too long; other kinds are bugs of ours.
@@ -119,8 +120,12 @@ def explained_database(verb: str) -> Iterator[None]:
         raise TransientError(f"The journal cannot be {verb}: {error}.", remedy) from error
 
 
-def open_database(path: Path) -> sqlite3.Connection:
+def open_database(path: Path) -> tuple[sqlite3.Connection, int | None]:
     """Open the journal, creating it where there is none; a damaged one is put aside first.
+
+    Returns:
+        The connection, and a descriptor of the write-ahead log, which the caller syncs after a commit because SQLite
+        does not. It is None where the file system has no shared memory for such a log: there SQLite syncs.
 
     Raises:
         NewerVersionError: a newer version of scribed wrote it; the file is left as it is.
@@ -130,14 +135,19 @@ def open_database(path: Path) -> sqlite3.Connection:
         _create(path)
         try:
             _refuse_newer(path)
-            return _connect(path)
+            db = _connect(path)
         except sqlite3.OperationalError:
             raise
         except sqlite3.DatabaseError as error:  # not a database any more; the folders hold what counts
             aside = _put_aside(path)
             log.warning("journal.damaged", kept_as=str(aside), error=str(error))
             _create(path)
-            return _connect(path)
+            db = _connect(path)
+        try:
+            return db, _open_log(db, path)
+        except BaseException:
+            db.close()
+            raise
 
 
 def find_put_aside(path: Path) -> tuple[Path, ...]:
@@ -200,6 +210,25 @@ def _connect(path: Path) -> sqlite3.Connection:
     return db
 
 
+def _open_log(db: sqlite3.Connection, path: Path) -> int | None:
+    """Open the write-ahead log for us to sync, and stop SQLite from syncing it at each commit.
+
+    SQLite still syncs what its consistency needs: the log before it is merged into the database, and that after it
+    (https://sqlite.org/pragma.html#pragma_synchronous). POSIX locks are not affected: SQLite has none on this file.
+    """
+    if db.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        return None
+    with files.explained("The journal cannot be opened", path.parent):
+        fd = os.open(path.with_name(path.name + LOG_SUFFIX), os.O_RDWR | os.O_CLOEXEC)
+        try:
+            files.sync_folder(path.parent)  # so that the log has a durable name
+        except BaseException:
+            os.close(fd)
+            raise
+    db.execute("PRAGMA synchronous = NORMAL")
+    return fd
+
+
 def _check(db: sqlite3.Connection) -> None:
     """Raise DatabaseError for a damaged file: damage found later would stop every job at every start."""
     state = db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -239,7 +268,7 @@ def _put_aside(path: Path) -> Path:
             with suppress(sqlite3.IntegrityError):  # a damaged value
                 kept.execute(insert, [row[column] for column in columns])
         kept.execute("COMMIT")
-    for ending in ("", "-wal", "-shm"):
+    for ending in ("", LOG_SUFFIX, "-shm"):
         _erase(path.with_name(path.name + ending))
     files.sync_folder(path.parent)
     return aside

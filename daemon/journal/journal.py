@@ -6,14 +6,14 @@ File names are stored as bytes, since not every name is UTF-8.
 
 from __future__ import annotations
 
-import json
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from daemon.host.clock import now
 from daemon.job import Job, JobState
-from daemon.journal.connection import OpenJournal
 from daemon.journal.database import erase_from, explained_database
+from daemon.journal.looks import LookJournal
 from daemon.journal.records import (
     ArchivedFile,
     ArchivedJob,
@@ -25,7 +25,6 @@ from daemon.journal.records import (
     Reservation,
     Result,
     Roots,
-    SecondLook,
     Stamps,
 )
 from daemon.journal.rows import (
@@ -40,7 +39,8 @@ from daemon.journal.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
 _NO_STAMPS: Final = Stamps()
 _UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
@@ -48,26 +48,49 @@ _UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
 _NAMED: Final = "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)"
 
 
-class Journal(OpenJournal):
-    """The journal of one state folder. Every write is durable when its method returns; any thread may call.
+class Journal(LookJournal):
+    """The journal of one state folder; any thread may call.
+
+    A write survives a crash of the process when its method returns, and a power cut as well unless the method says
+    otherwise.
 
     Args:
         folder: the state folder.
+        monotonic: clock in seconds, injectable for tests.
 
     Raises:
         NewerVersionError: a newer version of scribed wrote the journal.
         NoPermissionError, TransientError: it cannot be opened.
     """
 
+    def __init__(self, folder: Path, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__(folder, monotonic)
+        # Only the service adds to it, and asks about it for each recording.
+        self._with_chunks = {row["job_id"] for row in self._select("SELECT DISTINCT job_id FROM chunks")}
+
     # Unfinished jobs
 
     def add(self, job: Job, roots: Roots | None = None) -> None:
         """Record a newly claimed job and its shared folders; recording it twice changes nothing."""
+        self.add_all([job], roots)
+
+    def add_all(self, jobs: Iterable[Job], roots: Roots | None = None, looks: Iterable[str] = ()) -> None:
+        """Record newly claimed jobs.
+
+        Args:
+            jobs: the jobs.
+            roots: the shared folders of all.
+            looks: ids of those that need a second look after their delivery.
+        """
+        text = roots_text(roots)
         with self._transaction() as db:
-            db.execute(
+            db.executemany(
                 "INSERT OR IGNORE INTO jobs (job_id, path, claimed_at, state, roots) VALUES (?, ?, ?, ?, ?)",
-                (job.job_id, os.fsencode(job.path), job.claimed_at, job.state, roots_text(roots)),
+                [(job.job_id, os.fsencode(job.path), job.claimed_at, job.state, text) for job in jobs],
             )
+            expected = list(looks)
+            db.executemany("INSERT OR REPLACE INTO looks (job_id) VALUES (?)", [(job_id,) for job_id in expected])
+        self._with_look.update(expected)
 
     def roots(self, job_id: str) -> Roots | None:
         """Return the shared folders of a job, None where they were not recorded."""
@@ -95,16 +118,16 @@ class Journal(OpenJournal):
             db.execute("DELETE FROM jobs WHERE job_id = ?", (job_id,))
 
     def begin(self, job_id: str) -> None:
-        """Record that work on a job begins; after a crash, `recover_in_flight` finds it."""
-        self._set(job_id, is_in_flight=1, has_reached_engine=0)
+        """Record that work on a job begins; after a crash, `recover_in_flight` finds it. A power cut may undo it."""
+        self._note(job_id, is_in_flight=1, has_reached_engine=0)
 
     def reach_engine(self, job_id: str) -> None:
         """Record that the engine is about to get a chunk of this job: from now on it can crash the service."""
         self._set(job_id, has_reached_engine=1)
 
     def rest(self, job_id: str) -> None:
-        """Record that work on a job has ended, without charging anything."""
-        self._set(job_id, is_in_flight=0)
+        """Record that work on a job has ended, without charging anything. A power cut may undo it."""
+        self._note(job_id, is_in_flight=0)
 
     def charge(self, job_id: str) -> int:
         """Charge a failed attempt and return how many there are now."""
@@ -148,13 +171,16 @@ class Journal(OpenJournal):
     def remember_chunk(self, job_id: str, plan: str, span: tuple[int, int], said: ChunkText) -> None:
         """Keep the text of a chunk until delivery, and reset the counters of its job: it has proved harmless so far.
 
+        A power cut may undo it: then the chunk is transcribed again.
+
         Args:
             job_id: the job of the chunk.
             plan: digest of audio, settings and model; only the same plan gets the text back.
             span: (start, stop) in samples at 16 kHz.
             said: what the model wrote.
         """
-        with self._transaction() as db:
+        self._with_chunks.add(job_id)
+        with self._transaction(is_durable=False) as db:
             db.execute(
                 "INSERT OR REPLACE INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (job_id, plan, *span, said.text, said.language, said.is_finished),
@@ -165,6 +191,8 @@ class Journal(OpenJournal):
 
     def remembered_chunks(self, job_id: str, plan: str) -> Mapping[tuple[int, int], ChunkText]:
         """Return the texts of a job's finished chunks by (start, stop), where they were made with the same plan."""
+        if job_id not in self._with_chunks:
+            return {}
         rows = self._select("SELECT * FROM chunks WHERE job_id = ? AND plan = ?", job_id, plan)
         return {
             (row["start"], row["stop"]): ChunkText(row["text"], row["language"], bool(row["is_finished"]))
@@ -187,8 +215,11 @@ class Journal(OpenJournal):
         result: Result,
         stamps: Stamps = _NO_STAMPS,
     ) -> None:
-        """Record, before anything is written, the outcome's names and the sha256 of each document."""
-        with self._transaction() as db:
+        """Record, before anything is written, the outcome's names and the sha256 of each document.
+
+        A power cut may undo it until `settle` is called.
+        """
+        with self._transaction(is_durable=False) as db:
             db.execute(
                 "UPDATE jobs SET state = ?, outbox_folder = ?, stem = ?, audio_name = ?,"
                 " audio_s = ?, wall_s = ?, is_complete = ?,"
@@ -248,14 +279,19 @@ class Journal(OpenJournal):
         """Record that all documents are in the outbox: the commit. The texts of the chunks are erased with it."""
         with self._transaction() as db:
             db.execute("UPDATE jobs SET state = ?, is_in_flight = 0 WHERE job_id = ?", (JobState.DELIVERED, job_id))
-            db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
+            n_texts = db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,)).rowcount
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
-        self._wipe_log()
+        self._with_chunks.discard(job_id)
+        if n_texts:
+            self._wipe_log_soon()
 
     def finish(self, job_id: str, audio: ArchivedFile | None = None, hotwords: ArchivedFile | None = None) -> None:
-        """Record that audio and hotwords are in processed, under these names where they are known."""
+        """Record that audio and hotwords are in processed, under these names where they are known.
+
+        A power cut may undo it: then the next start finds them there.
+        """
         known: dict[str, object] = {"audio_name": os.fsencode(audio.name)} if audio is not None else {}
-        self._set(
+        self._note(
             job_id,
             state=JobState.DONE,
             finished_at=now(),
@@ -301,74 +337,15 @@ class Journal(OpenJournal):
     def fail(self, job_id: str) -> None:
         """Record that the audio is in failed, and erase what was transcribed of it."""
         with self._transaction() as db:
-            db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,))
+            n_texts = db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,)).rowcount
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
             db.execute(
                 "UPDATE jobs SET state = ?, finished_at = ?, is_in_flight = 0, is_suspect = 0 WHERE job_id = ?",
                 (JobState.FAILED, now(), job_id),
             )
-        self._wipe_log()
-
-    # A second look at recordings that may have grown after their delivery
-
-    def expect_look(self, job_id: str, n_again: int = 0) -> None:
-        """Record that a job needs a second look after its delivery."""
-        with self._transaction() as db:
-            db.execute("INSERT OR REPLACE INTO looks (job_id, n_again) VALUES (?, ?)", (job_id, n_again))
-
-    def schedule_look(self, job_id: str, n_bytes: int, documents: Mapping[str, str], due_at: str) -> None:
-        """Record when the second look is due, and what it compares; nothing where the job needs none.
-
-        Args:
-            job_id: the job.
-            n_bytes: length of the recording that was transcribed.
-            documents: sha256 of the delivered documents by name.
-            due_at: ISO 8601, UTC.
-        """
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE looks SET n_bytes = ?, documents = ?, due_at = ? WHERE job_id = ?",
-                (n_bytes, json.dumps(dict(documents)), due_at, job_id),
-            )
-
-    def find_look(self, job_id: str) -> SecondLook | None:
-        """Return the second look of a job, None where it needs none."""
-        return next(iter(self._looks("looks.job_id = ?", job_id)), None)
-
-    def due_looks(self, when: str) -> tuple[SecondLook, ...]:
-        """Return the second looks that were due before a time (ISO 8601, UTC)."""
-        return self._looks("due_at <= ? ORDER BY due_at", when)
-
-    def held(self) -> frozenset[str]:
-        """Return the ids of delivered jobs whose audio stays in its claim until the second look."""
-        rows = self._select(
-            "SELECT job_id FROM looks JOIN jobs USING (job_id) WHERE due_at IS NOT NULL AND state = ?",
-            JobState.DELIVERED,
-        )
-        return frozenset(row["job_id"] for row in rows)
-
-    def drop_look(self, job_id: str) -> None:
-        """Record that a job no longer needs a second look."""
-        with self._transaction() as db:
-            db.execute("DELETE FROM looks WHERE job_id = ?", (job_id,))
-
-    def reopen(self, job_id: str) -> None:
-        """Record that a delivered recording is in its claim again, to be transcribed once more."""
-        with self._transaction() as db:
-            db.execute(
-                "UPDATE jobs SET state = ?, stem = NULL, audio_name = NULL, finished_at = NULL, audio_bytes = NULL,"
-                " audio_mtime_ns = NULL, hotwords_name = NULL, hotwords_bytes = NULL, hotwords_mtime_ns = NULL"
-                " WHERE job_id = ?",
-                (JobState.CLAIMED, job_id),
-            )
-            db.execute("UPDATE looks SET due_at = NULL, n_again = n_again + 1 WHERE job_id = ?", (job_id,))
-
-    def _looks(self, where: str, *values: object) -> tuple[SecondLook, ...]:
-        rows = self._select(f"SELECT * FROM looks JOIN jobs USING (job_id) WHERE {where}", *values)  # noqa: S608  # a constant of this file
-        return tuple(
-            SecondLook(job_of(row), row["n_bytes"] or 0, row["n_again"], json.loads(row["documents"] or "{}"))
-            for row in rows
-        )
+        self._with_chunks.discard(job_id)
+        if n_texts:
+            self._wipe_log_soon()
 
     # Past jobs
 

@@ -23,6 +23,10 @@ class Roots:
     processed: Path
     failed: Path
 
+    def as_text(self) -> dict[str, str]:
+        """Return the path of each folder by its name."""
+        return {name: str(getattr(self, name)) for name in ("inbox", "outbox", "processed", "failed")}
+
 
 @dataclass(frozen=True, slots=True)
 class Reservation:

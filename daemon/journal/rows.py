@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +43,7 @@ def archived_files(row: sqlite3.Row) -> Iterator[ArchivedFile]:
 
 def roots_text(roots: Roots | None) -> str | None:
     """Return the shared folders of a job as JSON; bytes of names that are not UTF-8 are kept as escapes."""
-    return None if roots is None else json.dumps({name: str(path) for name, path in asdict(roots).items()})
+    return None if roots is None else json.dumps(roots.as_text())
 
 
 def roots_of(text: str | None) -> Roots | None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from daemon.config import Config, Settings
     from daemon.inbox import Arrival, Inbox
     from daemon.job import Fingerprint, Job
+    from daemon.spool.claims import Claim
     from daemon.status import Fault
     from daemon.worker import InProgress, Resources, Worker
 
@@ -158,41 +159,48 @@ class Intake:
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed does not stop the others."""
-        fault: ScribedError | None = None
+        chosen: list[Arrival] = []
         room = self._worker.room()
         for arrival in self.claimable(settled):
             if room.n <= 0:
                 break
-            if not room.take(arrival.fingerprint.n_bytes):
-                continue  # there may be room for a shorter one
+            # There may be room for a shorter one.
+            if not self.is_refused(arrival) and room.take(arrival.fingerprint.n_bytes):
+                chosen.append(arrival)
+        fault: ScribedError | None = None
+        if chosen:
             try:
-                self._claim(arrival)
+                claimed = self._resources.spool.claim_all(chosen)
             except (NoPermissionError, TransientError) as error:
-                fault = fault or error
+                fault = error
+            else:
+                fault = claimed.fault
+                for claim in claimed.claims:
+                    self._begin(claim)
         if fault is not None:
             self._faults.note("claim", fault.what, fault.remedy)
         else:
             self._faults.clear("claim")
 
-    def _claim(self, arrival: Arrival) -> None:
-        if self.is_refused(arrival):
-            return
-        claim = self._resources.spool.claim(arrival)
-        if claim is None:
-            return
-        self._claimed.add(arrival.path)
+    def _begin(self, claim: Claim) -> None:
+        self._claimed.add(claim.arrival.path)
         self._worker.accept(claim.job)
         if claim.has_changed:
             self._settle_again(claim.job)
         else:
-            self._worker.start(claim.job, arrival.fingerprint.n_bytes)
+            self._worker.start(claim.job, claim.arrival.fingerprint.n_bytes)
 
     # Queries
 
     def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
-        """Return settled recordings with no half-finished claim on the same path."""
-        broken_off = self._resources.spool.broken_off()
-        return [arrival for arrival in settled if arrival.path not in broken_off]
+        """Return settled recordings that are not claimed yet, with no half-finished claim on the same path."""
+        left_out = self._claimed | self._resources.spool.broken_off()
+        return [arrival for arrival in settled if arrival.path not in left_out]
+
+    def has_more(self) -> bool:
+        """Whether the last scan found recordings that could be claimed and are not."""
+        left_out = self._claimed | self._refused.keys()
+        return any(arrival.path not in left_out for arrival in self.scan.settled)
 
     def is_refused(self, arrival: Arrival) -> bool:
         """Whether `unsupported: ignore` leaves this file in the inbox."""

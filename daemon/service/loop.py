@@ -49,6 +49,8 @@ class Loop:
         self._has_recovered = False
         self._has_reported_ready = False
         self._next_sweep_s = 0.0
+        self._next_look_s = 0.0
+        self._has_looked = False  # in this turn
 
     @property
     def _config(self) -> Config:
@@ -119,11 +121,13 @@ class Loop:
         soonest_s = self._parts.intake.soonest_s()
         if not self._parts.holder.has_begun:
             soonest_s = min(soonest_s, self._parts.starts.left_s())
-        next_scan_s = begun_s + max(self._config.watch.scan_s, _SCAN_SHARE * took_s)
-        next_scan_s = min(next_scan_s, begun_s + max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s))
+        if self._has_looked:
+            self._next_look_s = begun_s + max(self._config.watch.scan_s, _SCAN_SHARE * took_s)
+            soonest_s = max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s)
+            self._next_look_s = min(self._next_look_s, begun_s + soonest_s)
         health.heartbeat(is_ready=self._has_reported_ready)
-        while not wake.wait(max(0.0, min(next_scan_s - self._monotonic(), health.heartbeat_s))):
-            if self._monotonic() >= next_scan_s:
+        while not wake.wait(max(0.0, min(self._next_look_s - self._monotonic(), health.heartbeat_s))):
+            if self._monotonic() >= self._next_look_s:
                 break
             health.heartbeat(is_ready=self._has_reported_ready)
             self._try_show()
@@ -152,8 +156,13 @@ class Loop:
             self._once.give_up()
 
     def _turn(self) -> None:
-        """Scan the inbox, do housekeeping, claim recordings."""
+        """Scan the inbox, do housekeeping, claim recordings; between scans, claim what the last one found settled."""
         parts = self._parts
+        self._has_looked = not self._can_go_on()
+        if not self._has_looked:
+            self._take_in()
+            return
+        self._flags.is_look_wanted.clear()
         if not parts.intake.look():
             if self._once is not None:
                 self._once.give_up()
@@ -167,7 +176,16 @@ class Loop:
             self._check_displaced()
             parts.worker.folder_settings.recheck(self._config)
             parts.resources.spool.sweep(self._config.retention)
-        parts.intake.take_in(None if self._once is None else self._once.admit)
+        self._take_in()
+
+    def _can_go_on(self) -> bool:
+        """Whether there is no need to scan now: the last scan found more than could be claimed, and nothing arrived."""
+        is_due = self._flags.is_look_wanted.is_set() or self._monotonic() >= self._next_look_s
+        return self._has_recovered and not is_due and self._parts.intake.has_more()
+
+    def _take_in(self) -> None:
+        self._parts.journal.tidy()
+        self._parts.intake.take_in(None if self._once is None else self._once.admit)
 
     def _recover(self) -> None:
         """Find what an earlier run left behind, and settle what a crash left in flight; tried again until it succeeds.

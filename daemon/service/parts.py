@@ -94,7 +94,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         counters,
     )
     worker = Worker(resources, settings, wake, monotonic)
-    inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, wake, monotonic, is_once=once)
+    inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, around.flags.look, monotonic, is_once=once)
     index_keeper = _build_index_keeper(settings, shared, journal, faults)
     is_supervised = around.notifier.is_heard and not once
     return Parts(

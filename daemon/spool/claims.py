@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -23,7 +23,7 @@ from daemon.spool.notes import Note, write_note
 from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     from daemon.inbox import Arrival
@@ -49,11 +49,41 @@ class Claim:
 
     Attributes:
         job: its job.
+        arrival: what it was in the inbox.
         has_changed: the file is not the one that settled; it must settle again.
     """
 
     job: Job
+    arrival: Arrival
     has_changed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OpenClaim:
+    """What is read of a claim before work on it begins.
+
+    Attributes:
+        audio: a path to the recording that no one can redirect while the claim is open.
+        fingerprint: of the recording as it is now.
+        hotwords: the words that came with it.
+    """
+
+    audio: Path
+    fingerprint: Fingerprint
+    hotwords: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class Claimed:
+    """What came of claiming several recordings.
+
+    Attributes:
+        claims: of those that were moved.
+        fault: why others were not; None if they were only gone.
+    """
+
+    claims: list[Claim] = field(default_factory=list)
+    fault: ScribedError | None = None
 
 
 class Claims:
@@ -62,7 +92,7 @@ class Claims:
     def __init__(self, context: Context, looks: SecondLooks) -> None:
         self._context = context
         self._looks = looks
-        self._leftover: Job | None = None  # a claim that failed and could not be undone
+        self._leftovers: list[Job] = []  # claims that failed and could not be undone
 
     def check_room(self) -> None:
         """Raise TransientError where a disk is too full to take on more work."""
@@ -75,38 +105,99 @@ class Claims:
                 what = f"The disk of {folder} has only {n_free >> 20} MiB left, {n_bytes >> 20} MiB are needed."
                 raise TransientError(what, "Free some space; recordings wait in the inbox until then.")
 
-    def claim(self, arrival: Arrival) -> Claim | None:
-        """Take a recording out of the inbox.
+    def claim_all(self, arrivals: Iterable[Arrival]) -> Claimed:
+        """Take recordings out of the inbox, with a few syncs for all of them.
 
-        Returns:
-            The claim, or None if the recording is gone.
+        Notes and journal come first: whatever a crash leaves, each recording is in the inbox, or in a claim that is
+        known. Before work on a job begins, `opened` makes its claim safe from a power cut as well.
 
         Raises:
-            NoPermissionError: it cannot be moved by this user.
-            TransientError: it cannot be moved now.
+            NoPermissionError, TransientError: none can be taken now.
         """
         self.check_room()
-        self._clear_leftover()
-        job = Job(new_job_id(), arrival.path, now())
-        root = self._context.shared.roots.inbox
-        with files.explained("The recording cannot be claimed", root / job.folder):
-            try:
-                with Folder.open(root) as inbox, inbox.descend(job.folder) as source:
-                    _check_movable(source, job.name)
-                    self._take(inbox, source, job)
-            except _GONE:
-                self.undo(job)
-                return None
-            except (OSError, ScribedError):
-                self._leftover = job
-                with suppress(OSError, ScribedError):  # if it cannot be undone now, the next claim tries first
-                    self._clear_leftover()
+        self._clear_leftovers()
+        root, claimed = self._context.shared.roots.inbox, Claimed()
+        with ExitStack() as held, files.explained("No recording can be claimed", root):
+            inbox = held.enter_context(Folder.open(root))
+            sources: dict[str, Folder] = {}
+            begun: list[tuple[Arrival, Job]] = []
+            for arrival in arrivals:
+                job = Job(new_job_id(), arrival.path, now())
+                with self._noting_fault(job, claimed, has_begun=False):
+                    if job.folder not in sources:
+                        sources[job.folder] = held.enter_context(inbox.descend(job.folder))
+                    _check_movable(sources[job.folder], job.name)
+                    begun.append((arrival, job))
+            if not begun:
+                return claimed
+            claims = held.enter_context(open_private(inbox))
+            self._record(claims, begun)
+            for arrival, job in begun:
+                with self._noting_fault(job, claimed, has_begun=True), claims.descend(job.job_id) as claim:
+                    _move_in(sources[job.folder], claim, job)
+                    has_changed = fingerprint_of(claim.lstat(job.name)) != arrival.fingerprint
+                    claimed.claims.append(Claim(job, arrival, has_changed))
+                    self._context.own.add(job.job_id)
+                    self._plan_failure_if_too_long(job)
+            for folder in {one.job.folder for one in claimed.claims}:
+                sources[folder].sync()
+        for one in claimed.claims:
+            log.info("job.claimed", job_id=one.job.job_id, path=one.job.path, has_changed=one.has_changed)
+        return claimed
+
+    @contextmanager
+    def _noting_fault(self, job: Job, claimed: Claimed, *, has_begun: bool) -> Iterator[None]:
+        """Undo the claim of one recording, if it has begun, where it fails; that it is gone is not a fault."""
+        try:
+            with files.explained("The recording cannot be claimed", self._context.shared.roots.inbox / job.folder):
+                try:
+                    yield
+                except _GONE:
+                    if has_begun:
+                        self._drop(job)
+        except (OSError, ScribedError) as error:
+            if has_begun:
+                self._drop(job)
+            if not isinstance(error, ScribedError):
                 raise
-        if not arrival.close_seen:
-            self._looks.expect(job)
-        has_changed = self.fingerprint(job) != arrival.fingerprint
-        log.info("job.claimed", job_id=job.job_id, path=job.path, has_changed=has_changed)
-        return Claim(job, has_changed)
+            claimed.fault = claimed.fault or error
+
+    def _record(self, claims: Folder, begun: Sequence[tuple[Arrival, Job]]) -> None:
+        """Make the folders of claims, with their notes, and add the jobs to the journal."""
+        roots, jobs = self._context.shared.roots, [job for _, job in begun]
+        try:
+            for job in jobs:
+                claims.mkdir(job.job_id, _PRIVATE_FOLDER)
+                with claims.descend(job.job_id) as claim:
+                    write_note(claim, Note(job, roots))
+            claims.sync()
+            looks = self._looks.choose((job.job_id, arrival.close_seen) for arrival, job in begun)
+            self._context.journal.add_all(jobs, roots, looks)
+        except (OSError, ScribedError):
+            for job in jobs:
+                self._drop(job)
+            raise
+
+    def _plan_failure_if_too_long(self, job: Job) -> None:
+        roots = self._context.shared.roots
+        too_long = find_too_long(job.name, self._context.outcome_folder(job), roots)
+        if too_long is not None:
+            self._context.journal.plan_failure(job.job_id, *too_long)
+
+    @contextmanager
+    def opened(self, job: Job) -> Iterator[OpenClaim]:
+        """Hold a claim open to read from it; from then on no power cut puts the recording back into the inbox."""
+        folder = self._context.roots_of(job.job_id).inbox
+        with files.explained("The claimed recording cannot be found", folder):
+            held = self._context.claim_of(job)
+            claim = held.__enter__()
+        try:
+            with files.explained("The claimed recording cannot be found", folder):
+                claim.sync()
+                fingerprint = fingerprint_of(claim.lstat(job.name))
+            yield OpenClaim(claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
+        finally:
+            held.__exit__(None, None, None)
 
     def broken_off(self) -> frozenset[str]:
         """Return the paths of recordings whose claim has no audio, either not yet or no longer.
@@ -116,7 +207,9 @@ class Claims:
         Raises:
             TransientError: the journal cannot be read.
         """
-        return frozenset(job.path for job in self._context.journal.unfinished() if not self.has_audio(job))
+        unfinished = self._context.journal.unfinished()
+        doubtful = (job for job in unfinished if job.job_id not in self._context.own)
+        return frozenset(job.path for job in doubtful if not self.has_audio(job))
 
     def exists(self, job: Job) -> bool:
         """Whether the folder of this claim exists, with or without the audio.
@@ -144,37 +237,6 @@ class Claims:
         with files.explained("The claimed recording cannot be found", folder), self._context.claim_of(job) as claim:
             return fingerprint_of(claim.lstat(job.name))
 
-    @contextmanager
-    def audio(self, job: Job) -> Iterator[Path]:
-        """Hold the folder of a claim open; yields a path to its audio that no one can redirect meanwhile."""
-        folder = self._context.roots_of(job.job_id).inbox
-        with files.explained("The claimed recording cannot be found", folder):
-            held = self._context.claim_of(job)
-            claim = held.__enter__()
-        try:
-            yield claim.proc_path / job.name
-        finally:
-            held.__exit__(None, None, None)
-
-    def hotwords(self, job: Job) -> tuple[str, ...]:
-        """Return the hotwords of the recording, one per line in its file."""
-        name = hotwords_name(job.name)
-        try:
-            with self._context.claim_of(job) as claim:
-                if not claim.exists(name):
-                    return ()
-                read = claim.read(name, _MAX_HOTWORDS_BYTES + 1)
-        except FileNotFoundError:
-            return ()
-        except (JobError, NoPermissionError) as error:  # the recording can do without
-            log.warning("job.hotwords_refused", job_id=job.job_id, path=job.path, what=error.what)
-            return ()
-        if len(read) > _MAX_HOTWORDS_BYTES:
-            read = read.rpartition(b"\n")[0]  # no word is split
-            log.warning("job.hotwords_cut", job_id=job.job_id, path=job.path, n_bytes=len(read))
-        words = (word.strip() for word in read.decode("utf-8-sig", "replace").splitlines())
-        return tuple(dict.fromkeys(word for word in words if word))
-
     def undo(self, job: Job) -> None:
         """Undo a claim whose audio never arrived or was removed; keep one that has its audio."""
         with Folder.open(self._context.roots_of(job.job_id).inbox) as inbox, open_private(inbox) as claims:
@@ -185,29 +247,27 @@ class Claims:
             remove_claim(claims, job.job_id)
         self._context.journal.forget_claim(job.job_id)
 
-    def _clear_leftover(self) -> None:
-        """Undo a failed claim, so that at most one exists however often claiming fails."""
-        if self._leftover is not None:
+    def _drop(self, job: Job) -> None:
+        """Undo a failed claim; if that cannot be done now, the next claim tries first, so that they never add up."""
+        try:
+            self.undo(job)
+        except (OSError, ScribedError):
+            self._leftovers.append(job)
+
+    def _clear_leftovers(self) -> None:
+        while self._leftovers:
             with files.explained("A claim cannot be undone", self._context.shared.roots.inbox):
-                self.undo(self._leftover)
-            self._leftover = None
-
-    def _take(self, inbox: Folder, source: Folder, job: Job) -> None:
-        roots, journal = self._context.shared.roots, self._context.journal
-        with open_private(inbox) as claims:
-            claims.mkdir(job.job_id, _PRIVATE_FOLDER)
-            with claims.descend(job.job_id) as claim:
-                write_note(claim, Note(job, roots))
-                claims.sync()
-                journal.add(job, roots)
-                _move_in(source, claim, job)
-        too_long = find_too_long(job.name, self._context.outcome_folder(job), roots)
-        if too_long is not None:
-            journal.plan_failure(job.job_id, *too_long)
+                self.undo(self._leftovers[-1])
+            self._leftovers.pop()
 
 
-def remove_claim(claims: Folder, job_id: str) -> None:
+def remove_claim(claims: Folder, job_id: str, *, is_durable: bool = True) -> None:
     """Remove the emptied folder of a claim, with our own hidden notes in it.
+
+    Args:
+        claims: the folder of claims.
+        job_id: whose claim.
+        is_durable: whether to sync the folder of claims.
 
     Raises:
         OSError: a file that is not ours is in it; then nothing is removed.
@@ -218,7 +278,25 @@ def remove_claim(claims: Folder, job_id: str) -> None:
             raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), str(claim.path))
         for name in left:
             os.unlink(name, dir_fd=claim.fd)
-        claims.rmdir(job_id)
+        claims.rmdir(job_id, is_durable=is_durable)
+
+
+def _read_hotwords(claim: Folder, job: Job) -> tuple[str, ...]:
+    name = hotwords_name(job.name)
+    try:
+        if not claim.exists(name):
+            return ()
+        read = claim.read(name, _MAX_HOTWORDS_BYTES + 1)
+    except FileNotFoundError:
+        return ()
+    except (JobError, NoPermissionError) as error:  # the recording can do without
+        log.warning("job.hotwords_refused", job_id=job.job_id, path=job.path, what=error.what)
+        return ()
+    if len(read) > _MAX_HOTWORDS_BYTES:
+        read = read.rpartition(b"\n")[0]  # no word is split
+        log.warning("job.hotwords_cut", job_id=job.job_id, path=job.path, n_bytes=len(read))
+    words = (word.strip() for word in read.decode("utf-8-sig", "replace").splitlines())
+    return tuple(dict.fromkeys(word for word in words if word))
 
 
 def _check_movable(source: Folder, name: str) -> None:
@@ -236,7 +314,7 @@ def _check_movable(source: Folder, name: str) -> None:
 def _move_in(source: Folder, claim: Folder, job: Job) -> None:
     """Move the hotwords of a recording, then the recording itself, into the folder of its claim."""
     _move_hotwords(source, claim, job)
-    source.move(job.name, claim, job.name, job.job_id, is_private=True)
+    source.move_unsynced(job.name, claim, job.name, job.job_id, is_private=True)
     if not claim.is_file(job.name):  # put there after it was looked at
         with suppress(FileExistsError):
             claim.move(job.name, source, job.name, job.job_id)
@@ -247,7 +325,7 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
     name = hotwords_name(job.name)
     try:
         if source.is_file(name):
-            source.move(name, claim, name, job.job_id, is_private=True)
+            source.move_unsynced(name, claim, name, job.job_id, is_private=True)
             if not claim.is_file(name):  # replaced after it was looked at
                 _return_hotwords_to(source, claim, name, job)
     except FileNotFoundError:

@@ -28,16 +28,35 @@ class Context:
         journal: what is known of the jobs.
         output_of: returns the section `output` of the configuration that applies to a job.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
+        own: ids of the jobs that this run has claimed: their recordings are in their claims.
+        reserved: ids of those of them that have reserved names for their documents.
     """
 
     shared: SharedFolders
     journal: Journal
     output_of: Callable[[str], Output]
     resumed: set[str] = field(default_factory=set)
+    own: set[str] = field(default_factory=set)
+    reserved: set[str] = field(default_factory=set)
+    _roots: dict[str, Roots] = field(default_factory=dict)
 
     def roots_of(self, job_id: str) -> Roots:
         """Return the shared folders that a job uses: those of its claim, however the configuration changed since."""
+        if job_id in self.own:
+            return self._roots.get(job_id) or self.shared.roots
         return self.journal.roots(job_id) or self.shared.roots
+
+    def set_roots(self, job_id: str, roots: Roots) -> None:
+        """Have a job use other shared folders from now on."""
+        self.journal.set_roots(job_id, roots)
+        if job_id in self.own:
+            self._roots[job_id] = roots
+
+    def forget(self, job_id: str) -> None:
+        """Forget what is kept of a job that has ended."""
+        self.own.discard(job_id)
+        self.reserved.discard(job_id)
+        self._roots.pop(job_id, None)
 
     def outcome_folder(self, job: Job) -> str:
         """Return the folder within outbox, processed and failed where a job's outcome goes."""

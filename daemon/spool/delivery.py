@@ -59,17 +59,17 @@ class Delivery:
                 folder = self._context.outcome_folder(job)
                 with self._context.shared.outcome(roots.outbox, folder, roots.inbox) as outbox:
                     self._looks.withdraw(job, outbox)
-                    reservation = self._reserve(job, outbox, documents, result)
+                    planned = self._reserve(job, outbox, documents, result)
                     try:
-                        self._publish(job, outbox, reservation, documents)
+                        self._publish(job, outbox, planned.reservation, documents)
                     except FileExistsError:  # another file took the name before publishing
                         self.roll_back(job)
                         continue
                 break
-        self._commit(job)
+        self._commit(job, planned.stamps.audio, planned.documents)
         if not self._looks.holds(job):
-            self.finish(job)
-        return reservation
+            self._archive(job, planned.reservation, planned.stamps, is_resumed=False)
+        return planned.reservation
 
     def finish(self, job: Job, *, is_resumed: bool = False) -> None:
         """After the commit: move the audio (and its hotwords) to processed.
@@ -78,10 +78,14 @@ class Delivery:
             job: whose audio.
             is_resumed: an interrupted call may have left a temporary file.
         """
-        journal, roots = self._context.journal, self._context.roots_of(job.job_id)
+        journal = self._context.journal
         reservation = journal.reservation(job.job_id)
         if reservation is None:
             raise LookupError(f"{job.job_id} was committed without a reservation")
+        self._archive(job, reservation, journal.stamps(job.job_id), is_resumed=is_resumed)
+
+    def _archive(self, job: Job, reservation: Reservation, stamps: Stamps, *, is_resumed: bool) -> None:
+        journal, roots = self._context.journal, self._context.roots_of(job.job_id)
         with (
             files.explained("The recording cannot be moved to processed", roots.processed),
             self._context.shared.outcome(roots.processed, reservation.folder, roots.inbox) as processed,
@@ -89,7 +93,7 @@ class Delivery:
         ):
             if is_resumed:
                 processed.sweep(job.job_id)
-            stamps = journal.stamps(job.job_id)
+                processed.sync()  # what was moved before the interruption may not have been
             with _opened(claims, job.job_id) as claim:
                 mover = _Archiver(claim, processed, job.job_id)
                 # Hotwords go first: once the audio is gone, everything has been moved.
@@ -98,8 +102,10 @@ class Delivery:
                 )
                 names = (name for _, name in outcome_names(reservation.audio_name))
                 audio = mover.archive(job.name, names, stamps.audio)
-            remove_claim(claims, job.job_id)
+            # Not synced: an empty claim that a power cut brings back is removed at the next start.
+            remove_claim(claims, job.job_id, is_durable=False)
         journal.finish(job.job_id, audio, hotwords)
+        self._context.forget(job.job_id)
 
     def confirm(self, job: Job) -> bool:
         """Commit a complete delivery that a crash interrupted before the commit; return whether there was one.
@@ -107,7 +113,8 @@ class Delivery:
         The last document is published when all others are, so it alone is looked for: the others
         may have been fetched by now.
         """
-        documents = self._context.journal.documents(job.job_id)
+        journal = self._context.journal
+        documents = journal.documents(job.job_id)
         if not documents:
             return False
         last = list(documents)[-1]
@@ -115,7 +122,8 @@ class Delivery:
             if outbox is None or not outbox.has_sha256(last, documents[last]):
                 return False
             outbox.sweep(job.job_id)
-        self._commit(job)
+            outbox.sync()  # the crash may have come before this
+        self._commit(job, journal.stamps(job.job_id).audio, documents)
         return True
 
     def roll_back(self, job: Job) -> None:
@@ -124,6 +132,8 @@ class Delivery:
         Raises:
             NoPermissionError, TransientError: it can be tried again.
         """
+        if job.job_id in self._context.own and job.job_id not in self._context.reserved:
+            return  # nothing was published for it
         documents = self._context.journal.documents(job.job_id)
         if not documents:
             return
@@ -149,40 +159,48 @@ class Delivery:
                     return PlannedDelivery(Reservation(relative, stem, audio_name), {}, result)
         return None
 
-    def _commit(self, job: Job) -> None:
-        journal = self._context.journal
-        stamp = journal.stamps(job.job_id).audio
-        if stamp is not None:
-            self._looks.schedule(job, stamp.n_bytes, journal.documents(job.job_id))
-        journal.commit_delivery(job.job_id)
+    def _commit(self, job: Job, audio: FileStamp | None, documents: Mapping[str, str]) -> None:
+        if audio is not None:
+            self._looks.schedule(job, audio.n_bytes, documents)
+        self._context.journal.commit_delivery(job.job_id)
 
     def _use_current_outcomes(self, job: Job) -> None:
         """Deliver into the folders that are configured now; the claim stays where it is."""
         known, current = self._context.roots_of(job.job_id), self._context.shared.roots
         roots = type(known)(known.inbox, current.outbox, current.processed, current.failed)
-        self._context.journal.set_roots(job.job_id, roots)
+        self._context.set_roots(job.job_id, roots)
 
-    def _reserve(self, job: Job, outbox: Folder, documents: Mapping[str, files.Content], result: Result) -> Reservation:
+    def _reserve(
+        self, job: Job, outbox: Folder, documents: Mapping[str, files.Content], result: Result
+    ) -> PlannedDelivery:
+        """Record names that no one else has, before anything is written."""
         journal, roots = self._context.journal, self._context.roots_of(job.job_id)
         folder = self._context.outcome_folder(job)
-        with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
-            others = journal.reserved_by_others(job.job_id)
-            stems = {other.stem for other in others if other.folder == folder}
-            audio_names = {other.audio_name for other in others if other.folder == folder}
-            for stem, audio_name in outcome_names(job.name):
-                if stem in stems or audio_name in audio_names:
-                    continue
-                if any(outbox.exists(f"{stem}.{ending}") for ending in RESERVED_ENDINGS):
-                    continue
-                if processed is None or not processed.exists(audio_name):
-                    break
-            reservation = Reservation(folder, stem, audio_name)
-            digests = {f"{stem}.{ending}": files.sha256_of_content(text) for ending, text in documents.items()}
-            with self._context.claim_of(job) as claim:
-                stamps = stamps_of(claim, job.name)
-                journal.reserve(job.job_id, reservation, digests, result, stamps)
-                write_note(claim, Note(job, roots, PlannedDelivery(reservation, digests, result, stamps)))
-        return reservation
+        digests = {ending: files.sha256_of_content(text) for ending, text in documents.items()}
+        with self._context.claim_of(job) as claim:
+            stamps = stamps_of(claim, job.name)
+            with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
+                reservation = self._find_free(job, folder, outbox, processed)
+                named = {f"{reservation.stem}.{ending}": digest for ending, digest in digests.items()}
+                self._context.reserved.add(job.job_id)
+                journal.reserve(job.job_id, reservation, named, result, stamps)
+            planned = PlannedDelivery(reservation, named, result, stamps)
+            write_note(claim, Note(job, roots, planned))
+        journal.settle()
+        return planned
+
+    def _find_free(self, job: Job, folder: str, outbox: Folder, processed: Folder | None) -> Reservation:
+        others = [other for other in self._context.journal.reserved_by_others(job.job_id) if other.folder == folder]
+        stems = {other.stem for other in others}
+        audio_names = {other.audio_name for other in others}
+        for stem, audio_name in outcome_names(job.name):
+            if stem in stems or audio_name in audio_names:
+                continue
+            if any(outbox.exists(f"{stem}.{ending}") for ending in RESERVED_ENDINGS):
+                continue
+            if processed is None or not processed.exists(audio_name):
+                return Reservation(folder, stem, audio_name)
+        raise AssertionError("there are names without end")
 
     def _publish(
         self, job: Job, outbox: Folder, reservation: Reservation, documents: Mapping[str, files.Content]
@@ -192,8 +210,12 @@ class Delivery:
             (outbox.write_temporary(text, mode, job.job_id), f"{reservation.stem}.{ending}")
             for ending, text in documents.items()
         ]
-        for temporary, name in written:
-            outbox.publish(temporary, name)
+        *others, (last, last_name) = written
+        for temporary, name in others:
+            outbox.publish(temporary, name, is_durable=False)
+        if others:
+            outbox.sync()
+        outbox.publish(last, last_name)
 
     @contextmanager
     def _reserved_folder(self, job: Job) -> Iterator[Folder | None]:

@@ -81,6 +81,7 @@ class Failures:
                         self._move_in(job, reason, place, claim, failed)
             remove_claim(claims, job.job_id)
         self._context.journal.fail(job.job_id)
+        self._context.forget(job.job_id)
 
     def cancel(self, job: Job) -> None:
         """Move a recording to failed because its user asked for it, unless its transcript is delivered already."""

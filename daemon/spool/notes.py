@@ -33,6 +33,15 @@ class PlannedDelivery:
     result: Result
     stamps: Stamps = field(default_factory=Stamps)
 
+    def as_json(self) -> dict[str, object]:
+        """Return what `_planned` reads."""
+        return {
+            "reservation": asdict(self.reservation),
+            "documents": dict(self.documents),
+            "result": asdict(self.result),
+            "stamps": asdict(self.stamps),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Note:
@@ -56,18 +65,21 @@ class Note:
 
 
 def write_note(claim: Folder, note: Note) -> None:
-    """Durably record where a claimed recording came from and, once known, where it goes."""
+    """Record where a claimed recording came from and, once known, where it goes.
+
+    It is not synced: the journal is, and this note matters only where that is lost.
+    """
     content: dict[str, Any] = {"path": note.job.path, "claimed_at": note.job.claimed_at}
     if note.roots is not None:
-        content["roots"] = {name: str(path) for name, path in asdict(note.roots).items()}
+        content["roots"] = note.roots.as_text()
     if note.delivery is not None:
-        content["outcome"] = asdict(note.delivery)
+        content["outcome"] = note.delivery.as_json()
     if note.failure is not None and note.failed_place is not None:
         content["failure"] = asdict(note.failure) | {"place": asdict(note.failed_place)}
     if note.earlier is not None:
         content["earlier"] = {"n_again": note.earlier.n_again, "documents": dict(note.earlier.documents)}
     # Bytes of names that are not UTF-8 are kept: json writes them as escapes.
-    claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id)
+    claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id, is_durable=False)
 
 
 def read_note(claim: Folder, job_id: str) -> Note | None:

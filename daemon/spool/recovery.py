@@ -108,7 +108,11 @@ class Recovery:
         journal = self._context.journal
         with claims.descend(job_id) as claim:
             note = read_note(claim, job_id)
-        if note is None:
+            is_empty = all(name.startswith(".") for name in claim.names())
+        past = journal.find(job_id)
+        # All was done, and a power cut undid the removal of what was left; or it was about to be transcribed again.
+        is_over = is_empty and past is not None and past.state in {JobState.DONE, JobState.FAILED}
+        if note is None or is_over:
             remove_claim(claims, job_id)
             return None
         job = note.job
@@ -140,8 +144,7 @@ class Recovery:
             _check_usable(roots.outbox, f"Documents of it were put into {roots.outbox}", "outbox")
         if job.state is JobState.DELIVERED and roots.processed != current.processed:
             _check_usable(roots.processed, f"It was being moved to {roots.processed}", "processed folder")
-        is_failing = self._context.journal.planned_failure(job.job_id) is not None
-        if is_failing and roots.failed != current.failed:
+        if roots.failed != current.failed and self._context.journal.planned_failure(job.job_id) is not None:
             _check_usable(roots.failed, f"It was being moved to {roots.failed}", "failed folder")
 
 

@@ -24,7 +24,7 @@ from daemon.spool.names import hotwords_name
 from daemon.spool.notes import Note, write_note
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from daemon.job import Job
     from daemon.journal.records import SecondLook
@@ -53,10 +53,13 @@ class SecondLooks:
         self._context = context
         self._is_active = is_active
 
-    def expect(self, job: Job) -> None:
-        """Record that a claimed recording may still grow, because its writer was not seen to close it."""
-        if self._is_active:
-            self._context.journal.expect_look(job.job_id)
+    def choose(self, jobs: Iterable[tuple[str, bool]]) -> list[str]:
+        """Return the ids of the jobs that need a second look.
+
+        Args:
+            jobs: the id of each, and whether its recording's writer was seen to close it: if not, it may still grow.
+        """
+        return [job_id for job_id, close_seen in jobs if self._is_active and not close_seen]
 
     def schedule(self, job: Job, n_bytes: int, documents: Mapping[str, str]) -> None:
         """Set the time of the look; to be called just before the delivery is committed.

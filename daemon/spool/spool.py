@@ -19,7 +19,7 @@ from daemon.spool.retention import Retention
 from daemon.spool.second_look import SecondLooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from daemon.job import Fingerprint, Job
     from daemon.journal import Journal
     from daemon.journal.records import Reason, Reservation, Result
-    from daemon.spool.claims import Claim
+    from daemon.spool.claims import Claim, Claimed, OpenClaim
     from daemon.spool.failures import Retried
     from daemon.spool.shared import SharedFolders
 
@@ -67,9 +67,16 @@ class Spool:
         """Raise TransientError where a disk is too full to take on more work."""
         self._claims.check_room()
 
+    def claim_all(self, arrivals: Iterable[Arrival]) -> Claimed:
+        """Take recordings out of the inbox; one that cannot be taken does not stop the others."""
+        return self._claims.claim_all(arrivals)
+
     def claim(self, arrival: Arrival) -> Claim | None:
-        """Take a recording out of the inbox; None if it is gone."""
-        return self._claims.claim(arrival)
+        """Take one recording out of the inbox; None if it is gone."""
+        claimed = self._claims.claim_all([arrival])
+        if claimed.fault is not None:
+            raise claimed.fault
+        return next(iter(claimed.claims), None)
 
     def broken_off(self) -> frozenset[str]:
         """Return the paths that must not be claimed yet: an earlier claim of each has to be undone first."""
@@ -98,17 +105,13 @@ class Spool:
 
     # Claimed
 
-    def audio(self, job: Job) -> AbstractContextManager[Path]:
-        """Hold a claimed recording's folder open; yields a path to the audio that no link can lead elsewhere."""
-        return self._claims.audio(job)
+    def opened(self, job: Job) -> AbstractContextManager[OpenClaim]:
+        """Hold a claimed recording's folder open before work begins, and make the claim durable."""
+        return self._claims.opened(job)
 
     def fingerprint(self, job: Job) -> Fingerprint:
         """Return the fingerprint of the claimed recording as it is now."""
         return self._claims.fingerprint(job)
-
-    def hotwords(self, job: Job) -> tuple[str, ...]:
-        """Return the words that came with the recording."""
-        return self._claims.hotwords(job)
 
     def held(self) -> frozenset[str]:
         """Return the ids of delivered jobs whose audio stays in its claim until the look a minute after delivery."""

@@ -87,8 +87,10 @@ class Preparation:
             return None
         if n_free == 0 and not all(run.is_long for run in self._busy):
             return None
-        takes_long = n_free > 0 and self._may_store()
-        return min((run for run in self._queue if takes_long or not run.is_long), key=_rank, default=None)
+        first = min(self._queue, key=_rank)
+        if not first.is_long or (n_free > 0 and self._may_store()):
+            return first
+        return min((run for run in self._queue if not run.is_long), key=_rank, default=None)
 
     def _work(self, run: Run) -> None:
         try:

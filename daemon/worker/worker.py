@@ -288,11 +288,11 @@ class Worker:
             self._outcomes.forget(job)
             return True
         resources.journal.begin(job.job_id)
-        run.fingerprint = resources.spool.fingerprint(job)
-        run.settings = self.folder_settings.of(job.folder, run.config).with_hotwords(resources.spool.hotwords(job))
         control = RunControl(lambda: self._raise_if_stopped(run), run.note, self._memory_of(run))
-        with resources.spool.audio(job) as audio:
-            recording = Recording(job.job_id, audio, job.path, run.settings, job.attempts + 1)
+        with resources.spool.opened(job) as claim:
+            run.fingerprint = claim.fingerprint
+            run.settings = self.folder_settings.of(job.folder, run.config).with_hotwords(claim.hotwords)
+            recording = Recording(job.job_id, claim.audio, job.path, run.settings, job.attempts + 1)
             run.prepared = prepare(recording, run.config, resources.front_end, control)
         run.place = self._places.enter(run.prepared.audio_s, is_suspect=run.is_suspect and not job.is_isolated)
         run.pending = run.place.next_turn()

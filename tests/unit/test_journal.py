@@ -278,6 +278,91 @@ def test_forgotten_names_are_erased_from_disk(journal: Journal, tmp_path: Path) 
     assert WORD.encode() not in raw_bytes(tmp_path)
 
 
+@pytest.fixture
+def syncs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with each sync of a file that Python makes."""
+    made, sync = list[int](), os.fsync
+
+    def count(fd: int) -> None:
+        made.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", count)
+    return made
+
+
+def test_only_what_a_power_cut_must_not_undo_is_synced(journal: Journal, syncs: list[int]) -> None:
+    added(journal, "1")
+    journal.reach_engine("1")
+    assert len(syncs) == 2
+    journal.begin("1")
+    journal.rest("1")
+    journal.remember_chunk("1", "plan", (0, 10), ChunkText(WORD, None, is_finished=True))
+    journal.reserve("1", PLACE, {"talk.json": "bb"}, RESULT)
+    assert len(syncs) == 2
+    journal.settle()
+    journal.settle()  # it is done already
+    assert len(syncs) == 3
+    journal.commit_delivery("1")
+    journal.finish("1")
+    assert len(syncs) == 4
+
+
+def test_threads_that_commit_at_the_same_time_share_a_sync(journal: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end, made, sync = threading.Event(), list[int](), os.fsync
+
+    def wait_and_sync(fd: int) -> None:
+        made.append(fd)
+        may_end.wait(20)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", wait_and_sync)
+    threads = [threading.Thread(target=added, args=(journal, str(number))) for number in range(6)]
+    for number, thread in enumerate(threads):
+        thread.start()
+        while journal._n_written <= number:  # the first one is syncing, the others wait
+            threading.Event().wait(0.001)
+    may_end.set()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2
+    assert len(journal.unfinished()) == 6
+
+
+def test_texts_are_erased_once_a_second_at_most(tmp_path: Path) -> None:
+    now_s = [100.0]
+    journal = Journal(tmp_path, lambda: now_s[0])
+    for job_id in ("1", "22"):
+        added(journal, job_id)
+        journal.remember_chunk(job_id, "plan", (0, 10), ChunkText(f"{WORD}{job_id}", None, is_finished=True))
+        journal.commit_delivery(job_id)
+    assert f"{WORD}1".encode() not in raw_bytes(tmp_path)
+    now_s[0] += 0.9
+    journal.tidy()
+    assert f"{WORD}22".encode() in raw_bytes(tmp_path)
+    now_s[0] += 0.2
+    journal.tidy()
+    assert WORD.encode() not in raw_bytes(tmp_path)
+    journal.close()
+
+
+def test_texts_that_a_crash_left_in_the_log_are_erased(tmp_path: Path) -> None:
+    now_s, folder, crashed = [100.0], tmp_path / "state", tmp_path / "crashed"
+    folder.mkdir()
+    journal = Journal(folder, lambda: now_s[0])
+    for job_id in ("1", "22"):
+        added(journal, job_id)
+        journal.remember_chunk(job_id, "plan", (0, 10), ChunkText(WORD, None, is_finished=True))
+        journal.commit_delivery(job_id)
+    shutil.copytree(folder, crashed)
+    journal.close()
+    assert WORD.encode() in raw_bytes(crashed)
+    later = Journal(crashed, lambda: now_s[0])
+    later.tidy()
+    assert WORD.encode() not in raw_bytes(crashed)
+    later.close()
+
+
 def test_journal_files_are_private(tmp_path: Path) -> None:
     umask = os.umask(0)
     try:

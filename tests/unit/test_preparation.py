@@ -69,6 +69,7 @@ def bench() -> Iterator[Bench]:
     yield made
     made.finish(*"abcdefgh")
     made.stage.close()
+    made.stage._crew._pool.shutdown(wait=True)
 
 
 def test_as_many_are_prepared_as_there_are_decoders(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -446,6 +447,31 @@ def test_claim_broken_off_by_a_crash_is_repeated_with_its_hotwords(bench: Bench)
         bench.now_s[0] += 60
     assert bench.names("processed") == ["talk.hotwords.txt", "talk.wav"]
     assert bench.names("inbox") == []
+
+
+def test_what_the_last_scan_found_settled_is_claimed_without_another_scan(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_AHEAD", 1)
+    for number in range(3):
+        path = bench.config.folders.inbox / f"{number}.wav"
+        soundfile.write(path, np.full(RATE_HZ, 0.1), RATE_HZ)
+        os.utime(path, (0, 0))
+    inbox = Inbox(bench.config.folders.inbox, lambda: Watch(mode="poll"), monotonic=lambda: bench.now_s[0])
+    intake = Intake(bench.settings, inbox, bench.resources, bench.worker)
+    for _ in range(2):
+        intake.look()
+        bench.now_s[0] += 60
+    assert len(intake.scan.settled) == 3
+    for n_done in range(3):
+        assert intake.has_more()
+        intake.take_in(None)
+        bench.wait(bench.worker.is_idle)
+        assert bench.worker.n_delivered == n_done + 1
+    assert not intake.has_more()
+    intake.take_in(None)
+    assert bench.worker.is_idle()
+    assert bench.names("processed") == ["0.wav", "1.wav", "2.wav"]
 
 
 def test_crash_before_any_chunk_reached_the_engine_blames_nothing(bench: Bench) -> None:

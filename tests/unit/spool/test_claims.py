@@ -28,7 +28,6 @@ from tests.unit.spool.world import (
 
 if TYPE_CHECKING:
     from daemon.job import Job
-    from daemon.journal.records import Roots
 
 
 def test_claim_is_one_rename_into_the_private_folder(world: World) -> None:
@@ -41,7 +40,7 @@ def test_claim_is_one_rename_into_the_private_folder(world: World) -> None:
     assert audio == world.folders.inbox / ".scribed" / job.job_id / "talk.wav"
     assert (audio.stat().st_ino, audio.stat().st_mtime_ns) == (arrival.fingerprint.inode, MTIME_NS)
     assert stat.S_IMODE(audio.parent.stat().st_mode) == 0o700
-    assert world.spool.hotwords(job) == ("Bessel", "Chebyshev")
+    assert world.hotwords(job) == ("Bessel", "Chebyshev")
     assert tree(world.folders.inbox / "team") == set()
     assert world.journal.find(job.job_id) == job
     assert (job.path, job.name, job.folder) == ("team/talk.wav", "talk.wav", "team")
@@ -72,21 +71,21 @@ def test_recording_waits_for_hotwords_that_a_failing_disk_does_not_move(
     number: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrival = world.drop(hotwords=WORDS)
-    move = Folder.move
+    move = Folder.move_unsynced
 
-    def refuse(source: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
+    def refuse(source: Folder, name: str, *where: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
         if name == "talk.hotwords.txt":
             raise OSError(number, os.strerror(number))
-        move(source, name, *where, is_private=is_private)
+        move(source, name, *where, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move", refuse)  # a disk that fails, which the test cannot make
+        patch.setattr(Folder, "move_unsynced", refuse)  # a disk that fails, which the test cannot make
         with pytest.raises(TransientError):
             world.spool.claim(arrival)
     assert tree(world.folders.inbox) == {".scribed", "talk.wav", "talk.hotwords.txt"}
     claimed = world.spool.claim(arrival)
     assert claimed is not None
-    assert world.spool.hotwords(claimed.job)
+    assert world.hotwords(claimed.job)
 
 
 @pytest.mark.parametrize("kind", ["link", "broken link", "pipe", "folder"])
@@ -117,16 +116,58 @@ def test_link_in_place_of_a_sub_folder_is_not_followed(world: World) -> None:
 def test_claim_that_fails_leaves_no_trace(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     arrival = world.drop(hotwords=WORDS)
 
-    def refuse(job: Job, _: Roots) -> None:
-        raise TransientError(f"The journal cannot be written for {job.job_id}: disk full.")
+    def refuse(jobs: list[Job], *_: object) -> None:
+        raise TransientError(f"The journal cannot be written for {jobs}: disk full.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(world.journal, "add", refuse)  # a full disk, which the test cannot make
+        patch.setattr(world.journal, "add_all", refuse)  # a full disk, which the test cannot make
         for _ in range(3):
             with pytest.raises(TransientError):
                 world.spool.claim(arrival)
     assert tree(world.folders.inbox) == {".scribed", "talk.wav", "talk.hotwords.txt"}
     assert world.spool.claim(arrival) is not None
+
+
+def test_several_are_claimed_at_once_and_one_that_fails_does_not_stop_the_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrivals = [world.drop(path) for path in ("a.wav", "team/b.wav", "gone.wav", "full.wav", "team/c.wav")]
+    (world.folders.inbox / "gone.wav").unlink()
+    move = Folder.move_unsynced
+
+    def refuse(source: Folder, name: str, *where: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
+        if name == "full.wav":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        move(source, name, *where, **how)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "move_unsynced", refuse)  # a full disk, which the test cannot make
+        claimed = world.spool.claim_all(arrivals)
+    assert [claim.job.path for claim in claimed.claims] == ["a.wav", "team/b.wav", "team/c.wav"]
+    assert isinstance(claimed.fault, TransientError)
+    assert {job.path for job in world.journal.unfinished()} == {"a.wav", "team/b.wav", "team/c.wav"}
+    assert all(world.audio(claim.job).exists() for claim in claimed.claims)
+    assert (world.folders.inbox / "full.wav").exists()
+    assert world.spool.broken_off() == frozenset()
+    assert len(world.spool.claim_all([arrivals[3]]).claims) == 1
+
+
+def test_claims_of_many_share_their_syncs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = [world.drop(f"{number}.wav") for number in range(20)]
+    made, sync = list[int](), os.fsync
+
+    def count(fd: int) -> None:
+        made.append(fd)
+        sync(fd)
+
+    monkeypatch.setattr(os, "fsync", count)
+    claimed = world.spool.claim_all(arrivals)
+    assert len(claimed.claims) == 20
+    assert len(made) == 3  # the folder of claims, the journal, the inbox
+    with world.spool.opened(claimed.claims[0].job) as claim:
+        assert claim.fingerprint == arrivals[0].fingerprint
+        assert claim.audio.read_bytes() == world.audio(claimed.claims[0].job).read_bytes()
+    assert len(made) == 4  # and the folder of each claim before work on it begins
 
 
 _CLAIM_AS_OTHER = """
@@ -182,18 +223,18 @@ def test_hotwords_that_are_not_a_regular_file_are_ignored(world: World, tmp_path
     (tmp_path / "secret").write_bytes(b"secret\n")
     (world.folders.inbox / "talk.hotwords.txt").symlink_to(tmp_path / "secret")
     job = world.claim()
-    assert world.spool.hotwords(job) == ()
+    assert world.hotwords(job) == ()
     (world.folders.inbox / "memo.hotwords.txt").mkdir()
-    assert world.spool.hotwords(world.claim("memo.wav")) == ()
+    assert world.hotwords(world.claim("memo.wav")) == ()
     world.deliver(job)
     assert tree(world.folders.inbox) >= {"talk.hotwords.txt", "memo.hotwords.txt"}
 
 
 def test_hotwords_are_cleaned_and_limited(world: World) -> None:
     odd = "\ufeffBessel\r\n\n  Bessel  \r\n\u4f60\u597d\n".encode() + b"caf\xe9\n"
-    assert world.spool.hotwords(world.claim(hotwords=odd)) == ("Bessel", "\u4f60\u597d", "caf\ufffd")
+    assert world.hotwords(world.claim(hotwords=odd)) == ("Bessel", "\u4f60\u597d", "caf\ufffd")
     many = b"".join(b"word%d\n" % number for number in range(5000))
-    words = world.spool.hotwords(world.claim("long.wav", hotwords=many))
+    words = world.hotwords(world.claim("long.wav", hotwords=many))
     assert 1000 < len(words) < 5000
     assert words[-1] == f"word{len(words) - 1}"  # not cut in two
 

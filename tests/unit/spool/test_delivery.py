@@ -103,7 +103,7 @@ def test_status_is_never_a_stem(world: World) -> None:
 def test_longest_possible_names_are_delivered(world: World, name: bytes) -> None:
     for number in range(3):
         job = world.claim(os.fsdecode(name), content=b"%d" % number)
-        assert world.spool.hotwords(job) == ()
+        assert world.hotwords(job) == ()
         world.deliver(job)
     world.set_aside(world.claim(os.fsdecode(name)))
     assert [len(tree(folder)) for folder in (world.folders.outbox, world.folders.processed)] == [6, 3]
@@ -153,10 +153,10 @@ def test_name_taken_between_check_and_publishing_is_not_overwritten(
 ) -> None:
     publish, thefts = Folder.publish, iter(["talk.json", "talk.wav.txt"])
 
-    def race(folder: Folder, temporary: str, name: str) -> None:
+    def race(folder: Folder, temporary: str, name: str, **how: bool) -> None:
         if theft := next(thefts, None):
             (world.folders.outbox / theft).write_bytes(b"theirs")
-        publish(folder, temporary, name)
+        publish(folder, temporary, name, **how)
 
     monkeypatch.setattr(Folder, "publish", race)
     assert world.deliver(world.claim()) == "talk.wav (2)"
@@ -230,10 +230,10 @@ def test_repeated_delivery_completes_an_interrupted_one(world: World, monkeypatc
     job = world.claim()
     publish = Folder.publish
 
-    def fill(folder: Folder, temporary: str, name: str) -> None:
+    def fill(folder: Folder, temporary: str, name: str, **how: bool) -> None:
         if name.endswith(".json"):
             raise OSError(28, "No space left on device")
-        publish(folder, temporary, name)
+        publish(folder, temporary, name, **how)
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "publish", fill)

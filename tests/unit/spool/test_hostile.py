@@ -177,13 +177,13 @@ def test_link_that_a_member_puts_in_place_of_a_shared_folder_leads_nowhere(share
 
 def test_claimed_audio_is_reached_though_the_folder_of_claims_is_swapped(world: World, tmp_path: Path) -> None:
     job = world.claim()
-    with world.spool.audio(job) as path:
+    with world.spool.opened(job) as claim:
         claims = world.folders.inbox / ".scribed"
         claims.rename(world.folders.inbox / "moved")
         (tmp_path / "fake" / job.job_id).mkdir(parents=True)
         (tmp_path / "fake" / job.job_id / "talk.wav").write_bytes(b"another's speech")
         claims.symlink_to(tmp_path / "fake")
-        assert path.read_bytes() == AUDIO
+        assert claim.audio.read_bytes() == AUDIO
         with pytest.raises(TransientError, match="is not a folder"):
             world.spool.fingerprint(job)
 
@@ -475,8 +475,8 @@ def test_unreadable_file_of_a_member_takes_a_name_but_does_not_block_the_deliver
     monkeypatch.setattr(files, "open_regular", refuse)  # root may read everything
     publish = Folder.publish
 
-    def plant_and_publish(folder: Folder, temporary: str, name: str) -> None:
-        publish(folder, temporary, name)
+    def plant_and_publish(folder: Folder, temporary: str, name: str, **how: bool) -> None:
+        publish(folder, temporary, name, **how)
         if name == "talk.json" and not planted.with_suffix(".done").exists():
             planted.with_suffix(".done").touch()
             planted.unlink(missing_ok=True)
@@ -507,7 +507,7 @@ def test_unreadable_file_of_a_member_takes_a_name_but_does_not_block_the_deliver
 def test_hotwords_replaced_during_the_claim_stay_in_the_inbox(
     fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    world, move = World(tmp_path, fast), Folder.move
+    world, move = World(tmp_path, fast), Folder.move_unsynced
     hotwords = world.folders.inbox / "talk.hotwords.txt"
 
     def replace_and_move(folder: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
@@ -517,9 +517,9 @@ def test_hotwords_replaced_during_the_claim_stay_in_the_inbox(
         move(folder, name, *where, is_private=is_private)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move", replace_and_move)
+        patch.setattr(Folder, "move_unsynced", replace_and_move)
         job = world.claim(hotwords=WORDS)
-    assert world.spool.hotwords(job) == ()
+    assert world.hotwords(job) == ()
     assert world.deliver(job) == "talk"
     assert (world.folders.processed / "talk.wav").read_bytes() == AUDIO
     assert not hotwords.is_file()

@@ -49,8 +49,29 @@ def test_claim_without_its_note_is_recovered_from_its_files(world: World, tmp_pa
     (left,) = later.spool.recover()
     assert (left.job_id, left.path) == (job.job_id, "talk.wav")
     assert not later.spool.conclude(left)
-    assert later.spool.hotwords(left) == ("Bessel", "Chebyshev")
+    assert later.hotwords(left) == ("Bessel", "Chebyshev")
     assert later.deliver(left) == "talk"
+    later.close()
+
+
+@pytest.mark.parametrize("end", ["delivered", "failed"])
+def test_emptied_claim_that_a_power_cut_brings_back_is_removed(world: World, tmp_path: Path, end: str) -> None:
+    """Even where the documents have been fetched by then: otherwise it would be taken for a lost delivery."""
+    job = world.claim(hotwords=WORDS)
+    note = (world.claim_folder(job) / ".claim.json").read_bytes()
+    if end == "delivered":
+        world.deliver(job)
+        (world.folders.outbox / "talk.json").unlink()
+    else:
+        world.set_aside(job)
+    world.close()
+    world.claim_folder(job).mkdir()
+    (world.claim_folder(job) / ".claim.json").write_bytes(note)
+    before = tree(tmp_path)
+    later = World(tmp_path)
+    assert later.spool.recover() == ()
+    assert before - tree(tmp_path) == {f"inbox/.scribed/{job.job_id}/.claim.json"}
+    assert len(later.journal.named("talk.wav")) == 1
     later.close()
 
 

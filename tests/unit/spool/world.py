@@ -80,6 +80,10 @@ class World:
     def audio(self, job: Job) -> Path:
         return self.claim_folder(job) / job.name
 
+    def hotwords(self, job: Job) -> tuple[str, ...]:
+        with self.spool.opened(job) as claim:
+            return claim.hotwords
+
     def deliver(self, job: Job, mark: str = "") -> str:
         """Deliver documents of the job and return their stem."""
         return self.spool.deliver(job, documents(job, mark), RESULT).stem
