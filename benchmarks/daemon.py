@@ -36,14 +36,15 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whos
 from daemon.config import Folders, Output, Watch
 from daemon.host.clock import now
 from daemon.inbox import Arrival, Inbox, fingerprint_of
-from daemon.job import JobState
+from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal
-from daemon.journal.records import Result
+from daemon.journal.records import ChunkText, Result
 from daemon.spool import SharedFolders, Spool
 
 _FOLDERS: Final = ("inbox", "outbox", "processed", "failed", "state", "cache")
 _N_FILES: Final = 100_000
 _N_JOBS: Final = 10_000
+_GROUP: Final = 32  # recordings that are claimed together
 _N_PAST: Final = 1_000_000
 _N_ARRIVALS: Final = 20
 _IDLE_S: Final = 30.0
@@ -139,7 +140,10 @@ def measure_scan(root: Path, n_files: int) -> list[tuple[str, str, str]]:
 
 
 def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:
-    """Time claim and delivery of ten-second recordings, without decoding and model, against plain copies."""
+    """Time claim and delivery of ten-second recordings, without decoding and model, against plain copies.
+
+    They are claimed in groups, as in a backlog, and delivered one after the other on one thread.
+    """
     folders = Folders(**{name: root / name for name in _FOLDERS})
     shared = SharedFolders(folders)
     root.mkdir()
@@ -148,28 +152,46 @@ def measure_own_time(root: Path, n_jobs: int) -> list[tuple[str, str, str]]:
     spool = Spool(shared, journal, lambda _: Output())
     content = bytes(10 * 16_000 * 2)
     documents = {"txt": b"words\n" * 40, "json": b'{"text": "words"}' * 40}
-    times_s, copies_s = [], []
-    for number in range(n_jobs):
-        path = folders.inbox / f"{number:05}.wav"
-        path.write_bytes(content)
-        arrival = Arrival(path.name, fingerprint_of(path.lstat()))
-        begun_s = time.perf_counter()
-        claimed = spool.claim(arrival)
-        if claimed is None:
+    took_s, cpu_s, copies_s = 0.0, 0.0, []
+    for first in range(0, n_jobs, _GROUP):
+        arrivals = []
+        for number in range(first, min(first + _GROUP, n_jobs)):
+            path = folders.inbox / f"{number:05}.wav"
+            path.write_bytes(content)
+            arrivals.append(Arrival(path.name, fingerprint_of(path.lstat())))
+        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+        claimed = spool.claim_all(arrivals).claims
+        if len(claimed) != len(arrivals):
             sys.exit("a recording was gone before it was claimed")
-        journal.begin(claimed.job.job_id)
-        spool.deliver(claimed.job, documents, Result(10.0, 1.0, is_complete=True))
-        times_s.append(time.perf_counter() - begun_s)
-        begun_s = time.perf_counter()
-        with (root / "copy").open("wb") as stream:
-            stream.write(b"words\n" * 40)
-            stream.flush()
-            os.fsync(stream.fileno())
-        copies_s.append(time.perf_counter() - begun_s)
+        for claim in claimed:
+            process_without_sound(spool, journal, claim.job, documents)
+        took_s, cpu_s = took_s + time.perf_counter() - begun_s, cpu_s + time.process_time() - begun_cpu_s
+        for _ in arrivals:
+            begun_s = time.perf_counter()
+            with (root / "copy").open("wb") as stream:
+                stream.write(b"words\n" * 40)
+                stream.flush()
+                os.fsync(stream.fileno())
+            copies_s.append(time.perf_counter() - begun_s)
     journal.close()
-    ratio = median(times_s) / median(copies_s)
     what = f"own time of each of {n_jobs:,} recordings"
-    return [(what, f"{1000 * sum(times_s) / n_jobs:.1f} ms", f"median {ratio:.0f}x one synced write of a text")]
+    rival = (
+        f"{took_s / sum(copies_s):.0f}x one synced write of a text; {1000 * cpu_s / n_jobs:.1f} ms of processor time"
+    )
+    return [(what, f"{1000 * took_s / n_jobs:.1f} ms", rival)]
+
+
+def process_without_sound(spool: Spool, journal: Journal, job: Job, documents: dict[str, bytes]) -> None:
+    """Do all that the service does with a claimed recording, but for decoding and the model."""
+    spool.conclude(job)
+    journal.begin(job.job_id)
+    with spool.opened(job):
+        pass
+    journal.reach_engine(job.job_id)
+    journal.remember_chunk(job.job_id, "plan", (0, 160_000), ChunkText("words", "English", is_finished=True))
+    spool.fingerprint(job)
+    spool.explain_second_set(job)
+    spool.deliver(job, documents, Result(10.0, 1.0, is_complete=True))
 
 
 def measure_journal(root: Path, n_past: int) -> list[tuple[str, str, str]]:
