@@ -35,9 +35,9 @@ def _shared(matrices: torch.Tensor) -> torch.Tensor:
     share = matrices[first : first + each]
     if len(share):
         mine[: len(share)] = orthogonalized(share)
-    gathered = mine.new_empty(n_processes * each, *matrices.shape[1:])
-    dist.all_gather_into_tensor(gathered, mine)
-    return gathered[: len(matrices)]
+    gathered = [torch.empty_like(mine) for _ in range(n_processes)]
+    dist.all_gather(gathered, mine)
+    return torch.cat(gathered)[: len(matrices)]
 
 
 class Muon(torch.optim.Optimizer):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from daemon.config import Preprocess
 from daemon.decode import Waveform, WaveformWriter
 from daemon.segment import Span, cut
 from daemon.segment.frames import measure_levels
@@ -84,6 +85,21 @@ def test_quiet_far_speaker_is_not_lost(tmp_path: Path) -> None:
     start = 2 * S + len(near)
     found = find(samples + media.noise(len(samples) / S, level=0.0005), tmp_path, "silero")
     assert share_found(found, Turn("awb", TURNS[5][1], start, start + len(far))) > 0.9
+
+
+def test_voices_on_two_channels_are_both_found(tmp_path: Path) -> None:
+    turns = [(voice, words) for (_, words), voice in zip(TURNS[:6], ("slt", "rms") * 3, strict=True)]
+    sound, placed = voices.conversation(turns, pauses_s=(0.9, 1.4))
+    channels = np.zeros((len(sound), 2), np.float32)
+    for turn in placed:
+        channels[turn.start : turn.stop, ("slt", "rms").index(turn.voice)] = sound[turn.start : turn.stop]
+    channels += media.noise(len(sound) / S, level=0.0005)[:, None]
+    path = media.write_audio(tmp_path / "call.wav", channels, S)
+    waveform, receipt = media.decode(path, Preprocess(), tmp_path)
+    with waveform:
+        found = detect_speech(waveform, "silero", lambda: None)
+    assert receipt.channels == 2
+    assert min(share_found(found, turn) for turn in placed) > 0.95
 
 
 @pytest.mark.parametrize("max_chunk_s", [8.0, 15.0, 30.0])
