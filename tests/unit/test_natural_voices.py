@@ -97,7 +97,7 @@ def test_voices_on_two_channels_are_both_found(tmp_path: Path) -> None:
     path = media.write_audio(tmp_path / "call.wav", channels, S)
     waveform, receipt = media.decode(path, Preprocess(), tmp_path)
     with waveform:
-        found = detect_speech(waveform, "silero", lambda: None)
+        found = find(media.samples_of(waveform), tmp_path, "silero")
     assert receipt.channels == 2
     assert min(share_found(found, turn) for turn in placed) > 0.95
 
