@@ -13,7 +13,7 @@ from tests.scripted_engine import ScriptedEngine
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-WAIT_S = 20.0
+WAIT_S = 300.0  # only to find out what hangs, however busy the machine
 
 
 @dataclass(slots=True)

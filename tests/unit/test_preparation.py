@@ -17,7 +17,7 @@ from daemon.worker.runs import LONG_BYTES, Run, Stage
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-WAIT_S = 20.0
+WAIT_S = 300.0  # only to find out what hangs, however busy the machine
 CONFIG = Config(folders=Folders(**{name: Path("/nowhere") / name for name in Folders.model_fields}))
 
 

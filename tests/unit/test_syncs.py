@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-WAIT_S = 20.0
+WAIT_S = 300.0  # only to find out what hangs, however busy the machine
 
 
 class Disk:

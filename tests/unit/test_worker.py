@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from daemon.job import Job
 
 RATE_HZ = 16_000
-WAIT_S = 20.0
+WAIT_S = 300.0  # only to find out what hangs, however busy the machine
 LOOK_S = 0.05
 
 
