@@ -67,7 +67,9 @@ _MEMO_S: Final = 10.0
 _WORDS: Final = "one two three four five six seven eight nine ten"
 _HOURS: Final = 10
 _N_SUSPECTS: Final = 256
-_WIDTH, _HEIGHT, _MARGIN = 900, 200, 40
+_WIDTH: Final = 900
+_HEIGHT: Final = 200
+_MARGIN: Final = 40
 
 
 class PacedEngine:

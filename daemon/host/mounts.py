@@ -21,11 +21,11 @@ def top_of(folder: Path) -> Path:
     the folder has no disk of its own. Bind mounts of one disk do not count, so that the answer
     is the same inside the service's sandbox and outside.
     """
-    path = os.path.realpath(folder)  # strings: it is asked several times for each recording
-    while not os.path.exists(path):  # noqa: PTH110
-        path = os.path.dirname(path)  # noqa: PTH120
-    disk = os.stat(path).st_dev  # noqa: PTH116
-    while path != "/" and os.stat(above := os.path.dirname(path)).st_dev == disk:  # noqa: PTH116, PTH120
+    path = os.path.realpath(folder)
+    while not os.path.exists(path):  # noqa: PTH110  # strings: it is asked several times for each recording
+        path = os.path.dirname(path)  # noqa: PTH120  # the same
+    disk = os.stat(path).st_dev  # noqa: PTH116  # the same
+    while path != "/" and os.stat(above := os.path.dirname(path)).st_dev == disk:  # noqa: PTH116, PTH120  # the same
         path = above
     return Path(path)
 

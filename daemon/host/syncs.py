@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class _Folder:
+class _Syncs:
     """The syncs of one folder.
 
     Attributes:
@@ -33,7 +33,7 @@ class _Folder:
     n_users: int = 0
 
 
-_folders: Final[dict[tuple[int, int], _Folder]] = {}
+_folders: Final[dict[tuple[int, int], _Syncs]] = {}
 _guard: Final = threading.Lock()
 
 
@@ -50,7 +50,7 @@ def sync_shared(fd: int, sync: Callable[[int], None]) -> None:
     facts = os.fstat(fd)
     key = facts.st_dev, facts.st_ino
     with _guard:
-        folder = _folders.setdefault(key, _Folder())
+        folder = _folders.setdefault(key, _Syncs())
         folder.n_users += 1
     try:
         _sync(folder, fd, sync)
@@ -61,7 +61,7 @@ def sync_shared(fd: int, sync: Callable[[int], None]) -> None:
                 del _folders[key]
 
 
-def _sync(folder: _Folder, fd: int, sync: Callable[[int], None]) -> None:
+def _sync(folder: _Syncs, fd: int, sync: Callable[[int], None]) -> None:
     with folder.changed:
         wanted = folder.n_begun + 1  # one in progress may have begun before our change
         folder.changed.wait_for(lambda: folder.n_done >= wanted or not folder.is_busy)
