@@ -155,7 +155,7 @@ class PacedEngine:
 
 
 class PacedFrontEnd:
-    """Decoders that are clocks: each takes a time in proportion to the size of the file, taken as 16 kHz mono PCM.
+    """Decoders that are clocks: each takes a time in proportion to the size of the file, which also gives its length.
 
     Args:
         cache: folder on the disk for decoded audio.
@@ -163,6 +163,7 @@ class PacedFrontEnd:
     """
 
     speed = 2000.0
+    bytes_per_s = 32_000.0  # 16 bits at 16 kHz
 
     def __init__(self, cache: Path, n_processes: int | None = None) -> None:
         self._cache = cache
@@ -171,8 +172,8 @@ class PacedFrontEnd:
 
     def prepare(self, recording: object, *_: object) -> Prepared:
         """Take the time, and return silence of the recording's length."""
-        n_samples = max(1, (os.fstat(recording.descriptor).st_size - 44) // 2)  # type: ignore[attr-defined]  # an open file
-        audio_s = n_samples / SAMPLE_RATE_HZ
+        audio_s = os.fstat(recording.descriptor).st_size / self.bytes_per_s  # type: ignore[attr-defined]  # an open file
+        n_samples = int(audio_s * SAMPLE_RATE_HZ)
         with self._turns:
             if self._closed.wait(audio_s / self.speed):
                 raise StoppedError("The service is stopping.")
@@ -346,21 +347,20 @@ def measure_memo(root: Path, options: argparse.Namespace) -> list[str]:
     bench = Bench(root, options)
     inbox = root / "inbox"
     inbox.mkdir()
-    with front_end(PacedFrontEnd):
-        PacedFrontEnd.speed = 20_000.0
+    with front_end(PacedFrontEnd), mock.patch.multiple(PacedFrontEnd, speed=20_000.0, bytes_per_s=1000.0):
         service = bench.service()
         thread = threading.Thread(target=service.run)
         thread.start()
         for number in range(n_long + 1):
             path = root / "long.part"
             with path.open("wb") as stream:
-                stream.truncate(44 + _HOURS * 3600 * SAMPLE_RATE_HZ * 2)  # the paced decoders look at its size only
+                stream.write(bytes(_HOURS * 3_600_000))
             os.utime(path, (0, 0))
             path.rename(inbox / f"long-{number}.wav")
         wait_for(lambda: len(running(root)) > n_long)
         took_s = []
         for number in range(5):
-            (root / "memo.part").write_bytes(make_memo())
+            (root / "memo.part").write_bytes(bytes(int(_MEMO_S * 1000)))
             os.utime(root / "memo.part", (0, 0))
             begun_s = time.monotonic()
             (root / "memo.part").rename(inbox / f"memo-{number}.wav")
@@ -369,7 +369,6 @@ def measure_memo(root: Path, options: argparse.Namespace) -> list[str]:
         n_running = len(running(root))
         service.flags.stop()
         thread.join()
-        PacedFrontEnd.speed = 2000.0
     shutil.rmtree(root)
     times = ", ".join(f"{seconds:.1f}" for seconds in took_s)
     return [f"{n_running} recordings of {_HOURS} h in progress, {n_long} slots; memos of {_MEMO_S:g} s took {times} s"]
