@@ -100,8 +100,7 @@ import sys, torch
 from pathlib import Path
 from transformers import Qwen3ASRForConditionalGeneration, Qwen3ASRProcessor
 from daemon.engine.device_loop import DeviceLoop
-from daemon.engine.kernels import choice, few_rows
-from daemon.engine.kernels.decode_attention import attend
+from daemon.engine.kernels import choice, decode_attention, few_rows
 from daemon.engine.qwen3_asr.decode_attention import KernelAttention
 from daemon.engine.qwen3_asr.few_rows import FewRows
 from daemon.engine.qwen3_asr.model import ResidentModel
@@ -110,12 +109,14 @@ from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_chunk
 
 weights = Qwen3ASRForConditionalGeneration.from_pretrained(Path(sys.argv[1]), dtype=torch.float32).eval()
-model = ResidentModel(weights, Qwen3ASRProcessor.from_pretrained(Path(sys.argv[1])))
+processor = Qwen3ASRProcessor.from_pretrained(Path(sys.argv[1]))
+model = ResidentModel(weights, processor, count_max_new_tokens=lambda _: 16)  # the interpreter is slow
+decode_attention._count_splits = lambda _: 2
 chunks = [make_chunk(0.5 + n, seed=n) for n in range(3)]
 decoder, written = model._decoder, []
 for has_kernels in (False, True):
     if has_kernels:
-        decoder.attention = KernelAttention(attend)
+        decoder.attention = KernelAttention(decode_attention.attend)
         few = FewRows(few_rows, decoder._layers, decoder.sizes, decoder._norm, decoder._head)
         decoder._run_layers, decoder._settle = few.run_layers, choice.settle
     engine = ContinuousEngine(model, ModelIdentity("tiny", "0" * 64, "float32", "cpu"), 2, DeviceLoop(model.device))
