@@ -2,7 +2,7 @@
 
 Silero misses half of a talker who is 30 dB below another one. Made as loud as the other, he is found as well. But
 an even level turns every pause over a background of voices into speech. So what only the second look finds must
-also stand out from the noise floor around it: somewhere by 9 dB, and within a few seconds of that by 6 dB.
+also stand out from the noise floor around it: somewhere by 10 dB, and within a few seconds of that by 6 dB.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ _SMOOTHING_FRAMES: Final = 3  # 100 ms
 _FLOOR_BLOCK_FRAMES: Final = 156  # 5 s
 _FLOOR_AROUND_FRAMES: Final = 469  # 15 s
 _LOWEST_FLOOR_DBFS: Final = -75.0
-_MIN_SHARE: Final = 0.25  # of the frames around must stand out: speech has pauses between its syllables
-# Proof that someone speaks: this far above the floor, over a second on either side, for 200 ms or more, and at some
-# moment this probable.
-_PROOF_DB: Final = 9.0
-_PROOF_PROBABILITY: Final = 0.9  # breath and single voices of a babble stay below
+# Proof that someone speaks: a quarter of the frames within a second on either side are this far above the floor, for
+# 200 ms or more, in which speech is this probable on average.
+_PROOF_DB: Final = 10.0
+_PROOF_PROBABILITY: Final = 0.85  # breath and single voices of a babble stay below
+_PROOF_SHARE: Final = 0.25
 _PROOF_AROUND_FRAMES: Final = 31
 _MIN_PROOF_FRAMES: Final = 6
 # The rest of what he says is no more than 4 s from a proof, and need not stand out as much.
 _REST_DB: Final = 6.0
+_REST_SHARE: Final = 0.2
 _REST_AROUND_FRAMES: Final = 78
 _REACH_FRAMES: Final = 125
 _MIN_CANDIDATES: Final = 2  # frames of a stretch: a quarter of the shortest proof
@@ -117,19 +118,21 @@ def confirm(
     """
     n_frames = len(excess)
     is_new = to_mask(found, n_frames) & ~to_mask(bursts, n_frames)
-    proofs = to_ranges(_stands_out(is_new, excess >= _PROOF_DB, _PROOF_AROUND_FRAMES))
-    is_certain = np.array([probabilities[start:stop].max() for start, stop in proofs.tolist()]) >= _PROOF_PROBABILITY
+    proofs = to_ranges(_stands_out(is_new, excess >= _PROOF_DB, _PROOF_SHARE, _PROOF_AROUND_FRAMES))
+    is_certain = np.array([probabilities[start:stop].mean() for start, stop in proofs.tolist()]) >= _PROOF_PROBABILITY
     proofs = proofs[is_certain & (proofs[:, 1] - proofs[:, 0] >= _MIN_PROOF_FRAMES)]
     is_near_proof = to_mask(_widen(proofs, _REACH_FRAMES), n_frames)
-    is_rest = is_near_proof & _stands_out(is_new, excess >= _REST_DB, _REST_AROUND_FRAMES)
+    is_rest = is_near_proof & _stands_out(is_new, excess >= _REST_DB, _REST_SHARE, _REST_AROUND_FRAMES)
     return is_rest | to_mask(proofs, n_frames)
 
 
-def _stands_out(is_new: NDArray[np.bool_], is_high: NDArray[np.bool_], n_around: int) -> NDArray[np.bool_]:
-    """Return the new frames around which, among the new ones, enough are high."""
+def _stands_out(
+    is_new: NDArray[np.bool_], is_high: NDArray[np.bool_], min_share: float, n_around: int
+) -> NDArray[np.bool_]:
+    """Return the new frames around which, among the new ones, a share is high; speech has pauses between syllables."""
     n_frames = 2 * n_around + 1
     share = average((is_new & is_high).astype(np.float32), n_frames)
-    return is_new & (share >= _MIN_SHARE * average(is_new.astype(np.float32), n_frames))
+    return is_new & (share >= min_share * average(is_new.astype(np.float32), n_frames))
 
 
 def _widen(ranges: NDArray[np.int64], n_frames: int) -> NDArray[np.int64]:
