@@ -73,7 +73,7 @@ _MARGIN: Final = 40
 
 
 class PacedEngine:
-    """An engine that is a clock: a chunk takes one of its slots for a time in proportion to the audio.
+    """An engine that is a clock: a chunk takes a slot for a time in proportion to the audio and to the slots in use.
 
     Args:
         n_slots: chunks at a time.
@@ -86,7 +86,7 @@ class PacedEngine:
         self.max_in_flight = n_slots
         self.fallbacks = ()
         self.occupancy: list[tuple[float, int]] = []  # (time, slots in use) at each change
-        self._s_per_audio_s = n_slots / speed
+        self._speed = speed
         self._latency_s = latency_s
         self._changed = threading.Condition()
         self._waiting: deque[tuple[ChunkRequest, Future[ChunkResponse]]] = deque()
@@ -147,7 +147,7 @@ class PacedEngine:
             chunk, future = self._waiting.popleft()
             if not future.set_running_or_notify_cancel():
                 continue
-            takes_s = max(self._latency_s, chunk.duration_s * self._s_per_audio_s)
+            takes_s = max(self._latency_s, chunk.duration_s * (len(self._running) + 1) / self._speed)
             self._n_begun += 1
             heapq.heappush(self._running, (now_s + takes_s, self._n_begun, future))
         self.occupancy.append((now_s, len(self._running)))
