@@ -195,6 +195,7 @@ class Claims:
             with files.explained("The claimed recording cannot be found", folder):
                 claim.sync()
                 fingerprint = fingerprint_of(claim.lstat(job.name))
+            self._context.begun.add(job.job_id)
             yield OpenClaim(claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
         finally:
             held.__exit__(None, None, None)
@@ -208,7 +209,7 @@ class Claims:
             TransientError: the journal cannot be read.
         """
         unfinished = self._context.journal.unfinished()
-        doubtful = (job for job in unfinished if job.job_id not in self._context.own)
+        doubtful = (job for job in unfinished if job.job_id not in self._context.begun)
         return frozenset(job.path for job in doubtful if not self.has_audio(job))
 
     def exists(self, job: Job) -> bool:
@@ -246,6 +247,7 @@ class Claims:
                 _return_hotwords(claim, inbox, job)
             remove_claim(claims, job.job_id)
         self._context.journal.forget_claim(job.job_id)
+        self._context.forget(job.job_id)
 
     def _drop(self, job: Job) -> None:
         """Undo a failed claim; if that cannot be done now, the next claim tries first, so that they never add up."""

@@ -28,7 +28,8 @@ class Context:
         journal: what is known of the jobs.
         output_of: returns the section `output` of the configuration that applies to a job.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
-        own: ids of the jobs that this run has claimed: their recordings are in their claims.
+        own: ids of the jobs that this run has claimed.
+        begun: ids of the jobs on which this run has begun work: their recordings were in their claims.
         reserved: ids of those of them that have reserved names for their documents.
     """
 
@@ -37,6 +38,7 @@ class Context:
     output_of: Callable[[str], Output]
     resumed: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
+    begun: set[str] = field(default_factory=set)
     reserved: set[str] = field(default_factory=set)
     _roots: dict[str, Roots] = field(default_factory=dict)
 
@@ -55,6 +57,7 @@ class Context:
     def forget(self, job_id: str) -> None:
         """Forget what is kept of a job that has ended."""
         self.own.discard(job_id)
+        self.begun.discard(job_id)
         self.reserved.discard(job_id)
         self._roots.pop(job_id, None)
 
