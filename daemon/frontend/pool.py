@@ -232,6 +232,7 @@ class FrontEnd:
             errors.StoppedError: from `raise_if_stopped`, or because the front end was closed.
             DecoderError: there is a bug in our own code.
         """
+        raise_if_stopped()  # a short one is done before it is asked again
         start, stop = (0, waveform.n_samples) if span is None else (span.start, span.stop)
         parts = waveform.parts if isinstance(waveform, MixedWaveform) else [waveform]
         request = Encode(

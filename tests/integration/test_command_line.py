@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import shutil
+import signal
 import subprocess
-import threading
+import termios
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -196,14 +199,16 @@ def test_names_cannot_send_escape_sequences_to_the_terminal(make_instance: MakeI
 def test_interrupted_pipe_ends_with_130(make_instance: MakeInstance) -> None:
     command = make_instance().command("transcribe", "-")
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
-    timer = threading.Timer(5, process.send_signal, [2])  # while it waits for its input
-    timer.start()
+    assert process.stdin is not None
     assert process.stderr is not None
+    process.stdin.write(b"x")
+    process.stdin.flush()
+    while fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)) != bytes(4):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)  # while it waits for more
     told = process.stderr.read()
-    timer.join()
     assert process.wait() == 130
     assert b"Traceback" not in told
-    assert process.stdin is not None
     process.stdin.close()
     process.stderr.close()
 
