@@ -22,8 +22,8 @@ def test_group_members_share_recordings_and_strangers_see_nothing(running: Unit)
     document = running.wait_for("between-people.wav")
     outbox = running.folder("outbox")
     assert box.do("cat", f"{outbox}/between-people.txt", user="rita").split() == document["text"].split()
-    name = "between-people.wav"  # written within a second
-    wait_until(lambda: name in box.do("cat", f"{outbox}/STATUS.txt", user="rita"), "STATUS.txt shows it")
+    line = "  between-people.wav  today "  # written within a second
+    wait_until(lambda: line in box.do("cat", f"{outbox}/STATUS.txt", user="rita"), "STATUS.txt shows it")
     for folder in (*FOLDERS, "state", "cache"):
         assert box.run("ls", running.folder(folder), user="stranger").returncode != 0
     owner = box.do("stat", "--format=%U:%G:%a", f"{outbox}/between-people.txt").strip()
