@@ -11,6 +11,7 @@ _TABLE: Final = Path("/proc/self/mountinfo")
 # Here others write without our kernel knowing: only our own changes would cause events.
 _SILENT: Final = re.compile(r"nfs4?|cifs|smb\w*|9p|afs|ceph|lustre|glusterfs|virtiofs|vboxsf|vmhgfs|fuse(?!ctl).*")
 _COMPRESSING: Final = frozenset({"btrfs", "zfs", "bcachefs", "ntfs3", "erofs"})
+_tops: Final[dict[Path, tuple[int, int, Path]]] = {}  # device, inode and answer of `top_of` for each folder
 _ESCAPE: Final = re.compile(r"\\([0-7]{3})")
 
 
@@ -21,13 +22,24 @@ def top_of(folder: Path) -> Path:
     the folder has no disk of its own. Bind mounts of one disk do not count, so that the answer
     is the same inside the service's sandbox and outside.
     """
-    path = os.path.realpath(folder)
-    while not os.path.exists(path):  # noqa: PTH110  # strings: it is asked several times for each recording
-        path = os.path.dirname(path)  # noqa: PTH120  # the same
-    disk = os.stat(path).st_dev  # noqa: PTH116  # the same
-    while path != "/" and os.stat(above := os.path.dirname(path)).st_dev == disk:  # noqa: PTH116, PTH120  # the same
-        path = above
-    return Path(path)
+    try:
+        facts = folder.stat()
+    except OSError:
+        return _find_top(folder)
+    found = _tops.get(folder)
+    # The same folder is where it was. A folder is asked about several times for each recording.
+    if found is None or found[:2] != (facts.st_dev, facts.st_ino):
+        found = _tops[folder] = (facts.st_dev, facts.st_ino, _find_top(folder))
+    return found[2]
+
+
+def _find_top(folder: Path) -> Path:
+    path = Path(os.path.realpath(folder))
+    while not path.exists():
+        path = path.parent
+    while path != path.parent and path.stat().st_dev == path.parent.stat().st_dev:
+        path = path.parent
+    return path
 
 
 def filesystem_of(folder: Path, table: Path = _TABLE) -> str:
