@@ -59,6 +59,10 @@ class CannotWriteError(ScribedError):
     exit_code = ExitCode.CANNOT_WRITE
 
 
+class ChangedError(ScribedError):
+    """The recording changed while it was being transcribed; it is transcribed again, and no attempt is charged."""
+
+
 class StoppedError(ScribedError):
     """The work was asked to stop, by a shutdown or a cancel; nothing is wrong."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _MAX_CHUNKS: Final = 10_000  # read before giving up: a hostile file may hold millions
 _UNKNOWN_SIZE: Final = 0xFFFFFFFF
@@ -68,6 +68,8 @@ _OTHER_FORMATS: Final = {
     "a playlist, which only lists recordings": rb"#EXTM3U|\[playlist\]|ffconcat|v=0\r?\n"
     rb"|\s*<(\?xml[^>]*>\s*<)?(MPD|asx|smil)",
 }
+_AUDIO_PATTERNS: Final = {name: re.compile(pattern, re.DOTALL) for name, pattern in _AUDIO_FORMATS.items()}
+_OTHER_PATTERNS: Final = {name: re.compile(pattern, re.DOTALL) for name, pattern in _OTHER_FORMATS.items()}
 _PCM_FORMATS: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
 _TEXT_SAMPLE_BYTES: Final = 512
 _ID3_HEADER_BYTES: Final = 10
@@ -94,23 +96,25 @@ def skip_tags(source: FileContent) -> int:
     while head.startswith(b"ID3") and len(head) >= _ID3_HEADER_BYTES:
         offset += _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(head[6:10]))
         head = source.read_at(offset, _ID3_HEADER_BYTES + _MAX_PATTERN_BYTES)
-    return source.start if audio_format(head) in {None, "MP3 or AAC"} else offset
+    is_behind_tags = offset > source.start and audio_format(head) not in {None, "MP3 or AAC"}
+    return offset if is_behind_tags else source.start
 
 
 def audio_format(head: bytes) -> str | None:
     """Return the name of the audio or video format that a file begins with, None for any other."""
-    if other_format(head):
-        return None
-    return next((name for name, pattern in _AUDIO_FORMATS.items() if re.match(pattern, head, re.DOTALL)), None)
+    return None if _find(_OTHER_PATTERNS, head) else _find(_AUDIO_PATTERNS, head)
 
 
 def other_format(head: bytes) -> str | None:
     """Return what a file is if it cannot hold audio, such as "a PDF document"."""
-    for name, pattern in _OTHER_FORMATS.items():
-        if re.match(pattern, head, re.DOTALL):
-            return name
-    is_known = any(re.match(pattern, head, re.DOTALL) for pattern in _AUDIO_FORMATS.values())
-    return "a text" if not is_known and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
+    if (other := _find(_OTHER_PATTERNS, head)) is not None:
+        return other
+    return "a text" if _find(_AUDIO_PATTERNS, head) is None and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
+
+
+def _find(patterns: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | None:
+    """Return the name of the first pattern that a file begins with."""
+    return next((name for name, pattern in patterns.items() if pattern.match(head)), None)
 
 
 def _is_text(sample: bytes) -> bool:

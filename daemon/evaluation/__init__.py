@@ -3,7 +3,7 @@
 from daemon.evaluation.bootstrap import LEVEL, N_RESAMPLES, SEED
 from daemon.evaluation.calibration import Curve, Fit
 from daemon.evaluation.chunk_files import ChunkFiles
-from daemon.evaluation.curve_files import StoredCurve, curve_path, read_curve, write_curve
+from daemon.evaluation.curve_files import CurveReader, StoredCurve, curve_path, read_curve, write_curve
 from daemon.evaluation.normalization import NORMALIZATIONS
 from daemon.evaluation.page import render_page
 from daemon.evaluation.references import Reference, find_references
@@ -18,6 +18,7 @@ __all__ = [
     "Arm",
     "ChunkFiles",
     "Curve",
+    "CurveReader",
     "Fit",
     "Reference",
     "Report",

@@ -67,3 +67,29 @@ def read_curve(state: Path, model: ModelIdentity) -> StoredCurve | None:
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
     return StoredCurve(Curve(a, b, c), facts) if all(map(math.isfinite, (a, b, c))) and min(a, b) >= 0 else None
+
+
+class CurveReader:
+    """Reads a model's curve for one recording after the other; only a changed file is read again.
+
+    Any thread may call: two that find it changed both read it.
+
+    Args:
+        state: the state folder.
+    """
+
+    def __init__(self, state: Path) -> None:
+        self._state = state
+        self._known: tuple[tuple[str, int, int, int], StoredCurve | None] | None = None  # model and facts of the file
+
+    def read(self, model: ModelIdentity) -> StoredCurve | None:
+        """Return the curve of exactly this model; None where there is none, or none that can be read."""
+        try:
+            facts = curve_path(self._state, model).stat()
+        except OSError:
+            return None
+        key = model.digest, facts.st_ino, facts.st_size, facts.st_mtime_ns
+        known = self._known
+        if known is None or known[0] != key:
+            known = self._known = key, read_curve(self._state, model)
+        return known[1]

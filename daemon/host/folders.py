@@ -103,9 +103,12 @@ class Folder:
             LinkInTheWayError: a component is a symbolic link.
             FileNotFoundError, NotADirectoryError: there is no such folder.
         """
-        here = Folder(os.dup(self.fd), self._shown)
+        parts = _parts(relative)
+        if not parts:
+            return Folder(os.dup(self.fd), self._shown)
+        here = self._enter(parts[0])
         try:
-            for part in _parts(relative):
+            for part in parts[1:]:
                 here = here.step(part)
         except BaseException:
             here.close()
@@ -163,6 +166,11 @@ class Folder:
 
     def step(self, name: str) -> Folder:
         """Open a folder in this one and close this one."""
+        entered = self._enter(name)
+        self.close()
+        return entered
+
+    def _enter(self, name: str) -> Folder:
         try:
             with self._naming(name):
                 fd = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
@@ -170,7 +178,6 @@ class Folder:
             if self.is_link(name):
                 raise LinkInTheWayError(self.path / name) from None
             raise
-        self.close()
         return Folder(fd, f"{self._shown}/{name}")
 
     def make_one(self, name: str, twin: Folder | None) -> None:

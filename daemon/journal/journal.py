@@ -28,6 +28,7 @@ from daemon.journal.records import (
     Stamps,
 )
 from daemon.journal.rows import (
+    JOB_COLUMNS,
     archived_files,
     hotwords_columns,
     job_of,
@@ -39,7 +40,7 @@ from daemon.journal.rows import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Mapping
     from pathlib import Path
 
 _NO_STAMPS: Final = Stamps()
@@ -106,11 +107,11 @@ class Journal(LookJournal):
         rows = self._select("SELECT * FROM jobs WHERE job_id = ?", job_id)
         return job_of(rows[0]) if rows else None
 
-    def unfinished(self) -> tuple[Job, ...]:
-        """Return the jobs that are neither done nor failed, oldest claim first."""
+    def unfinished(self, besides: Container[str] = ()) -> tuple[Job, ...]:
+        """Return the jobs that are neither done nor failed, besides those with these ids; oldest claim first."""
         # Selected by the states they are in: the index does not help with NOT IN.
-        rows = self._select("SELECT * FROM jobs WHERE state IN (?, ?, ?) ORDER BY claimed_at, job_id", *_UNFINISHED)
-        return tuple(job_of(row) for row in rows)
+        query = f"SELECT {JOB_COLUMNS} FROM jobs WHERE state IN (?, ?, ?) ORDER BY claimed_at, job_id"  # noqa: S608  # a constant
+        return tuple(job_of(row) for row in self._select(query, *_UNFINISHED) if row["job_id"] not in besides)
 
     def forget_claim(self, job_id: str) -> None:
         """Erase a job whose claim was undone."""

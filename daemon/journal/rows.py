@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.job import Job, JobState
 from daemon.journal.records import ArchivedFile, FileStamp, PastJob, Roots
@@ -13,6 +13,10 @@ from daemon.journal.records import ArchivedFile, FileStamp, PastJob, Roots
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
+
+
+JOB_COLUMNS: Final = "job_id, path, claimed_at, state, attempts, is_suspect, n_early_crashes"
+"""What `job_of` reads."""
 
 
 def stamp_columns(kind: str, stamp: FileStamp | None) -> dict[str, int | None]:

@@ -153,9 +153,7 @@ class Intake:
     def _waiting_jobs(self, running: frozenset[str]) -> list[Job]:
         """Return claimed jobs that neither run nor settle: suspects first, those that must run alone last of them."""
         busy = running | self._settling.keys() | self._resources.spool.held()
-        unfinished = self._resources.journal.unfinished()
-        jobs = [job for job in unfinished if job.job_id not in busy]
-        return sorted(jobs, key=_rank)
+        return sorted(self._resources.journal.unfinished(busy), key=_rank)
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed does not stop the others."""
@@ -194,8 +192,9 @@ class Intake:
 
     def claimable(self, settled: Iterable[Arrival]) -> list[Arrival]:
         """Return settled recordings that are not claimed yet, with no half-finished claim on the same path."""
-        left_out = self._claimed | self._resources.spool.broken_off()
-        return [arrival for arrival in settled if arrival.path not in left_out]
+        left = [arrival for arrival in settled if arrival.path not in self._claimed]
+        broken_off = self._resources.spool.broken_off({arrival.path for arrival in left}) if left else frozenset()
+        return [arrival for arrival in left if arrival.path not in broken_off] if broken_off else left
 
     def has_more(self) -> bool:
         """Whether the last scan found recordings that could be claimed and are not."""

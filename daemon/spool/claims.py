@@ -23,7 +23,7 @@ from daemon.spool.notes import Note, write_note
 from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from daemon.inbox import Arrival
@@ -189,27 +189,23 @@ class Claims:
         """Hold a claim open to read from it; from then on no power cut puts the recording back into the inbox."""
         folder = self._context.roots_of(job.job_id).inbox
         with files.explained("The claimed recording cannot be found", folder):
-            held = self._context.claim_of(job)
-            claim = held.__enter__()
-        try:
+            claim = self._context.claim_of(job)
+        with claim:
             with files.explained("The claimed recording cannot be found", folder):
                 claim.sync()
                 fingerprint = fingerprint_of(claim.lstat(job.name))
             self._context.begun.add(job.job_id)
             yield OpenClaim(claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
-        finally:
-            held.__exit__(None, None, None)
 
-    def broken_off(self) -> frozenset[str]:
-        """Return the paths of recordings whose claim has no audio, either not yet or no longer.
+    def broken_off(self, paths: Container[str]) -> frozenset[str]:
+        """Return those of the paths of recordings whose claim has no audio, either not yet or no longer.
 
         Until such a claim is undone, nothing at that path may be claimed, because its hotwords may be in the claim.
 
         Raises:
             TransientError: the journal cannot be read.
         """
-        unfinished = self._context.journal.unfinished()
-        doubtful = (job for job in unfinished if job.job_id not in self._context.begun)
+        doubtful = (job for job in self._context.journal.unfinished(self._context.begun) if job.path in paths)
         return frozenset(job.path for job in doubtful if not self.has_audio(job))
 
     def exists(self, job: Job) -> bool:

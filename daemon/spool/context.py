@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ from daemon.host.folders import Folder
 from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from daemon.config import Output
     from daemon.job import Job
@@ -65,18 +64,16 @@ class Context:
         """Return the folder within outbox, processed and failed where a job's outcome goes."""
         return job.folder if self.output_of(job.job_id).mirror_folders else ""
 
-    @contextmanager
-    def claims_of(self, job_id: str) -> Iterator[Folder]:
+    def claims_of(self, job_id: str) -> Folder:
         """Open the folder of claims in which a job is."""
-        with Folder.open(self.roots_of(job_id).inbox) as inbox, open_private(inbox) as claims:
-            yield claims
+        with Folder.open(self.roots_of(job_id).inbox) as inbox:
+            return open_private(inbox)
 
-    @contextmanager
-    def claim_of(self, job: Job) -> Iterator[Folder]:
+    def claim_of(self, job: Job) -> Folder:
         """Open the folder of a claimed recording.
 
         Raises:
             FileNotFoundError: there is none.
         """
-        with self.claims_of(job.job_id) as claims, claims.descend(job.job_id) as claim:
-            yield claim
+        with self.claims_of(job.job_id) as claims:
+            return claims.descend(job.job_id)

@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import json
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import count, islice
 from typing import TYPE_CHECKING, Final
 
 from daemon.documents import RESERVED_ENDINGS
-from daemon.errors import ScribedError
+from daemon.errors import ChangedError, ScribedError
 from daemon.host import files
 from daemon.host.folders import Folder
+from daemon.inbox import fingerprint_of
 from daemon.journal.records import ArchivedFile, FileStamp, Reservation, Result, Stamps
 from daemon.spool.claims import remove_claim
 from daemon.spool.names import hotwords_name, numbered_stem, outcome_names
@@ -26,7 +27,7 @@ from daemon.spool.notes import Note, PlannedDelivery, write_note
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from daemon.job import Job
+    from daemon.job import Fingerprint, Job
     from daemon.spool.context import Context
     from daemon.spool.second_look import SecondLooks
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 # Transcripts of one name that are searched for a job's id: lost journals are rare, and so are many of one name.
 _MAX_LOOKED_AT: Final = 100
 _MAX_JSON_BYTES: Final = 64 << 20
+_NOT_ARCHIVED: Final = "The recording cannot be moved to processed"
 
 
 class Delivery:
@@ -44,14 +46,39 @@ class Delivery:
         self._looks = looks
         self._reserving = threading.Lock()  # looking for a free stem and reserving it is one step
 
-    def deliver(self, job: Job, documents: Mapping[str, files.Content], result: Result) -> Reservation:
+    def deliver(
+        self, job: Job, documents: Mapping[str, files.Content], result: Result, heard: Fingerprint | None = None
+    ) -> Reservation:
         """Publish documents (by format, in their order), commit, move the audio; return its names.
 
+        Args:
+            job: the job.
+            documents: what to publish.
+            result: facts for the history.
+            heard: the fingerprint of the recording that was transcribed; None if it need not be compared.
+
         Raises:
+            ChangedError: the recording has changed since; nothing was done.
             NoPermissionError, TransientError: it can be tried again; a second call completes the first.
         """
-        roots = self._context.shared.roots
         self.roll_back(job)  # leftovers of an interrupted call
+        with ExitStack() as held:
+            with files.explained("The claimed recording cannot be found", self._context.roots_of(job.job_id).inbox):
+                claims = held.enter_context(self._context.claims_of(job.job_id))
+                claim = held.enter_context(claims.descend(job.job_id))
+                if heard is not None and fingerprint_of(claim.lstat(job.name)) != heard:
+                    raise ChangedError("The recording changed while it was being transcribed.")
+            planned = self._publish_all(job, claim, documents, result)
+            self._commit(job, planned.stamps.audio, planned.documents)
+            if not self._looks.holds(job):
+                self._archive(job, claims, claim, planned.reservation, planned.stamps)
+        return planned.reservation
+
+    def _publish_all(
+        self, job: Job, claim: Folder, documents: Mapping[str, files.Content], result: Result
+    ) -> PlannedDelivery:
+        """Reserve names and publish the documents under them."""
+        roots = self._context.shared.roots
         with files.explained("The transcript cannot be delivered", roots.outbox):
             if self._context.roots_of(job.job_id).outbox != roots.outbox:  # changed before anything was reserved
                 self._use_current_outcomes(job)
@@ -59,17 +86,13 @@ class Delivery:
                 folder = self._context.outcome_folder(job)
                 with self._context.shared.outcome(roots.outbox, folder, roots.inbox) as outbox:
                     self._looks.withdraw(job, outbox)
-                    planned = self._reserve(job, outbox, documents, result)
+                    planned = self._reserve(job, claim, outbox, documents, result)
                     try:
                         self._publish(job, outbox, planned.reservation, documents)
                     except FileExistsError:  # another file took the name before publishing
                         self.roll_back(job)
                         continue
-                break
-        self._commit(job, planned.stamps.audio, planned.documents)
-        if not self._looks.holds(job):
-            self._archive(job, planned.reservation, planned.stamps, is_resumed=False)
-        return planned.reservation
+                return planned
 
     def finish(self, job: Job, *, is_resumed: bool = False) -> None:
         """After the commit: move the audio (and its hotwords) to processed.
@@ -82,29 +105,40 @@ class Delivery:
         reservation = journal.reservation(job.job_id)
         if reservation is None:
             raise LookupError(f"{job.job_id} was committed without a reservation")
-        self._archive(job, reservation, journal.stamps(job.job_id), is_resumed=is_resumed)
+        with ExitStack() as held:
+            with files.explained(_NOT_ARCHIVED, self._context.roots_of(job.job_id).processed):
+                claims = held.enter_context(self._context.claims_of(job.job_id))
+                claim = held.enter_context(_opened(claims, job.job_id))
+            self._archive(job, claims, claim, reservation, journal.stamps(job.job_id), is_resumed=is_resumed)
 
-    def _archive(self, job: Job, reservation: Reservation, stamps: Stamps, *, is_resumed: bool) -> None:
-        journal, roots = self._context.journal, self._context.roots_of(job.job_id)
+    def _archive(  # noqa: PLR0913  # a claim, and where it goes
+        self,
+        job: Job,
+        claims: Folder,
+        claim: Folder | None,
+        reservation: Reservation,
+        stamps: Stamps,
+        *,
+        is_resumed: bool = False,
+    ) -> None:
+        roots = self._context.roots_of(job.job_id)
         with (
-            files.explained("The recording cannot be moved to processed", roots.processed),
+            files.explained(_NOT_ARCHIVED, roots.processed),
             self._context.shared.outcome(roots.processed, reservation.folder, roots.inbox) as processed,
-            self._context.claims_of(job.job_id) as claims,
         ):
             if is_resumed:
                 processed.sweep(job.job_id)
                 processed.sync()  # what was moved before the interruption may not have been
-            with _opened(claims, job.job_id) as claim:
-                mover = _Archiver(claim, processed, job.job_id)
-                # Hotwords go first: once the audio is gone, everything has been moved.
-                hotwords = mover.archive(
-                    hotwords_name(job.name), free_hotwords_names(reservation.audio_name), stamps.hotwords
-                )
-                names = (name for _, name in outcome_names(reservation.audio_name))
-                audio = mover.archive(job.name, names, stamps.audio)
+            mover = _Archiver(claim, processed, job.job_id)
+            # Hotwords go first: once the audio is gone, everything has been moved.
+            hotwords = mover.archive(
+                hotwords_name(job.name), free_hotwords_names(reservation.audio_name), stamps.hotwords
+            )
+            names = (name for _, name in outcome_names(reservation.audio_name))
+            audio = mover.archive(job.name, names, stamps.audio)
             # Not synced: an empty claim that a power cut brings back is removed at the next start.
             remove_claim(claims, job.job_id, is_durable=False)
-        journal.finish(job.job_id, audio, hotwords)
+        self._context.journal.finish(job.job_id, audio, hotwords)
         self._context.forget(job.job_id)
 
     def confirm(self, job: Job) -> bool:
@@ -171,21 +205,20 @@ class Delivery:
         self._context.set_roots(job.job_id, roots)
 
     def _reserve(
-        self, job: Job, outbox: Folder, documents: Mapping[str, files.Content], result: Result
+        self, job: Job, claim: Folder, outbox: Folder, documents: Mapping[str, files.Content], result: Result
     ) -> PlannedDelivery:
         """Record names that no one else has, before anything is written."""
         journal, roots = self._context.journal, self._context.roots_of(job.job_id)
         folder = self._context.outcome_folder(job)
         digests = {ending: files.sha256_of_content(text) for ending, text in documents.items()}
-        with self._context.claim_of(job) as claim:
-            stamps = stamps_of(claim, job.name)
-            with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
-                reservation = self._find_free(job, folder, outbox, processed)
-                named = {f"{reservation.stem}.{ending}": digest for ending, digest in digests.items()}
-                self._context.reserved.add(job.job_id)
-                journal.reserve(job.job_id, reservation, named, result, stamps)
-            planned = PlannedDelivery(reservation, named, result, stamps)
-            write_note(claim, Note(job, roots, planned))
+        stamps = stamps_of(claim, job.name)
+        with self._reserving, Folder.open(roots.processed) as root, _opened(root, folder) as processed:
+            reservation = self._find_free(job, folder, outbox, processed)
+            named = {f"{reservation.stem}.{ending}": digest for ending, digest in digests.items()}
+            self._context.reserved.add(job.job_id)
+            journal.reserve(job.job_id, reservation, named, result, stamps)
+        planned = PlannedDelivery(reservation, named, result, stamps)
+        write_note(claim, Note(job, roots, planned))
         journal.settle()
         return planned
 

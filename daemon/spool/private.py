@@ -43,13 +43,13 @@ def open_private(root: Folder, *, may_make: bool = False) -> Folder:
         NoPermissionError, TransientError: it is missing, or the existing one is not ours.
         OSError: it cannot be made or opened.
     """
-    path = root.path / PRIVATE_FOLDER
     try:
         private = root.descend(PRIVATE_FOLDER)
     except FileNotFoundError:
         private = _restore_or_make(root, may_make=may_make)
     except (NotADirectoryError, LinkInTheWayError):
-        raise TransientError(f"{path} is not a folder.", "Remove it; the service makes its own.") from None
+        what = f"{root.path / PRIVATE_FOLDER} is not a folder."
+        raise TransientError(what, "Remove it; the service makes its own.") from None
     try:
         _check(root, private)
     except BaseException as error:

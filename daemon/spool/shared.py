@@ -16,7 +16,7 @@ from daemon.journal.records import Roots
 from daemon.spool.private import LOCK_NAME, open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from daemon.config import Folders
 
@@ -40,6 +40,8 @@ class SharedFolders:
     def __init__(self, folders: Folders) -> None:
         self.folders = folders
         self._held_claims: tuple[os.stat_result, int] | None = None  # facts of the inbox, descriptor of its claims
+        self._shares = folders.state / _SHARES_NAME
+        self._remembered: tuple[tuple[int, int, int], Mapping[str, Path]] | None = None  # facts of that file, content
         self.roots = Roots(**{name: links.resolve(getattr(folders, name)) for name in _SHARED})
 
     # Ways in
@@ -58,7 +60,7 @@ class SharedFolders:
                 would be hidden once it is mounted again.
         """
         self.check_mounts()
-        with Folder.open(root) as top, _opened_or_none(model) as twin, top.make(folder, twin) as made:
+        with Folder.open(root) as top, _descend_or_make(top, folder, model) as made:
             yield made
 
     # Start
@@ -141,11 +143,9 @@ class SharedFolders:
         Raises:
             TransientError: one is not mounted.
         """
-        remembered = self._remembered_mounts()
-        for name in _SHARED:
+        for name, top in self._remembered_mounts().items():
             folder: Path = getattr(self.folders, name)
-            top = remembered.get(str(folder))
-            if top is not None and mounts.top_of(folder) != Path(top):
+            if mounts.top_of(folder) != top:
                 what = f"The disk or share of the {name} folder is not there: nothing is mounted at {top}."
                 remedy = f"Mount it. If it is gone permanently, remove {self._shares} and restart the service."
                 raise TransientError(what, remedy)
@@ -156,23 +156,39 @@ class SharedFolders:
         Raises:
             NoPermissionError, TransientError: the state folder cannot be written.
         """
-        folders: list[Path] = [getattr(self.folders, name) for name in _SHARED]
-        tops = {str(folder): str(mounts.top_of(folder)) for folder in folders}
-        mounted = {folder: top for folder, top in tops.items() if top != "/"}
+        tops = {name: mounts.top_of(getattr(self.folders, name)) for name in _SHARED}
+        mounted = {name: top for name, top in tops.items() if top != Path("/")}
         if mounted != self._remembered_mounts():
+            content = {str(getattr(self.folders, name)): str(top) for name, top in mounted.items()}
             with files.explained("The mounts of the shared folders cannot be remembered", self.folders.state):
-                files.replace(self._shares, json.dumps(mounted).encode(), _SHARES_MODE)
+                files.replace(self._shares, json.dumps(content).encode(), _SHARES_MODE)
 
-    @property
-    def _shares(self) -> Path:
-        return self.folders.state / _SHARES_NAME
-
-    def _remembered_mounts(self) -> dict[str, str]:
+    def _remembered_mounts(self) -> Mapping[str, Path]:
+        """Return where shared folders were mounted, by their names."""
         try:
-            remembered = json.loads(self._shares.read_bytes())
-        except (OSError, ValueError):  # not written yet, or damaged: trust what is mounted now
+            facts = self._shares.stat()
+        except OSError:  # not written yet: trust what is mounted now
             return {}
-        return remembered if isinstance(remembered, dict) else {}
+        stamp = facts.st_ino, facts.st_size, facts.st_mtime_ns
+        if self._remembered is None or self._remembered[0] != stamp:  # it is asked for twice for each recording
+            self._remembered = stamp, self._read_mounts()
+        return self._remembered[1]
+
+    def _read_mounts(self) -> Mapping[str, Path]:
+        try:
+            content = json.loads(self._shares.read_bytes())
+        except (OSError, ValueError):  # damaged: trust what is mounted now
+            return {}
+        known = content if isinstance(content, dict) else {}
+        tops = {name: known.get(str(getattr(self.folders, name))) for name in _SHARED}
+        return {name: Path(top) for name, top in tops.items() if isinstance(top, str)}
+
+
+def _descend_or_make(top: Folder, folder: str, model: Path) -> Folder:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return top.descend(folder)
+    with _opened_or_none(model) as twin:
+        return top.make(folder, twin)
 
 
 @contextmanager

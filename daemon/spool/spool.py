@@ -19,7 +19,7 @@ from daemon.spool.retention import Retention
 from daemon.spool.second_look import SecondLooks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Container, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
@@ -78,9 +78,9 @@ class Spool:
             raise claimed.fault
         return next(iter(claimed.claims), None)
 
-    def broken_off(self) -> frozenset[str]:
-        """Return the paths that must not be claimed yet: an earlier claim of each has to be undone first."""
-        return self._claims.broken_off()
+    def broken_off(self, paths: Container[str]) -> frozenset[str]:
+        """Return those of the paths that must not be claimed yet: an earlier claim of each has to be undone first."""
+        return self._claims.broken_off(paths)
 
     @contextmanager
     def arrived(self, path: str) -> Iterator[Path]:
@@ -128,9 +128,15 @@ class Spool:
         """Return why the job's documents will not replace those of its earlier delivery, None where they will."""
         return self._looks.explain_second_set(job)
 
-    def deliver(self, job: Job, documents: Mapping[str, files.Content], result: Result) -> Reservation:
-        """Publish documents (by format, in their order), commit, move the audio; return its names."""
-        return self._delivery.deliver(job, documents, result)
+    def deliver(
+        self, job: Job, documents: Mapping[str, files.Content], result: Result, heard: Fingerprint | None = None
+    ) -> Reservation:
+        """Publish documents (by format, in their order), commit, move the audio; return its names.
+
+        Raises:
+            ChangedError: the recording is no longer the one with the fingerprint `heard`; nothing was done.
+        """
+        return self._delivery.deliver(job, documents, result, heard)
 
     def set_aside(self, job: Job, reason: Reason) -> None:
         """Move a claimed recording to failed, with a note that says why."""

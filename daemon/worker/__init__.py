@@ -1,7 +1,6 @@
 """The work on claimed recordings: prepared and transcribed side by side, each to its outcome, with retries."""
 
 from daemon.worker.attempts import MAX_EARLY_CRASHES, Attempts
-from daemon.worker.outcomes import ChangedError
 from daemon.worker.places import count_places
 from daemon.worker.preparation import count_decoders
 from daemon.worker.resources import EngineSource, Resources
@@ -12,7 +11,6 @@ __all__ = [
     "MAX_EARLY_CRASHES",
     "MAX_LONG_AHEAD",
     "Attempts",
-    "ChangedError",
     "EngineSource",
     "InProgress",
     "Resources",

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.errors import EngineLostError, JobError, NoPermissionError, ScribedError, StoppedError, TransientError
+from daemon.errors import (
+    ChangedError,
+    EngineLostError,
+    JobError,
+    NoPermissionError,
+    ScribedError,
+    StoppedError,
+    TransientError,
+)
 from daemon.host import files
 from daemon.journal.records import Reason
 from daemon.worker.attempts import MAX_EARLY_CRASHES
@@ -31,10 +39,6 @@ _UNEXPECTED_REMEDY: Final = "Try again. If it fails again, send the maintainers 
 _DISK_REMEDY: Final = "Check the disks and shares of scribed's folders."
 
 log = structlog.get_logger()
-
-
-class ChangedError(ScribedError):
-    """The recording changed while it was being transcribed; it is transcribed again, and no attempt is charged."""
 
 
 class Outcomes:

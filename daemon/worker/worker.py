@@ -12,8 +12,8 @@ import structlog
 
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.documents import LISTENING_COPIES, render
-from daemon.errors import StoppedError
-from daemon.evaluation import read_curve
+from daemon.errors import ChangedError, StoppedError
+from daemon.evaluation import CurveReader
 from daemon.host import files
 from daemon.journal.records import Result
 from daemon.pipeline import Recording, RunControl, make_listening_copy, prepare, transcribe_prepared
@@ -21,7 +21,7 @@ from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
 from daemon.worker.evidence import JournalMemory, WatchedEngine
 from daemon.worker.folder_settings import FolderSettings
-from daemon.worker.outcomes import ChangedError, Outcomes
+from daemon.worker.outcomes import Outcomes
 from daemon.worker.places import Places
 from daemon.worker.preparation import Preparation, count_decoders
 from daemon.worker.runs import LONG_BYTES, Run, Stage
@@ -120,6 +120,7 @@ class Worker:
         self._places = Places(lambda: resources.engines.engine, monotonic)
         self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
         self._crew = Crew(_N_DELIVERING, "deliver")
+        self._curves = CurveReader(settings.current.folders.state)
 
     @property
     def n_delivered(self) -> int:
@@ -355,7 +356,7 @@ class Worker:
             raise_if_stopped=lambda: self._raise_if_stopped(run),
             progress=run.note,
             memory=self._memory_of(run),
-            calibration=read_curve(run.config.folders.state, engine.identity),
+            calibration=self._curves.read(engine.identity),
             pace=run.place,
         )
         watched = WatchedEngine(engine, self._resources.journal, run.job.job_id)
@@ -379,9 +380,6 @@ class Worker:
         self, run: Run, transcript: Transcript, settings: RecordingSettings, copy: io.FileIO | None
     ) -> None:
         job, resources, form = run.job, self._resources, settings.output.listening_copy
-        if resources.spool.fingerprint(job) != run.fingerprint:
-            resources.journal.drop_chunks(job.job_id)
-            raise ChangedError("The recording changed while it was being transcribed.")
         if (note := resources.spool.explain_second_set(job)) is not None:
             transcript = transcript.with_note(note)
         documents: dict[str, files.Content] = {}
@@ -395,7 +393,11 @@ class Worker:
             listening_copies=documents,
         )
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
-        resources.spool.deliver(job, documents, result)
+        try:
+            resources.spool.deliver(job, documents, result, run.fingerprint)
+        except ChangedError:
+            resources.journal.drop_chunks(job.job_id)
+            raise
         self._outcomes.note_delivered(job, transcript, run.n_chunks)
 
     def _end(self, run: Run, error: Exception | None = None) -> None:

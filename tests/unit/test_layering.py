@@ -35,7 +35,7 @@ LIBRARIES = {
     "numpy": {"audio_export", "cli", "decode", "engine", "evaluation", "frontend", "segment"},
     "opencc": {"text"},
     "pydantic": {"config", "frontend"},
-    "pydantic_core": {"config"},
+    "pydantic_core": {"config", "documents"},
     "pydub": {"audio_export"},
     "regex": {"text"},  # transformers requires it
     "rich": {"cli"},

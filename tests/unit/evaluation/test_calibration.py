@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from daemon.evaluation import Curve, StoredCurve, curve_path, read_curve, score, write_curve
+from daemon.evaluation import Curve, CurveReader, StoredCurve, curve_path, read_curve, score, write_curve
 from daemon.evaluation.calibration import MIN_WORDS, MIN_WRONG, fit_curve
 from daemon.pipeline.confidence import calibrate
 from daemon.transcript import Calibration, ModelIdentity, Segment, Word
@@ -133,6 +133,24 @@ def test_stored_curve_is_read_back_for_its_model_only(tmp_path: Path) -> None:
     write_curve(tmp_path, MODEL, StoredCurve(Curve(1.0, 1.0, 0.0), FACTS))
     assert read_curve(tmp_path, MODEL) == StoredCurve(Curve(1.0, 1.0, 0.0), FACTS)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_curve_is_read_again_when_its_file_or_the_model_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = CurveReader(tmp_path)
+    assert reader.read(MODEL) is None
+    for slope in (1.0, 2.0):
+        stored = StoredCurve(Curve(slope, 1.0, 0.0), FACTS)
+        write_curve(tmp_path, MODEL, stored)
+        assert reader.read(MODEL) == stored
+    with monkeypatch.context() as patch:
+        patch.setattr("daemon.evaluation.curve_files.read_curve", None)
+        assert reader.read(MODEL) == stored
+    near = ModelIdentity("demo", MODEL.digest[:16] + "0" * 48, "float32", "cpu")
+    assert reader.read(near) is None
+    curve_path(tmp_path, MODEL).unlink()
+    assert reader.read(MODEL) is None
 
 
 def test_stored_curve_has_numbers_and_no_text(tmp_path: Path) -> None:
