@@ -116,6 +116,10 @@ class PacedEngine:
         """There is nothing to build."""
         return 0
 
+    def unload(self) -> None:
+        """There is no memory to give back."""
+        self.close()
+
     def close(self) -> None:
         """End what waits and runs with StoppedError."""
         with self._changed:

@@ -36,6 +36,7 @@ class ScriptedEngine:
     max_in_flight: int = 2
     fallbacks: tuple[Fallback, ...] = ()
     n_late_builds: int = 0
+    is_unloaded: bool = False
     held: list[tuple[Future[ChunkResponse], ChunkResponse, str]] = field(default_factory=list)
     asked: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -81,6 +82,9 @@ class ScriptedEngine:
 
     def is_alive(self) -> bool:
         return True
+
+    def unload(self) -> None:
+        self.is_unloaded = True
 
     def close(self) -> None:
         with self.lock:

@@ -45,7 +45,8 @@ def _render(status: dict[str, Any]) -> RenderableType:
     state = status["state"]
     head = Text.assemble(("scribed ", "bold"), (state, _STYLES.get(state, "")))
     if model["name"]:
-        head.append(escape(f", model {model['name']} on {model['device']}"))
+        where = "unloaded" if state == "idle" else f"on {model['device']}"
+        head.append(escape(f", model {model['name']} {where}"))
     counts = (
         f"{queue['n_arriving']} arriving, {queue['n_waiting']} waiting, {len(queue['running'])} being transcribed, "
         f"{status['done_today']} done today, {status['n_failed']} failed"

@@ -42,7 +42,6 @@ LATER: Final = frozenset(
         "model.aligner",
         "model.device: all",
         "model.events",
-        "model.idle_unload_min",
         "model.speakers",
         "output.clips",
         "output.sound_events",
@@ -139,8 +138,11 @@ class ModelSettings(Section):
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="chunks transcribed at the same time"
     )
-    idle_unload_min: int = Field(
-        default=0, ge=0, le=10080, description="minutes until an idle model is unloaded; 0 = never"
+    idle_unload_min: float = Field(
+        default=0,
+        ge=0,
+        le=10080,
+        description="minutes without work until the model is unloaded; the next recording loads it again; 0 = never",
     )
     aligner: ModelPath | None = Field(default=None, description="folder of the model for word timestamps, or demo")
     speakers: SpeakersPath = Field(default=Path("draft"), description="folder of the speaker model, or draft")

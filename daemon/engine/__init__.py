@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
+import traceback
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +13,7 @@ from daemon import checkpoint
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine, Fallback, LoadedEngine, TextToken
 from daemon.errors import EngineUnavailableError
-from daemon.host import memory
+from daemon.host import gpu, memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +64,8 @@ def load(
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     found = checkpoint.inspect(checkpoint.find_folder(settings.path))
     rooms = memory.find_room()
-    short = next((room for room in rooms if room.is_limit and room.n_bytes < found.address_bytes), None)
+    is_cpu = settings.device == "cpu" or (settings.device == "auto" and not gpu.is_present())
+    short = next((room for room in rooms if _is_short(room, found, is_cpu=is_cpu)), None)
     if short is not None:
         raise _too_little_memory(found, short)
     try:
@@ -71,9 +74,35 @@ def load(
 
         return load_engine(settings, found, report, is_captured=is_captured)
     except (EngineUnavailableError, ImportError, OSError, RuntimeError, MemoryError) as error:
+        _drop_locals(error)
         if not memory.is_shortage(error) or not rooms:
             raise
         raise _too_little_memory(found, rooms[0]) from error
+
+
+def _is_short(room: Room, found: Checkpoint, *, is_cpu: bool) -> bool:
+    """Whether loading cannot succeed, or the kernel would end a program to make room for the weights."""
+    if room.is_limit:
+        return room.n_bytes < _address_bytes(found)
+    return is_cpu and room.n_bytes + memory.count_free_swap() < found.n_bytes
+
+
+def _address_bytes(found: Checkpoint) -> int:
+    """Return the address space that loading still takes at least; the libraries stay once they are loaded."""
+    return found.n_bytes if "torch" in sys.modules else found.address_bytes
+
+
+def _drop_locals(error: BaseException) -> None:
+    """Free what was loaded before an error: its traceback holds the frames, and a caller may keep it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+    if "daemon.engine.device" in sys.modules:
+        from daemon.engine.device import release_memory  # noqa: PLC0415  # as above
+
+        with suppress(RuntimeError):  # of a GPU that does not respond; the error at hand says so
+            release_memory()
 
 
 def _claim_cache(folder: Path) -> Path:
@@ -92,7 +121,7 @@ def _claim_cache(folder: Path) -> Path:
 
 
 def _too_little_memory(found: Checkpoint, room: Room) -> EngineUnavailableError:
-    needed_bytes = found.address_bytes if room.is_limit else found.memory_bytes(is_cpu=True)
+    needed_bytes = _address_bytes(found) if room.is_limit else found.memory_bytes(is_cpu=True)
     has, needs = f"{room.n_bytes / 1e9:.1f} GB {room.where}", f"at least {needed_bytes / 1e9:.1f} GB"
     if round(needed_bytes / 1e9, 1) <= round(room.n_bytes / 1e9, 1):  # an estimate, and it was too low or just met
         needs = "more"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -10,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from daemon.engine.failures import one_line
-from daemon.errors import EngineUnavailableError
+from daemon.engine.failures import classify, one_line
+from daemon.errors import EngineUnavailableError, TransientError
 from daemon.host import gpu, memory
 
 if TYPE_CHECKING:
@@ -49,6 +51,11 @@ def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+        if isinstance(classify(error), TransientError):
+            raise EngineUnavailableError(
+                f"The memory of the GPU {device} is taken by other programs.",
+                "Free memory there (`nvidia-smi` lists the processes that use it).",
+            ) from error
         n_gpus = torch.cuda.device_count()
         if torch.version.cuda is None:
             reason, remedy = "this torch was built without CUDA", "Install a torch that was built with CUDA"
@@ -169,6 +176,24 @@ def prepare_memory(device: torch.device) -> None:
     """Let buffers that a prefill frees be reused by the next one. On a GPU torch does so itself."""
     if device.type == "cpu":
         memory.reuse_buffers()
+
+
+def release_memory() -> None:
+    """Give memory that nothing refers to any more back to other programs, and forget what was compiled.
+
+    On a GPU the context of this process, some hundred megabytes, stays until the process ends.
+    """
+    if "torch._dynamo" in sys.modules:
+        # Compiled functions hold constants of the model. Besides, the compiler gives a function up that it has
+        # compiled for eight models.
+        torch._dynamo.reset()  # noqa: SLF001  # its public name
+    gc.collect()  # models refer to themselves
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch types only parts of itself
+        # cuBLAS and the allocator of pinned memory keep what they once took; torch has no public function for them.
+        torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001  # see the line above
+        torch._C._host_emptyCache()  # noqa: SLF001  # as above
+        torch.cuda.empty_cache()
+    memory.trim()
 
 
 def activate(device: torch.device) -> AbstractContextManager[object]:

@@ -92,16 +92,22 @@ class DeviceLoop:
                 return
         client.end(self._loss)
 
-    def remove(self, client: DeviceClient, timeout_s: float) -> None:
-        """Wait until a closed client has been released, and until the thread ended if it was the last one."""
+    def remove(self, client: DeviceClient, timeout_s: float) -> bool:
+        """Wait until a closed client has been released, and until the thread ended if it was the last one.
+
+        Returns:
+            False if that was not over in time.
+        """
         deadline_s = time.monotonic() + timeout_s
         with self._changed:
             thread = self._thread
             self._changed.notify_all()
-            self._changed.wait_for(lambda: client not in self._clients, timeout_s)
+            is_released = self._changed.wait_for(lambda: client not in self._clients, timeout_s)
             is_last = not self._clients
-        if thread is not None and is_last:
-            thread.join(max(0.0, deadline_s - time.monotonic()))
+        if thread is None or not is_last:
+            return is_released
+        thread.join(max(0.0, deadline_s - time.monotonic()))
+        return is_released and not thread.is_alive()
 
     def wake(self) -> None:
         """Tell the thread that a client has new work."""

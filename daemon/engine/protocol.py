@@ -129,7 +129,7 @@ class Engine(Protocol):
 
 
 class LoadedEngine(Engine, Protocol):
-    """An engine as `load` returns it, which also knows what its speed depends on."""
+    """An engine as `load` returns it, which also knows what its speed depends on, and can be unloaded."""
 
     @property
     def fallbacks(self) -> Sequence[Fallback]:
@@ -138,4 +138,12 @@ class LoadedEngine(Engine, Protocol):
 
     def count_late_builds(self) -> int:
         """Return how many functions were compiled or captured since it was loaded; each makes chunks wait."""
+        ...
+
+    def unload(self) -> None:
+        """Close it and give its memory back to other programs; afterwards only `close` may be called.
+
+        Raises:
+            EngineLostError: the device does not respond.
+        """
         ...

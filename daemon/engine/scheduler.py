@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from daemon.engine.device import release_memory
 from daemon.engine.queue import Request, RequestQueue
 from daemon.engine.slots import SlotShape
 from daemon.errors import EngineLostError, StoppedError, TransientError
@@ -27,6 +28,8 @@ log = structlog.get_logger()
 
 # How long `close` waits for the device thread; the service has ten seconds to stop.
 _CLOSE_S: Final = 5.0
+# A device that does not end its work within this time hangs.
+_UNLOAD_S: Final = 60.0
 # After running out of memory the engine keeps fewer slots for this long before it tries to get them back.
 _REGROW_S: Final = 600.0
 
@@ -143,6 +146,22 @@ class ContinuousEngine:
         """Stop within seconds; queued and running chunks end with `StoppedError`. Safe to call twice."""
         self.end(StoppedError("The engine was stopped."))
         self._loop.remove(self, _CLOSE_S)
+
+    def unload(self) -> None:
+        """Close, and give the model's memory back to other programs; afterwards only `close` may be called.
+
+        Raises:
+            EngineLostError: the device does not respond.
+        """
+        self.end(StoppedError("The model was unloaded."))
+        if not self._loop.remove(self, _UNLOAD_S):
+            raise EngineLostError(
+                "The GPU stopped responding: it does not give back the memory of the model.",
+                "The service exits and systemd restarts it. If this repeats, look for Xid errors in `journalctl -k`.",
+            )
+        # Whatever still refers to the engine must not keep the model.
+        del self._model
+        release_memory()
 
     # For the device loop
 

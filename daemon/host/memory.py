@@ -77,6 +77,13 @@ def reuse_buffers() -> None:
             mallopt(parameter, n_bytes)
 
 
+def trim() -> None:
+    """Give freed buffers back to the kernel that glibc's malloc keeps to reuse them."""
+    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
 def is_shortage(error: BaseException) -> bool:
     """Return whether an error, or one that caused it, says that memory ran out."""
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
@@ -92,12 +99,25 @@ def is_shortage(error: BaseException) -> bool:
     return False
 
 
+def count_free_swap() -> int:
+    """Return how many bytes of swap this machine has left."""
+    return _read_meminfo().get("SwapFree", 0)
+
+
 def _machine() -> Iterator[Room]:
-    with suppress(OSError):
-        for line in _MEMINFO.read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                n_bytes = int(line.split()[1]) << 10
-                yield Room(n_bytes, "free on this machine", "Stop other programs or add memory.", is_limit=False)
+    n_bytes = _read_meminfo().get("MemAvailable")
+    if n_bytes is not None:
+        yield Room(n_bytes, "free on this machine", "Stop other programs or add memory.", is_limit=False)
+
+
+def _read_meminfo() -> dict[str, int]:
+    """Return the figures of /proc/meminfo in bytes."""
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+    except OSError:
+        return {}
+    words = (line.split() for line in lines)
+    return {word[0].removesuffix(":"): int(word[1]) << 10 for word in words if word[-1] == "kB"}
 
 
 def _address_space() -> Iterator[Room]:

@@ -1,38 +1,61 @@
-"""The engine, from loading to loss."""
+"""The engine, from loading to unloading or loss."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.errors import EngineUnavailableError, ScribedError
+from daemon.errors import EngineLostError, EngineUnavailableError, ScribedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from daemon.engine import Engine, LoadedEngine
-    from daemon.errors import EngineLostError
 
     LoadEngine = Callable[[Callable[[str], None]], LoadedEngine]
 
 # Slow disks included; what takes longer hangs.
 _MAX_LOAD_S: Final = 1800.0
+# Memory is returned within seconds, unless the device does not respond.
+_MAX_UNLOAD_S: Final = 120.0
+# Of the ten seconds that a stop may take.
+_CLOSE_S: Final = 5.0
 
 log = structlog.get_logger()
 
 
+class Phase(Enum):
+    """Where the engine is.
+
+    ABSENT: it was never loaded.
+    LOADING: a thread loads it, the first time or again.
+    LOADED: it can be used.
+    UNLOADING: a thread gives its memory back.
+    UNLOADED: its memory was released, or loading it again failed.
+    """
+
+    ABSENT = "absent"
+    LOADING = "loading"
+    LOADED = "loaded"
+    UNLOADING = "unloading"
+    UNLOADED = "unloaded"
+
+
 class EngineHolder:
-    """Loads the engine on a thread of its own and keeps it; any thread may read it.
+    """Loads and unloads the engine, each on a thread of its own, and keeps it; any thread may read it.
 
     Args:
         load: loads the engine; gets a function that takes a line on its progress.
         report: called from the loading thread with each such line.
-        announce: called from the loading thread with the engine, before anything uses it.
-        wake: called when loading has ended.
+        announce: called with the engine, before anything uses it, and with None once it is unloaded; from the thread
+            that did it.
+        wake: called when loading or unloading has ended.
         monotonic: clock in seconds, injectable for tests.
     """
 
@@ -40,7 +63,7 @@ class EngineHolder:
         self,
         load: LoadEngine,
         report: Callable[[str], None],
-        announce: Callable[[LoadedEngine], None],
+        announce: Callable[[LoadedEngine | None], None],
         wake: Callable[[], None],
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -49,57 +72,134 @@ class EngineHolder:
         self._announce = announce
         self._wake = wake
         self._monotonic = monotonic
-        self._engine: Engine | None = None
+        self._engine: LoadedEngine | None = None
+        self._phase = Phase.ABSENT
         self._loss: ScribedError | None = None
-        self._loading: threading.Thread | None = None
-        self._load_ends_s = math.inf
+        self._failure: ScribedError | None = None
+        self._thread: threading.Thread | None = None
+        self._ends_s = math.inf
 
     @property
     def engine(self) -> Engine | None:
-        """The loaded engine, None until there is one."""
+        """The loaded engine, None while there is none."""
         return self._engine
+
+    @property
+    def phase(self) -> Phase:
+        """Where the engine is."""
+        return self._phase
 
     @property
     def has_begun(self) -> bool:
         """Whether loading has begun."""
-        return self._loading is not None
+        return self._phase is not Phase.ABSENT
 
     def begin(self) -> None:
-        """Load the engine on its own thread, so that arrivals are noticed meanwhile."""
-        self._load_ends_s = self._monotonic() + _MAX_LOAD_S
-        self._loading = threading.Thread(target=self._run, name="engine-loading", daemon=True)
-        self._loading.start()
+        """Load the engine on its own thread, so that arrivals are noticed meanwhile. A failure ends the service."""
+        self._start(Phase.LOADING, self._load_first, _MAX_LOAD_S)
+
+    def load_again(self) -> None:
+        """Load the unloaded engine. A failure does not end the service; see `take_failure`."""
+        try:
+            self._start(Phase.LOADING, self._load_again, _MAX_LOAD_S)
+        except RuntimeError as error:  # not even memory for a thread
+            self._failure = EngineUnavailableError(f"The model cannot be loaded: {error}.", "Free some memory.")
+            self._end(Phase.UNLOADED)
+
+    def unload(self) -> None:
+        """Give the memory of the loaded engine back. Nothing may be using it, and from now on nothing can."""
+        engine, self._engine = self._engine, None
+        if engine is None:
+            return
+        try:
+            self._start(Phase.UNLOADING, partial(self._unload, engine), _MAX_UNLOAD_S)
+        except RuntimeError:  # not even memory for a thread: it stays, and is unloaded some time later
+            self._engine, self._phase, self._ends_s = engine, Phase.LOADED, math.inf
+
+    def take_failure(self) -> ScribedError | None:
+        """Return, once, why the engine could not be loaded again."""
+        failure, self._failure = self._failure, None
+        return failure
 
     def lose(self, error: EngineLostError) -> None:
         """Record that the engine is lost: only a new process can help."""
         self._loss = error
 
     def is_within_limit(self) -> bool:
-        """Whether loading has not begun, or is still within its time limit."""
-        return self._monotonic() < self._load_ends_s
+        """Whether nothing is loading or unloading, or it is still within its time limit."""
+        return self._monotonic() < self._ends_s
 
     def find_loss(self) -> ScribedError | None:
-        """Return why loading failed or the engine was lost; None while all is well."""
-        # Read in this order: the engine is there before its loading thread has ended.
-        has_ended = self._loading is not None and not self._loading.is_alive()
-        if self._loss is None and self._engine is None and has_ended:  # by an unexpected error
-            return EngineUnavailableError("Loading the model ended unexpectedly.", "See the log for the reason.")
+        """Return why the first load failed, or the engine was lost; None while all is well."""
+        # Read in this order: a thread that ends as it should changes the phase before.
+        has_ended = self._thread is not None and not self._thread.is_alive()
+        phase = self._phase
+        if self._loss is None and has_ended and phase in {Phase.LOADING, Phase.UNLOADING}:  # by an unexpected error
+            return EngineUnavailableError(
+                f"{phase.value.capitalize()} the model ended unexpectedly.", "See the log for the reason."
+            )
         return self._loss
 
     def close(self) -> None:
         """Stop the engine within seconds, if there is one."""
         if self._engine is not None:
             self._engine.close()
+        elif self._thread is not None and self._phase is Phase.UNLOADING:
+            self._thread.join(_CLOSE_S)
 
-    def _run(self) -> None:
+    def _start(self, phase: Phase, work: Callable[[], None], limit_s: float) -> None:
+        self._phase = phase
+        self._ends_s = self._monotonic() + limit_s
+        self._thread = threading.Thread(target=work, name=f"engine-{phase.value}", daemon=True)
+        self._thread.start()
+
+    def _end(self, phase: Phase) -> None:
+        self._phase = phase
+        self._ends_s = math.inf
+        self._wake()
+
+    # On a thread of their own
+
+    def _load_first(self) -> None:
         try:
             engine = self._load(self._report_logged)
         except ScribedError as error:
             self._loss = error
+            self._wake()
         else:
-            self._announce(engine)
-            self._engine = engine
-        self._wake()
+            self._keep(engine)
+
+    def _load_again(self) -> None:
+        try:
+            engine = self._load(self._report_logged)
+        except EngineLostError as error:
+            self._loss = error
+        except ScribedError as error:
+            # Without its frames: they may hold half of a model.
+            self._failure = EngineUnavailableError(error.what, error.remedy)
+        except Exception as error:
+            log.exception("engine.load_failed")
+            what = f"Loading the model failed unexpectedly ({type(error).__name__})."
+            self._failure = EngineUnavailableError(what, "See the log for the reason.")
+        else:
+            self._keep(engine)
+            return
+        self._end(Phase.UNLOADED)
+
+    def _keep(self, engine: LoadedEngine) -> None:
+        self._announce(engine)
+        self._engine = engine
+        self._end(Phase.LOADED)
+
+    def _unload(self, engine: LoadedEngine) -> None:
+        try:
+            engine.unload()
+        except EngineLostError as error:
+            self._loss = error
+        else:
+            log.info("engine.unloaded")
+        self._announce(None)
+        self._end(Phase.UNLOADED)
 
     def _report_logged(self, line: str) -> None:
         self._report(line)

@@ -48,10 +48,12 @@ class Health:
         """
         self._publisher.beat()
         engine = self._holder.engine
-        if engine is None or not is_ready:
+        # Without an engine, nothing is loaded, or loading and unloading take their time.
+        is_alive = self._holder.is_within_limit() if engine is None else engine.is_alive()
+        if not is_ready:
             if self._holder.is_within_limit():
                 self._notifier.extend_timeout(TIMEOUT_EXTENSION_S)
-        elif engine.is_alive() and self._worker.is_alive():
+        elif is_alive and self._worker.is_alive():
             self._notifier.watchdog()
 
     def find_loss(self) -> ScribedError | None:

@@ -242,6 +242,23 @@ class Intake:
         """Whether any claimed recording is unfinished."""
         return bool(self._resources.journal.unfinished()) or not self._worker.is_idle()
 
+    def has_work(self) -> bool:
+        """Whether a recording is ready for the model, or is arriving and will be.
+
+        What waits for an unknown time does not count: a job that is delayed, a file that is not readable.
+
+        Raises:
+            TransientError: the journal cannot be read.
+        """
+        if not self._worker.is_idle() or self._settling:
+            return True
+        if any(math.isfinite(arriving.left_s) for arriving in self.scan.arriving):
+            return True
+        if any(not self.is_refused(arrival) for arrival in self.claimable(self.scan.settled)):
+            return True
+        waiting = self._waiting_jobs(self._worker.job_ids())
+        return any(self._worker.attempts.is_due(job.job_id) for job in waiting)
+
     def claim_fault(self) -> Fault | None:
         """Return the fault that keeps recordings from being claimed, if there is one."""
         faults = map(self._faults.find, ("share", "turn", "inbox", "claim"))

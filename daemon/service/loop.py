@@ -77,6 +77,8 @@ class Loop:
                 self._reload()
             begun_s = self._monotonic()
             self._try_turn()
+            if self._has_reported_ready:
+                parts.residency.review()
             self._try_show()
             is_over = once is not None and once.is_over()
             if not parts.holder.has_begun and not is_over:
@@ -121,6 +123,7 @@ class Loop:
         soonest_s = self._parts.intake.soonest_s()
         if not self._parts.holder.has_begun:
             soonest_s = min(soonest_s, self._parts.starts.left_s())
+        soonest_s = min(soonest_s, self._parts.residency.left_s())
         if self._has_looked:
             self._next_look_s = begun_s + max(self._config.watch.scan_s, _SCAN_SHARE * took_s)
             soonest_s = max(soonest_s, _MIN_SCAN_GAP_S, _SCAN_SHARE * took_s)
@@ -238,7 +241,7 @@ class Loop:
     def _try_show(self) -> None:
         """Publish the status at most once a second, even if the turn failed."""
         if self._parts.publisher.is_due():
-            self._show("ready" if self._parts.holder.engine is not None else "loading")
+            self._show(self._parts.residency.state)
 
     def _show(self, state: str) -> None:
         intake, in_progress = self._parts.intake, self._parts.worker.look()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox
@@ -12,6 +13,8 @@ from daemon.service.engine_holder import EngineHolder
 from daemon.service.health import Health
 from daemon.service.index_keeper import IndexKeeper
 from daemon.service.intake import Intake
+from daemon.service.load_delay import LoadDelay
+from daemon.service.residency import Residency
 from daemon.service.start_backoff import StartBackoff
 from daemon.spool import SharedFolders, Spool
 from daemon.status.metrics import Counters
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from daemon.service.engine_holder import LoadEngine
     from daemon.service.flags import Flags
     from daemon.status.faults import Faults
+
+_FALLBACK: Final = "engine: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Parts:
     intake: Intake
     publisher: StatusPublisher
     holder: EngineHolder
+    residency: Residency
     health: Health
     starts: StartBackoff
     index_keeper: IndexKeeper | None
@@ -75,11 +81,16 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     counters = Counters()
     publisher = StatusPublisher(journal, faults, around.notifier, counters, monotonic)
 
-    def announce(engine: LoadedEngine) -> None:
+    def announce(engine: LoadedEngine | None) -> None:
+        for key in faults.keys(_FALLBACK):
+            faults.clear(key)
+        if engine is None:
+            publisher.show_unloaded()
+            return
         publisher.show_model(engine.identity.name, engine.identity.device, engine.count_late_builds)
         for fallback in engine.fallbacks:
             faults.note(
-                f"engine: {fallback.part}",
+                f"{_FALLBACK}{fallback.part}",
                 f"The model runs without its {fallback.part}, so {fallback.cost}. Reason: {fallback.reason}.",
                 fallback.remedy,
             )
@@ -97,14 +108,26 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     inbox = Inbox(config.folders.inbox, lambda: settings.current.watch, around.flags.look, monotonic, is_once=once)
     index_keeper = _build_index_keeper(settings, shared, journal, faults)
     is_supervised = around.notifier.is_heard and not once
+    intake = Intake(settings, inbox, resources, worker, monotonic)
+    idle_s = 60.0 * config.model.idle_unload_min
+    residency = Residency(
+        holder,
+        intake.has_work,
+        publisher,
+        faults,
+        LoadDelay(config.model, monotonic),
+        math.inf if once or idle_s == 0 else idle_s,
+        monotonic,
+    )
     return Parts(
         inbox=inbox,
         journal=journal,
         resources=resources,
         worker=worker,
-        intake=Intake(settings, inbox, resources, worker, monotonic),
+        intake=intake,
         publisher=publisher,
         holder=holder,
+        residency=residency,
         health=Health(publisher, holder, worker, around.notifier),
         starts=StartBackoff(config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic),
         index_keeper=index_keeper,

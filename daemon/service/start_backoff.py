@@ -1,42 +1,32 @@
 """The back-off between starts that fail: how many failed in a row, and how long the next one waits before loading.
 
-systemd restarts the service after a fixed delay, whatever ended it. Loading libraries and gigabytes every few seconds
-is pointless while the model or the GPU is missing, so a start that follows failed ones waits: longer each time, at most
-five minutes, and only until the model or the driver has changed.
+systemd restarts the service after a fixed delay, whatever ended it; a start that follows failed ones adds to that.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon import checkpoint
-from daemon.host import files, gpu
+from daemon.host import files
+from daemon.service.load_delay import FIRST_WAIT_S, LoadDelay, wait_after
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from daemon.config import ModelSettings
     from daemon.errors import ScribedError
 
 _NAME: Final = "starts.json"
 _MODE: Final = 0o600
-_RESTART_S: Final = 5.0  # the unit's RestartSec, which systemd has waited already
-_MAX_WAIT_S: Final = 300.0
-_MAX_DOUBLINGS: Final = 10
 # A service that ran this long had started well; its later end is another problem.
 _GOOD_S: Final = 600.0
-# A model that is still being copied changes between two looks.
-_LOOK_S: Final = 2.0
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _UNEXPLAINED: Final = "The service ended before the model was ready, {n} time(s) in a row."
 _UNEXPLAINED_REMEDY: Final = "See the log for the reason: journalctl -u scribed -p warning."
@@ -74,44 +64,33 @@ class StartBackoff:
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = state / _NAME
-        self._folder = checkpoint.find_folder(model.path)
         self._is_supervised = is_supervised
         self._monotonic = monotonic
         self._boot_id = _read_boot_id()
         self._failed = self._read()
+        self._delay = LoadDelay(model, monotonic)
         self._signs = ""
-        self._next_look_s = -math.inf
         self._ready_s: float | None = None
-        doublings = min(self._failed.n - 1, _MAX_DOUBLINGS)
-        wait_s = min(_RESTART_S * 2**doublings, _MAX_WAIT_S) - _RESTART_S if self._failed.n else 0.0
-        self._due_s = monotonic() + wait_s
-        self._due_at = datetime.now(UTC) + timedelta(seconds=wait_s)
+        wait_s = max(0.0, wait_after(self._failed.n) - FIRST_WAIT_S)  # as RestartSec, systemd has waited that already
+        self._delay.begin(wait_s, self._failed.signs)
         if wait_s:
             log.warning("service.start_delayed", wait_s=wait_s, n_failed=self._failed.n, what=self._failed.what)
 
     def reason(self) -> tuple[str, str]:
         """Return why the last start failed, and its remedy with the time of the next attempt."""
-        again = f"The next attempt is at {self._due_at:%H:%M:%S} UTC, or as soon as the model's folder changes."
-        return self._failed.what, f"{self._failed.remedy} {again}"
+        return self._failed.what, f"{self._failed.remedy} {self._delay.say_when()}"
 
     def left_s(self) -> float:
         """Return the seconds until `is_due` is worth calling again."""
-        return max(0.0, min(self._due_s - self._monotonic(), _LOOK_S))
+        return self._delay.left_s()
 
     def is_due(self) -> bool:
         """Whether to load the model: no start has failed, the wait is over, or the model or driver has changed."""
-        now_s = self._monotonic()
-        if now_s >= self._due_s:
-            return True
-        if now_s < self._next_look_s:
-            return False
-        self._next_look_s = now_s + _LOOK_S
-        before, self._signs = self._signs, self._find_signs()
-        return self._signs != self._failed.signs and self._signs == before
+        return self._delay.is_due()
 
     def begin(self) -> None:
         """Count this start as failed until it is ready: a crash leaves no time to count it later."""
-        self._signs = self._find_signs()
+        self._signs = self._delay.find_signs()
         n = self._failed.n + 1
         self._write(_Failed(self._boot_id, n, _UNEXPLAINED.format(n=n), _UNEXPLAINED_REMEDY, self._signs))
 
@@ -149,27 +128,9 @@ class StartBackoff:
             with suppress(OSError):  # a full disk: the next start does not wait
                 files.replace(self._path, json.dumps(asdict(failed)).encode(), _MODE)
 
-    def _find_signs(self) -> str:
-        """Return a digest that changes with the model's files and the GPU's driver."""
-        return hashlib.sha256("\n".join(self._list_signs()).encode(errors="surrogateescape")).hexdigest()
-
-    def _list_signs(self) -> Iterator[str]:
-        for path in (self._folder, *_entries(self._folder)):
-            with suppress(OSError):
-                facts = path.stat()  # the change time includes chmod and chown
-                yield f"{path} {facts.st_ino} {facts.st_size} {facts.st_ctime_ns}"
-        yield from gpu.signs()
-
 
 def _read_boot_id() -> str:
     try:
         return _BOOT_ID.read_text().strip()
     except OSError:  # a container that hides it
         return ""
-
-
-def _entries(folder: Path) -> list[Path]:
-    try:
-        return sorted(folder.iterdir())
-    except OSError:
-        return []

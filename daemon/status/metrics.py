@@ -105,6 +105,7 @@ class Gauges:
         loaded_epoch_s: when the model was ready, seconds since 1970; 0 before.
         load_s: how long its loading took.
         n_late_builds: functions of the model that were compiled or captured since it was ready.
+        is_in_memory: whether the model is loaded.
     """
 
     state: str
@@ -114,6 +115,7 @@ class Gauges:
     loaded_epoch_s: float
     load_s: float
     n_late_builds: int = 0
+    is_in_memory: bool = True
 
 
 def render(gauges: Gauges, counters: Counters) -> str:
@@ -135,14 +137,16 @@ def _gauges(gauges: Gauges) -> Iterator[str]:
     yield from _family("scribed_info", "gauge", "The version that runs.", info)
     text = "Whether the service runs; 0 after an orderly stop."
     yield from _single("scribed_up", "gauge", text, gauges.state != "stopped")
-    text = "Whether recordings are being transcribed."
+    text = "Whether recordings are transcribed as they come; also while the model is unloaded because it was idle."
     yield from _single("scribed_ready", "gauge", text, gauges.state in {"ready", "idle"})
     places = (f'scribed_recordings{{place="{place}"}} {count}' for place, count in gauges.recordings.items())
     yield from _family("scribed_recordings", "gauge", "Recordings by where they are.", places)
     yield from _single("scribed_faults", "gauge", "Problems that a person has to fix.", gauges.n_faults)
     text = "When the service started."
     yield from _single("scribed_start_timestamp_seconds", "gauge", text, gauges.started_epoch_s)
-    text = "When the model was ready; 0 before."
+    text = "Whether the model is in memory."
+    yield from _single("scribed_model_in_memory", "gauge", text, gauges.is_in_memory)
+    text = "When the model was last ready; 0 before."
     yield from _single("scribed_model_loaded_timestamp_seconds", "gauge", text, gauges.loaded_epoch_s)
     yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", gauges.load_s)
     text = "Functions of the model compiled or captured since it was ready; 0 unless memory ran out."

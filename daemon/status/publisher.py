@@ -53,7 +53,9 @@ class StatusPublisher:
         self._count_late_builds: Callable[[], int] = lambda: 0
         self._counters = counters
         self._started_epoch_s = time.time()
+        self._load_began_epoch_s = self._started_epoch_s
         self._loaded_epoch_s = 0.0
+        self._load_s = 0.0
         self._next_metrics_s = 0.0
         self._step = ""  # how far the model's loading is
         self._line = ""
@@ -76,7 +78,19 @@ class StatusPublisher:
         """
         self._count_late_builds = count_late_builds
         self._loaded_epoch_s = time.time()
+        self._load_s = self._loaded_epoch_s - self._load_began_epoch_s
         self._model = Model(name, device, now())
+
+    def show_unloaded(self) -> None:
+        """Record that the model is unloaded; called from the thread that did it."""
+        self._count_late_builds = lambda: 0  # it may still refer to the model
+        if self._model is not None:
+            self._model = replace(self._model, loaded_at=None)
+
+    def begin_load(self, step: str) -> None:
+        """Record that the model is being loaded again, with the first line on its progress."""
+        self._load_began_epoch_s = time.time()
+        self.show_step(step)
 
     def is_due(self) -> bool:
         """Whether a second has passed since the last write; the status is not written more often."""
@@ -146,7 +160,8 @@ class StatusPublisher:
         if snapshot.state not in {"ready", "idle"}:
             return snapshot.state
         first = snapshot.running[0] if snapshot.running else None
-        work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else "idle"
+        rest = "idle, model unloaded" if snapshot.state == "idle" else "idle"
+        work = f"transcribing {shown_name(first.name, names)} {first.progress * 100:.0f} %" if first else rest
         line = f"{work}, {waiting}, {snapshot.done_today} done today"
         faults = self._faults.standing()
         if faults:
@@ -165,15 +180,15 @@ class StatusPublisher:
             "running": len(snapshot.running),
             "failed": snapshot.n_failed,
         }
-        load_s = self._loaded_epoch_s - self._started_epoch_s if self._loaded_epoch_s else 0.0
         gauges = metrics.Gauges(
             snapshot.state,
             recordings,
             len(snapshot.faults),
             self._started_epoch_s,
             self._loaded_epoch_s,
-            load_s,
+            self._load_s,
             self._count_late_builds(),
+            snapshot.model is not None and snapshot.model.loaded_at is not None,
         )
         shared = shared_folders(config.folders)
         self._metrics.show(object(), path, lambda: metrics.write(path, gauges, self._counters, shared))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _STATES: Final = {
     "waiting": "scribed is waiting for one of its folders. Recordings stay where they are until it is back.",
-    "loading": "scribed is starting and loading the speech model. Recordings are transcribed as soon as it is ready.",
+    "loading": "scribed is loading the speech model. Recordings are transcribed as soon as it is ready.",
     "ready": "scribed is running.",
     "idle": "scribed is running. The speech model is unloaded and will be loaded for the next recording.",
     "draining": "scribed is stopping.",

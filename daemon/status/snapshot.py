@@ -21,11 +21,17 @@ MAX_LISTED: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """The resident model; all None while it loads."""
+    """The model; all None until it is loaded for the first time.
+
+    Attributes:
+        name: the name of its folder.
+        device: where it runs.
+        loaded_at: since when it is in memory (UTC); None while it is unloaded or being loaded again.
+    """
 
     name: str
     device: str
-    loaded_at: str
+    loaded_at: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -36,3 +38,25 @@ def references() -> dict[str, str]:
     """Return the known words of the sample recordings."""
     known: dict[str, str] = json.loads((SAMPLES / "references.json").read_text())
     return known
+
+
+@pytest.fixture
+def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Take systemd's place; every line it receives, in order."""
+    lines: list[str] = []
+    address = str(tmp_path / "notify")
+    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    server.bind(address)
+
+    def listen() -> None:
+        while message := server.recv(4096):
+            lines.extend(message.decode().split("\n"))
+
+    listener = threading.Thread(target=listen)
+    listener.start()
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    yield lines
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
+        ending.sendto(b"", address)
+    listener.join()
+    server.close()

@@ -106,7 +106,7 @@ class Instance:
         return self.process is not None and self.process.poll() is None
 
     def is_ready(self) -> bool:
-        return bool(self.is_running() and self.status().get("state") == "ready")
+        return bool(self.is_running() and self.status().get("state") in {"ready", "idle"})
 
     def status(self) -> dict[str, Any]:
         try:

@@ -5,44 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-import socket
 import subprocess
-import threading
 from typing import TYPE_CHECKING
-
-import pytest
 
 from daemon.checkpoint import find_folder
 from tests.conftest import SAMPLES
 from tests.integration.instance import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.integration.test_daemon import MakeInstance
-
-
-@pytest.fixture
-def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Take systemd's place; every line it receives, in order."""
-    lines: list[str] = []
-    address = str(tmp_path / "notify")
-    server = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    server.bind(address)
-
-    def listen() -> None:
-        while message := server.recv(4096):
-            lines.extend(message.decode().split("\n"))
-
-    listener = threading.Thread(target=listen)
-    listener.start()
-    monkeypatch.setenv("NOTIFY_SOCKET", address)
-    yield lines
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ending:
-        ending.sendto(b"", address)
-    listener.join()
-    server.close()
 
 
 def test_service_reports_its_state_to_systemd(make_instance: MakeInstance, heard: list[str], tmp_path: Path) -> None:

@@ -311,7 +311,6 @@ speed: fast
         ("output: {clips: true}", "output.clips"),
         ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),
-        ("model: {idle_unload_min: 5}", "model.idle_unload_min"),
         ("cluster: {address: 'gpu:6379'}", "cluster.address"),
     ],
 )

@@ -21,6 +21,7 @@ from daemon.engine import _claim_cache, load
 from daemon.engine.qwen3_asr import original
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.errors import EngineUnavailableError
+from daemon.host import memory
 from daemon.transcript import ModelIdentity
 from tests.tiny_model import make_chunk, save_tiny_model
 
@@ -156,6 +157,21 @@ def test_broken_model_is_reported_with_its_remedy(breakage: str, folder: Path, t
 def test_missing_model_is_reported_with_its_remedy(tmp_path: Path) -> None:
     with pytest.raises(EngineUnavailableError, match=r"no model at .*/nowhere.*sudo scribed fetch-model"):
         load_tiny(tmp_path / "nowhere", tmp_path)
+
+
+@pytest.mark.parametrize(("swap_kb", "is_short"), [(0, True), (1_000_000, False)])
+def test_weights_that_other_programs_leave_no_memory_for_are_not_loaded(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, swap_kb: int, *, is_short: bool
+) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(f"MemTotal: 8000000 kB\nMemAvailable: 100 kB\nSwapFree: {swap_kb} kB\nHugePages_Total: 0\n")
+    monkeypatch.setattr(memory, "_MEMINFO", meminfo)
+    if is_short:
+        with pytest.raises(EngineUnavailableError, match=r"Too little memory for the model: 0\.0 GB free") as raised:
+            load_tiny(folder, tmp_path)
+        assert raised.value.remedy == "Stop other programs or add memory."
+    else:
+        load_tiny(folder, tmp_path).close()
 
 
 # --- the original layout

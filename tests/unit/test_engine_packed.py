@@ -197,3 +197,38 @@ def test_packed_functions_are_compiled_once_for_all_sizes() -> None:
         rows = torch.ones(n, 4)
         assert torch.equal(run((rows, rows), 3), torch.full((n, n), 12.0))
     assert len(compiled) == 1
+
+
+def test_nothing_is_built_after_the_load(folder: Path, expected: list[ChunkResponse]) -> None:
+    """As tests/gpu does it, with a compiler that only traces, and captures that are counted and run again."""
+
+    def capture_with(note: Callable[[], None]) -> Callable[[Callable[[], None]], Callable[[], None]]:
+        def capture(step: Callable[[], None]) -> Callable[[], None]:
+            note()
+            step()
+            return step
+
+        return capture
+
+    weights = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("daemon.engine.qwen3_asr.model.Compiler", lambda: Compiler("eager"))
+        patch.setattr("daemon.engine.qwen3_asr.model.GraphCapture", capture_with)
+        patch.setattr(ResidentModel, "longest_slot_tokens", 1216)  # the plain attention reads all of them
+        model = ResidentModel(weights, Qwen3ASRProcessor.from_pretrained(folder), is_captured=True)
+        model._decoder.attention = PlainAttention(Compiler("eager"))
+        model._decoder.attention.page_tokens = 64
+        model._packer = make_packer(FEW_SIZES, model._mel, model._encoder, model._prompts.audio_token)
+        identity = ModelIdentity("tiny", "0" * 64, "float32", "cpu")
+        engine = ContinuousEngine(model, identity, 5, DeviceLoop(model.device))
+        try:
+            with capture_logs() as logs:
+                engine.submit(make_chunk()).result(TIMEOUT_S)
+                assert engine.count_late_builds() > len(FEW_SIZES) + 3  # what is captured, and what is compiled
+                engine.note_loaded()
+                written = [future.result(TIMEOUT_S) for future in [engine.submit(chunk) for chunk in MIXED]]
+            assert words_of(written) == words_of(expected)
+            assert logs == []
+            assert engine.count_late_builds() == 0
+        finally:
+            engine.close()

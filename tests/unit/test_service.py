@@ -8,15 +8,16 @@ import socket
 import sqlite3
 import threading
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import soundfile
 
-from daemon.config import Config, Folders, Watch
+from daemon.config import Config, Folders, ModelSettings, Watch
 from daemon.host.systemd import Notifier
 from daemon.journal import JOURNAL_NAME
+from daemon.service import engine_holder
 from daemon.service.loop import Loop
 from daemon.service.service import Service
 from daemon.spool import second_look
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 @dataclass(slots=True)
 class HangingEngine(ScriptedEngine):
     is_hanging: bool = False
+    may_unload: threading.Event = field(default_factory=threading.Event)
+
+    def unload(self) -> None:
+        assert self.may_unload.wait(60)
 
     def is_alive(self) -> bool:
         return not self.is_hanging
@@ -42,7 +47,7 @@ class HangingEngine(ScriptedEngine):
 class Harness:
     """A service on a thread, and what it reports to systemd."""
 
-    def __init__(self, root: Path, scan_s: float, *, is_loaded: bool) -> None:
+    def __init__(self, root: Path, scan_s: float, *, is_loaded: bool, idle_unload_min: float = 0) -> None:
         for name in FOLDERS:
             (root / name).mkdir(exist_ok=True)
         self.heard: list[str] = []
@@ -55,7 +60,8 @@ class Harness:
         self._socket.bind(self._address)
         self._listener = threading.Thread(target=self._listen)
         folders = Folders.model_validate({name: root / name for name in FOLDERS})
-        config = Config(folders=folders, watch=Watch(settle_s=0.5, scan_s=scan_s))
+        model = ModelSettings(idle_unload_min=idle_unload_min)
+        config = Config(folders=folders, watch=Watch(settle_s=0.5, scan_s=scan_s), model=model)
         (root / "config.yaml").write_text(f"folders: {{inbox: {root}/inbox}}\n")
         self.service = Service(config, root / "config.yaml", self._load, Notifier(self._address, 0.2))
         self._thread = threading.Thread(target=self.service.run)
@@ -83,6 +89,7 @@ class Harness:
 
     def close(self) -> None:
         self.may_load.set()
+        self.engine.may_unload.set()
         self.engine.is_hanging = False
         self.engine.release()
         self.service.flags.stop()
@@ -97,8 +104,8 @@ class Harness:
 def make_harness(tmp_path: Path) -> Iterator[Callable[..., Harness]]:
     made: list[Harness] = []
 
-    def make(scan_s: float, *, is_loaded: bool = True) -> Harness:
-        made.append(Harness(tmp_path, scan_s, is_loaded=is_loaded))
+    def make(scan_s: float, *, is_loaded: bool = True, idle_unload_min: float = 0) -> Harness:
+        made.append(Harness(tmp_path, scan_s, is_loaded=is_loaded, idle_unload_min=idle_unload_min))
         return made[0]
 
     yield make
@@ -157,6 +164,47 @@ def test_reload_while_the_model_loads_does_not_end_the_start(make_harness: Calla
     assert not {"READY=1", "RELOADING=1", "WATCHDOG=1"} & set(harness.heard)
     harness.may_load.set()
     wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+
+
+def test_watchdog_is_fed_while_the_idle_model_is_unloaded_and_loaded_again(
+    make_harness: Callable[..., Harness], tmp_path: Path
+) -> None:
+    harness = make_harness(0.2, idle_unload_min=0.01)
+    wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+    harness.may_load.clear()
+    wait_until(lambda: "engine-unloading" in {thread.name for thread in threading.enumerate()}, "it is being unloaded")
+    for _ in range(3):
+        harness.wait_for("WATCHDOG=1")
+    harness.reload()
+    harness.engine.may_unload.set()
+    wait_until(lambda: status_of(tmp_path)["state"] == "idle", "it is unloaded")
+    shutil.copyfile(SAMPLES / "memo.wav", tmp_path / "inbox/memo.wav")
+    wait_until(lambda: status_of(tmp_path)["state"] == "loading", "it is being loaded again")
+    n_before = len(harness.heard)
+    for _ in range(3):
+        harness.wait_for("WATCHDOG=1")
+    harness.reload()
+    assert "EXTEND_TIMEOUT_USEC=300000000" not in harness.heard[n_before:]
+    harness.may_load.set()
+    wait_until((tmp_path / "processed" / "memo.wav").exists, "it is delivered")
+
+
+@pytest.mark.parametrize("when", ["unloading", "loading"])
+def test_stop_does_not_wait_for_a_model_that_is_unloaded_or_loaded_again(
+    make_harness: Callable[..., Harness], tmp_path: Path, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_holder, "_CLOSE_S", 0.5)
+    harness = make_harness(0.2, idle_unload_min=0.01)
+    wait_until(lambda: "READY=1" in harness.heard, "it is ready")
+    harness.may_load.clear()
+    if when == "loading":
+        harness.engine.may_unload.set()
+        wait_until(lambda: status_of(tmp_path)["state"] == "idle", "it is unloaded")
+        shutil.copyfile(SAMPLES / "memo.wav", tmp_path / "inbox/memo.wav")
+    wait_until(lambda: f"engine-{when}" in {thread.name for thread in threading.enumerate()}, "it has begun")
+    harness.service.flags.stop()
+    wait_until(lambda: status_of(tmp_path)["state"] == "stopped", "it stops")
+    assert status_of(tmp_path)["faults"] == []
 
 
 def status_of(root: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ from daemon.engine.qwen3_asr import original
 from daemon.engine.qwen3_asr.model import ResidentModel
 from daemon.engine.scheduler import ContinuousEngine
 from daemon.engine.slots import round_up
-from daemon.errors import EngineUnavailableError, ScribedError
+from daemon.errors import EngineLostError, EngineUnavailableError, ScribedError, TransientError
 from daemon.transcript import ModelIdentity
 
 if TYPE_CHECKING:
@@ -172,6 +172,15 @@ def _run_test_inference(engine: ContinuousEngine, found: Checkpoint) -> None:
     noise = np.random.default_rng(0).normal(0, 1e-3, SAMPLE_RATE_HZ).astype(np.float32)
     try:
         engine.submit(ChunkRequest(noise, language=None, hotwords=(), job_id="test")).result()
+    except EngineLostError:
+        engine.close()
+        raise
+    except TransientError as error:
+        engine.close()
+        raise EngineUnavailableError(
+            "The model was loaded, but there is too little memory left to use it.",
+            "Free memory on the device (on a GPU, `nvidia-smi` lists the processes that use it).",
+        ) from error
     except (ScribedError, *_LOAD_ERRORS) as error:
         engine.close()
         raise EngineUnavailableError(
