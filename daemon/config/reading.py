@@ -12,7 +12,16 @@ from pydantic import ValidationError
 
 from daemon.config.schema import LATER, Config, json_schema
 from daemon.config.wording import explain
-from daemon.configfile import EMPTY, BrokenFileError, ConfigFault, Document, KeyPath, clip, read_document
+from daemon.configfile import (
+    EMPTY,
+    SHARED_FOLDERS,
+    BrokenFileError,
+    ConfigFault,
+    Document,
+    KeyPath,
+    clip,
+    read_document,
+)
 from daemon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -145,7 +154,8 @@ def _plain(default: object) -> object:
 def _find_conflicts(checked: Checked, document: Document) -> Iterator[ConfigFault]:
     """Find valid keys that contradict one another."""
     config = checked.config
-    for keys, what, remedy in (*_compare_folders(config), *compare_lengths(config), *_compare_formats(config)):
+    conflicts = (_compare_folders, compare_lengths, _compare_formats, _compare_program)
+    for keys, what, remedy in itertools.chain.from_iterable(find(config) for find in conflicts):
         if not checked.has_faults_in(keys):
             # Name the key that the file sets; if it sets both, the first one.
             key = next((key for key in keys if key in document.lines), keys[0])
@@ -171,10 +181,26 @@ def _compare_folders(config: Config) -> Iterator[_Conflict]:
             yield ((section, key), ("folders", "inbox")), what, "move it elsewhere"
 
 
+def _compare_program(config: Config) -> Iterator[_Conflict]:
+    """Refuse a program that members of the group could replace: it runs with the rights of the service."""
+    if config.hooks.delivered is None or not config.hooks.delivered[0].startswith("/"):
+        return
+    program = Path(os.path.realpath(config.hooks.delivered[0]))
+    for name in SHARED_FOLDERS:
+        if program.is_relative_to(os.path.realpath(getattr(config.folders, name))):
+            what = f"{clip(str(program), 300)} is in the {name}, where others could replace it"
+            yield (("hooks", "delivered"), ("folders", name)), what, "move it elsewhere, such as to /usr/local/bin"
+
+
 def _compare_formats(config: Config) -> Iterator[_Conflict]:
-    if config.search.enabled and "json" not in config.output.formats:
+    if "json" in config.output.formats:
+        return
+    if config.search.enabled:
         what = "the search index is made from json documents, and output.formats has none"
         yield (("search", "enabled"), ("output", "formats")), what, "add json to output.formats"
+    if config.hooks.delivered is not None:
+        what = "the program is given the json document, and output.formats has none"
+        yield (("hooks", "delivered"), ("output", "formats")), what, "add json to output.formats"
 
 
 def compare_lengths(config: Config) -> Iterator[_Conflict]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from daemon.config.types import (
     Address,
+    CommandLine,
     CorrectionList,
     Device,
     FormatList,
@@ -37,8 +38,6 @@ LATER: Final = frozenset(
         "cluster.address",
         "cluster.tls_dir",
         "cluster.token_file",
-        "hooks.delivered",
-        "hooks.timeout_s",
         "model.aligner",
         "model.device: all",
         "model.events",
@@ -252,12 +251,18 @@ class Search(Section):
 
 
 class Hooks(Section):
-    """Local programs that scribed runs."""
+    """A local program that scribed runs."""
 
-    delivered: WordList | None = Field(
-        default=None, description="program and arguments to run after each delivery, without a shell"
+    delivered: CommandLine | None = Field(
+        default=None,
+        description=(
+            "program to run after each delivery, such as [/usr/local/bin/file-it, --new]; without a shell, and with the"
+            " path of the json document as its last argument"
+        ),
     )
-    timeout_s: float = Field(default=60.0, ge=1, le=3600, description="seconds until the program is killed")
+    timeout_s: float = Field(
+        default=60.0, ge=1, le=3600, description="seconds until the program, with all that it has started, is killed"
+    )
 
 
 class Cluster(Section):
@@ -285,6 +290,11 @@ class Config(Section):
     search: Search = Field(default_factory=Search)
     hooks: Hooks = Field(default_factory=Hooks)
     cluster: Cluster = Field(default_factory=Cluster)
+
+    @property
+    def names_in_faults(self) -> Literal["full", "hashed"]:
+        """How a problem may name a recording: STATUS.txt shows problems to all, also where it shows counts only."""
+        return "hashed" if self.output.status_file == "counts" else self.logging.names
 
 
 def json_schema() -> dict[str, Any]:

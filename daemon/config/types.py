@@ -86,6 +86,20 @@ def _check_words(text: str) -> str:
     return words
 
 
+def _check_argument(text: str) -> str:
+    if _CONTROL.search(text):
+        raise ValueError("must not contain control characters")
+    return text
+
+
+def _check_program(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Check the program of a command line: a path, made absolute, or the name of an installed program."""
+    program, *arguments = words
+    if not program.strip():
+        raise ValueError("must begin with a program")
+    return (str(_to_path(program, info)) if "/" in program else program, *arguments)
+
+
 def _check_unique(values: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(values)) < len(values):
         raise ValueError("each entry only once")
@@ -210,6 +224,10 @@ Track = Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1000)]
 SpeakerCount = Literal["off", "auto"] | Annotated[int, Field(ge=1, le=100)]
 # YAML has lists where we hold tuples; nothing else is converted.
 WordList = Annotated[tuple[Words, ...], Strict(strict=False), Field(max_length=1000)]
+Argument = Annotated[str, Field(max_length=4000), AfterValidator(_check_argument)]
+CommandLine = Annotated[
+    tuple[Argument, ...], Strict(strict=False), Field(min_length=1, max_length=100), AfterValidator(_check_program)
+]
 FormatList = Annotated[tuple[Format, ...], Strict(strict=False), Field(min_length=1), AfterValidator(_check_unique)]
 CorrectionEntry = Annotated[Any, BeforeValidator(_to_correction), WithJsonSchema(_CORRECTION_SCHEMA)]
 CorrectionList = Annotated[tuple[CorrectionEntry, ...], Strict(strict=False), Field(max_length=1000)]

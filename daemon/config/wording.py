@@ -32,7 +32,10 @@ def explain(detail: ErrorDetails, document: Document, schema: dict[str, Any]) ->
         return ConfigFault(key, line, what, expected if is_sentence else f"expected {expected}")
     place = find_section(schema, str(key[0]))
     for part in key[1:]:
-        place = place["items"] if isinstance(part, int) else place["properties"][part]
+        if isinstance(part, int):  # an entry of a list, which may also be null
+            place = next(branch["items"] for branch in (place, *place.get("anyOf", ())) if "items" in branch)
+        else:
+            place = place["properties"][part]
     return ConfigFault(key, line, what, f"expected {describe(place)}")
 
 

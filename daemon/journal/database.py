@@ -96,7 +96,17 @@ CREATE TABLE looks (
     documents TEXT                              -- JSON: sha256 by name
 ) STRICT;
 """
-_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5, _TO_VERSION_6)
+# Version 7 knows for which deliveries the program of `hooks.delivered` is still to run. With AUTOINCREMENT no number is
+# used twice, so that what has run is removed, and nothing else.
+_TO_VERSION_7: Final = """
+CREATE TABLE hooks (
+    hook_id INTEGER PRIMARY KEY AUTOINCREMENT,
+    job_id TEXT NOT NULL REFERENCES jobs ON DELETE CASCADE,
+    document BLOB NOT NULL                      -- path of the JSON document
+) STRICT;
+CREATE INDEX hooks_by_job ON hooks (job_id);
+"""
+_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5, _TO_VERSION_6, _TO_VERSION_7)
 
 log = structlog.get_logger()
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.host.clock import now
 from daemon.job import Job, JobState
 from daemon.journal.database import erase_from, explained_database
+from daemon.journal.hooks import MAX_HOOKS, HookJournal
 from daemon.journal.looks import LookJournal
 from daemon.journal.records import (
     ArchivedFile,
@@ -49,7 +50,7 @@ _UNFINISHED: Final = (JobState.CLAIMED, JobState.DELIVERING, JobState.DELIVERED)
 _NAMED: Final = "state IN (?, ?) AND (path = ? OR substr(path, ?) = ?)"
 
 
-class Journal(LookJournal):
+class Journal(LookJournal, HookJournal):
     """The journal of one state folder; any thread may call.
 
     A write survives a crash of the process when its method returns, and a power cut as well unless the method says
@@ -276,15 +277,30 @@ class Journal(LookJournal):
         rows = self._select("SELECT name, sha256 FROM documents WHERE job_id = ? ORDER BY rowid", job_id)
         return {os.fsdecode(row["name"]): row["sha256"] for row in rows}
 
-    def commit_delivery(self, job_id: str) -> None:
-        """Record that all documents are in the outbox: the commit. The texts of the chunks are erased with it."""
+    def commit_delivery(self, job_id: str, hook_document: Path | None = None) -> bool:
+        """Record that all documents are in the outbox: the commit. The texts of the chunks are erased with it.
+
+        Args:
+            job_id: the job.
+            hook_document: path of the JSON document, if a program is to run after this delivery.
+
+        Returns:
+            False where that program is not recorded: too many deliveries wait for it.
+        """
+        n_hooks = 1
         with self._transaction() as db:
             db.execute("UPDATE jobs SET state = ?, is_in_flight = 0 WHERE job_id = ?", (JobState.DELIVERED, job_id))
             n_texts = db.execute("DELETE FROM chunks WHERE job_id = ?", (job_id,)).rowcount
             db.execute("DELETE FROM documents WHERE job_id = ?", (job_id,))
+            if hook_document is not None:
+                n_hooks = db.execute(
+                    "INSERT INTO hooks (job_id, document) SELECT ?, ? WHERE (SELECT count(*) FROM hooks) < ?",
+                    (job_id, os.fsencode(hook_document), MAX_HOOKS),
+                ).rowcount
         self._with_chunks.discard(job_id)
         if n_texts:
             self._wipe_log_soon()
+        return n_hooks > 0
 
     def finish(self, job_id: str, audio: ArchivedFile | None = None, hotwords: ArchivedFile | None = None) -> None:
         """Record that audio and hotwords are in processed, under these names where they are known.

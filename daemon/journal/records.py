@@ -138,6 +138,21 @@ class SecondLook:
 
 
 @dataclass(frozen=True, slots=True)
+class DueHook:
+    """A delivery after which a program is still to run.
+
+    Attributes:
+        hook_id: grows with each delivery.
+        job: what was delivered.
+        document: path of the JSON document, as it was delivered.
+    """
+
+    hook_id: int
+    job: Job
+    document: str
+
+
+@dataclass(frozen=True, slots=True)
 class PastJob:
     """How a past job ended."""
 

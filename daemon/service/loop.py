@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _STOP_S: Final = 8.0  # of the ten that a stop may take; the rest is for the last records
 _SWEEP_S: Final = 5.0
+_HOOK_LOOK_S: Final = 0.25
 # A scan may take a twentieth of the time: with 100,000 files waiting, one takes 0.3 s.
 _SCAN_SHARE: Final = 20
 _MIN_SCAN_GAP_S: Final = 0.1
@@ -64,6 +65,7 @@ class Loop:
         """
         if self._parts.index_keeper is not None:
             self._parts.index_keeper.start()
+        self._parts.hooks.start()
         try:
             return self._run()
         finally:
@@ -83,11 +85,19 @@ class Loop:
             is_over = once is not None and once.is_over()
             if not parts.holder.has_begun and not is_over:
                 self._try_load()
-            if once is not None and is_over:
+            if once is not None and is_over and self._have_hooks_run():
                 return once.exit_code()
             self._wait(begun_s, self._monotonic() - begun_s)
         parts.starts.forget()
         return ExitCode.OK if once is None else ExitCode.INTERRUPTED
+
+    def _have_hooks_run(self) -> bool:
+        """Wait until the hook has run for what this run delivered, as far as it can; return False where stopped."""
+        while not self._parts.hooks.is_idle(_HOOK_LOOK_S):
+            if self._flags.is_stopping.is_set():
+                return False
+            self._parts.publisher.beat()
+        return True
 
     def _check_engine(self) -> None:
         """Report that the model is ready, or end with the reason why there is none."""
@@ -235,6 +245,7 @@ class Loop:
         if self._has_reported_ready:  # before it, READY=1 below would end the start
             notifier.reloading()
         reload_settings(self._around.settings, self._around.config_path, self._faults)
+        self._parts.hooks.look()
         if self._has_reported_ready:
             notifier.ready()
 
@@ -259,12 +270,14 @@ class Loop:
         self._around.notifier.stopping()
         self._show("draining")
         parts.inbox.stop()
+        parts.hooks.stop()
         has_ended = parts.worker.stop(_STOP_S / 2)
         parts.resources.front_end.close()
         parts.holder.close()
         if not has_ended and not parts.worker.stop(_STOP_S / 2):
             log.warning("service.work_abandoned", n_running=len(parts.worker.job_ids()))
         parts.worker.flush_pending_marks()
+        parts.hooks.close()
         if parts.index_keeper is not None:
             parts.index_keeper.close(is_once=self._once is not None)
         parts.intake.scan = Scan()

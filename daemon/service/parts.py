@@ -11,6 +11,7 @@ from daemon.inbox import Inbox
 from daemon.search import INDEX_NAME, discard
 from daemon.service.engine_holder import EngineHolder
 from daemon.service.health import Health
+from daemon.service.hook_runner import HookRunner
 from daemon.service.index_keeper import IndexKeeper
 from daemon.service.intake import Intake
 from daemon.service.load_delay import LoadDelay
@@ -71,6 +72,7 @@ class Parts:
     residency: Residency
     health: Health
     starts: StartBackoff
+    hooks: HookRunner
     index_keeper: IndexKeeper | None
 
 
@@ -95,9 +97,10 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
                 fallback.remedy,
             )
 
+    hooks = HookRunner(settings, journal, shared, faults, counters)
     holder = EngineHolder(around.load_engine, publisher.show_step, announce, wake, monotonic)
     resources = Resources(
-        Spool(shared, journal, lambda job_id: settings.of(job_id).output, looks_again=not once),
+        Spool(shared, journal, lambda job_id: settings.of(job_id).output, looks_again=not once, hook=hooks),
         journal,
         faults,
         FrontEnd(config.folders.cache, count_decoders() + 1),  # the worker uses one more for short recordings only
@@ -130,6 +133,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         residency=residency,
         health=Health(publisher, holder, worker, around.notifier),
         starts=StartBackoff(config.folders.state, config.model, is_supervised=is_supervised, monotonic=monotonic),
+        hooks=hooks,
         index_keeper=index_keeper,
     )
 

@@ -3,19 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from daemon.host.folders import Folder
 from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from daemon.config import Output
     from daemon.job import Job
     from daemon.journal import Journal
-    from daemon.journal.records import Roots
+    from daemon.journal.records import Reservation, Roots
     from daemon.spool.shared import SharedFolders
+
+
+class DeliveryHook(Protocol):
+    """The program that runs after each delivery; any thread may call."""
+
+    def is_set(self) -> bool:
+        """Whether there is one."""
+        ...
+
+    def add(self, job: Job) -> None:
+        """Report that the journal has one more delivery for it."""
+        ...
+
+    def leave_out(self, job: Job, reason: str) -> None:
+        """Report that it will not run for a delivery, and why."""
+        ...
+
+
+class NoHook:
+    """No program runs after a delivery."""
+
+    def is_set(self) -> bool:
+        """Return False."""
+        return False
+
+    def add(self, job: Job) -> None:
+        """Do nothing."""
+
+    def leave_out(self, job: Job, reason: str) -> None:
+        """Do nothing."""
 
 
 @dataclass(slots=True)
@@ -26,6 +56,7 @@ class Context:
         shared: the folders.
         journal: what is known of the jobs.
         output_of: returns the section `output` of the configuration that applies to a job.
+        hook: what runs after each delivery.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
         own: ids of the jobs that this run has claimed.
         begun: ids of the jobs on which this run has begun work: their recordings were in their claims.
@@ -35,6 +66,7 @@ class Context:
     shared: SharedFolders
     journal: Journal
     output_of: Callable[[str], Output]
+    hook: DeliveryHook = field(default_factory=NoHook)
     resumed: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
     begun: set[str] = field(default_factory=set)
@@ -63,6 +95,26 @@ class Context:
     def outcome_folder(self, job: Job) -> str:
         """Return the folder within outbox, processed and failed where a job's outcome goes."""
         return job.folder if self.output_of(job.job_id).mirror_folders else ""
+
+    def commit(self, job: Job, reservation: Reservation, names: Iterable[str]) -> None:
+        """Commit a delivery, and record in the same step that the hook is to run for it.
+
+        Args:
+            job: the job.
+            reservation: its names.
+            names: of its documents.
+        """
+        if not self.hook.is_set():
+            self.journal.commit_delivery(job.job_id)
+            return
+        name = next((name for name in names if name.endswith(".json")), None)
+        folder = self.roots_of(job.job_id).outbox / reservation.folder
+        if not self.journal.commit_delivery(job.job_id, None if name is None else folder / name):
+            self.hook.leave_out(job, "too many deliveries wait for it")
+        elif name is None:
+            self.hook.leave_out(job, "output.formats of its folder leave json out")
+        else:
+            self.hook.add(job)
 
     def claims_of(self, job_id: str) -> Folder:
         """Open the folder of claims in which a job is."""

@@ -69,7 +69,7 @@ class Delivery:
                 if heard is not None and fingerprint_of(claim.lstat(job.name)) != heard:
                     raise ChangedError("The recording changed while it was being transcribed.")
             planned = self._publish_all(job, claim, documents, result)
-            self._commit(job, planned.stamps.audio, planned.documents)
+            self._commit(job, planned.reservation, planned.stamps.audio, planned.documents)
             if not self._looks.holds(job):
                 self._archive(job, claims, claim, planned.reservation, planned.stamps)
         return planned.reservation
@@ -148,8 +148,8 @@ class Delivery:
         may have been fetched by now.
         """
         journal = self._context.journal
-        documents = journal.documents(job.job_id)
-        if not documents:
+        documents, reservation = journal.documents(job.job_id), journal.reservation(job.job_id)
+        if not documents or reservation is None:
             return False
         last = list(documents)[-1]
         with self._reserved_folder(job) as outbox:
@@ -157,7 +157,7 @@ class Delivery:
                 return False
             outbox.sweep(job.job_id)
             outbox.sync()  # the crash may have come before this
-        self._commit(job, journal.stamps(job.job_id).audio, documents)
+        self._commit(job, reservation, journal.stamps(job.job_id).audio, documents)
         return True
 
     def roll_back(self, job: Job) -> None:
@@ -193,10 +193,12 @@ class Delivery:
                     return PlannedDelivery(Reservation(relative, stem, audio_name), {}, result)
         return None
 
-    def _commit(self, job: Job, audio: FileStamp | None, documents: Mapping[str, str]) -> None:
+    def _commit(
+        self, job: Job, reservation: Reservation, audio: FileStamp | None, documents: Mapping[str, str]
+    ) -> None:
         if audio is not None:
             self._looks.schedule(job, audio.n_bytes, documents)
-        self._context.journal.commit_delivery(job.job_id)
+        self._context.commit(job, reservation, documents)
 
     def _use_current_outcomes(self, job: Job) -> None:
         """Deliver into the folders that are configured now; the claim stays where it is."""

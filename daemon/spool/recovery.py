@@ -128,7 +128,7 @@ class Recovery:
             journal.reserve(job_id, planned.reservation, planned.documents, planned.result, planned.stamps)
         elif found := self._delivery.find_delivered(job):
             journal.reserve(job_id, found.reservation, {}, found.result)
-            journal.commit_delivery(job_id)
+            self._context.commit(job, found.reservation, [f"{found.reservation.stem}.json"])
         log.warning("job.reentered", job_id=job_id, path=job.path)
         return journal.find(job_id)
 

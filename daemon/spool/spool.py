@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from daemon.errors import ScribedError
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.spool.claims import Claims
-from daemon.spool.context import Context
+from daemon.spool.context import Context, NoHook
 from daemon.spool.delivery import Delivery
 from daemon.spool.error_notes import remove_error_note
 from daemon.spool.failures import Failures
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from daemon.journal import Journal
     from daemon.journal.records import Reason, Reservation, Result
     from daemon.spool.claims import Claim, Claimed, OpenClaim
+    from daemon.spool.context import DeliveryHook
     from daemon.spool.failures import Retried
     from daemon.spool.shared import SharedFolders
 
@@ -43,17 +44,24 @@ class Spool:
         journal: what is known of the jobs.
         output_of: returns the section `output` of the configuration that applies to a job, by its id.
         looks_again: whether recordings that may still grow are looked at once more a minute after their delivery.
+        hook: what runs after each delivery, None for nothing.
 
     Methods raise NoPermissionError or TransientError for what can be tried again, unless they say otherwise; then
     nothing is half done that a second call would not complete.
     """
 
     def __init__(
-        self, shared: SharedFolders, journal: Journal, output_of: Callable[[str], Output], *, looks_again: bool = True
+        self,
+        shared: SharedFolders,
+        journal: Journal,
+        output_of: Callable[[str], Output],
+        *,
+        looks_again: bool = True,
+        hook: DeliveryHook | None = None,
     ) -> None:
         self.shared = shared
         self.journal = journal
-        self._context = Context(shared, journal, output_of)
+        self._context = Context(shared, journal, output_of, hook or NoHook())
         self._looks = SecondLooks(self._context, is_active=looks_again)
         self._claims = Claims(self._context, self._looks)
         self._delivery = Delivery(self._context, self._looks)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from typing import TYPE_CHECKING
 
 import structlog
@@ -19,21 +21,34 @@ log = structlog.get_logger()
 class Faults:
     """The current faults; may be used from any thread.
 
+    Args:
+        monotonic: clock in seconds, injectable for tests.
+
     Attributes:
         conceal: applied to every text, to hide names of recordings and folders in it where that is configured.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.conceal: Callable[[str], str] = str
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}
+        self._monotonic = monotonic
+        self._ends_s: dict[str, float] = {}  # of those that pass
 
-    def note(self, key: str, what: str, remedy: str) -> None:
-        """Remember a fault; it is logged when it is new or has changed."""
+    def note(self, key: str, what: str, remedy: str, shown_s: float = math.inf) -> None:
+        """Remember a fault; it is logged when it is new or has changed.
+
+        Args:
+            key: of the fault.
+            what: what is wrong.
+            remedy: what to do.
+            shown_s: how long it is shown, for what has happened and cannot be found fixed; else until it is cleared.
+        """
         what, remedy = self.conceal(what), self.conceal(remedy)
         with self._lock:
             known = self._faults.get(key)
             self._faults[key] = Fault(what, known.since if known else now(), remedy)
+            self._ends_s[key] = self._monotonic() + shown_s
         if known is None or known.what != what:
             log.warning("service.fault_found", what=what, remedy=remedy)
 
@@ -41,6 +56,7 @@ class Faults:
         """Clear the fault with this key, if there is one."""
         with self._lock:
             known = self._faults.pop(key, None)
+            self._ends_s.pop(key, None)
         if known is not None:
             log.info("service.fault_cleared", what=known.what)
 
@@ -56,5 +72,9 @@ class Faults:
 
     def standing(self) -> tuple[Fault, ...]:
         """Return all faults, the oldest first."""
+        with self._lock:
+            over = [key for key, ends_s in self._ends_s.items() if self._monotonic() >= ends_s]
+        for key in over:
+            self.clear(key)
         with self._lock:
             return tuple(sorted(self._faults.values(), key=lambda fault: fault.since))

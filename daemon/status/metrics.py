@@ -57,6 +57,8 @@ class Counters:
         self._n_gaps = 0
         self._gaps_s = 0.0
         self._n_failed = 0
+        self._n_hooks = 0
+        self._n_hooks_failed = 0
         self._rtfx = 0.0
 
     def add_delivered(self, transcript: Transcript) -> None:
@@ -73,6 +75,12 @@ class Counters:
         """Count a recording that moved to failed."""
         with self._lock:
             self._n_failed += 1
+
+    def add_hook(self, *, is_failed: bool) -> None:
+        """Count a delivery after which the hook was to run."""
+        with self._lock:
+            self._n_hooks += 1
+            self._n_hooks_failed += is_failed
 
     def families(self) -> Iterator[str]:
         """Yield the lines of all counters."""
@@ -91,6 +99,10 @@ class Counters:
             yield from _single("scribed_transcripts_incomplete_total", "counter", text, self._n_incomplete)
             yield from _single("scribed_gaps_total", "counter", "Stretches of speech without text.", self._n_gaps)
             yield from _single("scribed_gap_seconds_total", "counter", "Speech without text.", self._gaps_s)
+            text = "Deliveries for which the program of hooks.delivered is done."
+            yield from _single("scribed_hooks_total", "counter", text, self._n_hooks)
+            text = "Of these, those for which it failed or was not run."
+            yield from _single("scribed_hooks_failed_total", "counter", text, self._n_hooks_failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +118,7 @@ class Gauges:
         load_s: how long its loading took.
         n_late_builds: functions of the model that were compiled or captured since it was ready.
         is_in_memory: whether the model is loaded.
+        n_hooks_waiting: deliveries for which the hook is still to run.
     """
 
     state: str
@@ -116,6 +129,7 @@ class Gauges:
     load_s: float
     n_late_builds: int = 0
     is_in_memory: bool = True
+    n_hooks_waiting: int = 0
 
 
 def render(gauges: Gauges, counters: Counters) -> str:
@@ -151,6 +165,8 @@ def _gauges(gauges: Gauges) -> Iterator[str]:
     yield from _single("scribed_model_load_seconds", "gauge", "How long its loading took.", gauges.load_s)
     text = "Functions of the model compiled or captured since it was ready; 0 unless memory ran out."
     yield from _single("scribed_model_late_builds_total", "counter", text, gauges.n_late_builds)
+    text = "Deliveries that wait for the program of hooks.delivered."
+    yield from _single("scribed_hooks_waiting", "gauge", text, gauges.n_hooks_waiting)
 
 
 def _family(name: str, kind: str, text: str, samples: Iterable[str]) -> Iterator[str]:

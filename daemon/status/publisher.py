@@ -57,6 +57,7 @@ class StatusPublisher:
         self._loaded_epoch_s = 0.0
         self._load_s = 0.0
         self._next_metrics_s = 0.0
+        self._n_hooks_waiting = 0
         self._step = ""  # how far the model's loading is
         self._line = ""
         self._journal = journal
@@ -132,6 +133,7 @@ class StatusPublisher:
     ) -> Snapshot:
         try:
             self._past = read_past(self._journal)
+            self._n_hooks_waiting = self._journal.count_hooks()
         except ScribedError as error:  # then the previous state is shown, with the reason
             self._faults.note("status: journal", error.what, error.remedy)
         else:
@@ -189,6 +191,7 @@ class StatusPublisher:
             self._load_s,
             self._count_late_builds(),
             snapshot.model is not None and snapshot.model.loaded_at is not None,
+            self._n_hooks_waiting,
         )
         shared = shared_folders(config.folders)
         self._metrics.show(object(), path, lambda: metrics.write(path, gauges, self._counters, shared))

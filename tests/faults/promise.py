@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("inbox", "outbox", "processed", "failed", "state", "cache")
 FORMATS = ("json", "txt")
+HOOK_LOG = "hooks.log"  # below the root of an instance: the documents for which its hook has run
 _CLIP_S = 2.5
 
 
@@ -82,7 +83,14 @@ def places_of(root: Path, folders: dict[str, Path] | None = None) -> dict[str, P
     return {name: root / name for name in FOLDERS} | (folders or {})
 
 
-def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = None, *, hotwords: bool = True) -> Path:
+def lay_out(
+    root: Path,
+    drops: list[Drop],
+    folders: dict[str, Path] | None = None,
+    *,
+    hotwords: bool = True,
+    has_hook: bool = False,
+) -> Path:
     """Make the folders of an instance below `root`, drop the recordings, return the configuration."""
     places = places_of(root, folders)
     for place in places.values():
@@ -100,6 +108,8 @@ def lay_out(root: Path, drops: list[Drop], folders: dict[str, Path] | None = Non
         "model": {"path": "demo", "device": "cpu"},
         "retry": {"backoff_s": 0},
     }
+    if has_hook:
+        settings["hooks"] = {"delivered": ["sh", "-c", 'printf "%s\\n" "$1" >>"$0"', str(root / HOOK_LOG)]}
     config.write_text(yaml.safe_dump(settings))
     return config
 
@@ -153,6 +163,17 @@ def check_end(
     if not (places["processed"] / "team" / "memo.hotwords.txt").exists():
         verdict.add("lost", "the hotwords are not beside their audio")
     _check_strays(verdict, drops, places)
+    return verdict
+
+
+def check_hooks(root: Path, folders: dict[str, Path] | None = None) -> Verdict:
+    """Check that the hook of an instance has run for each document that is there, at least once."""
+    verdict = Verdict()
+    log = root / HOOK_LOG
+    announced = log.read_text().splitlines() if log.exists() else []
+    for path, _ in documents_in(places_of(root, folders)["outbox"].resolve()):
+        if str(path) not in announced:
+            verdict.add("lost", f"the hook has not run for {path}")
     return verdict
 
 

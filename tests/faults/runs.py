@@ -8,14 +8,14 @@ import os
 import shutil
 import sys
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from daemon.host.files import TEMPORARY_PREFIX
 from daemon.journal import JOURNAL_NAME
 from daemon.status import STATUS_NAME
-from tests.faults.promise import Drop, Verdict, check_end, lay_out, run_once, texts_of
+from tests.faults.promise import HOOK_LOG, Drop, Verdict, check_end, check_hooks, lay_out, run_once, texts_of
 from tests.faults.steps import Answer, Step, run_steered
 
 if TYPE_CHECKING:
@@ -37,12 +37,14 @@ class World:
         drops: the recordings.
         texts: their words, of a run that nothing disturbed.
         apart: another file system, for outbox, processed and failed; None for one disk.
+        has_hook: whether a program runs after each delivery.
     """
 
     base: Path
     drops: list[Drop]
     texts: Mapping[str, str]
     apart: Path | None = None
+    has_hook: bool = False
 
     def folders(self, name: str) -> dict[str, Path]:
         if self.apart is None:
@@ -68,7 +70,7 @@ def undisturbed(world: World, modules: Path) -> tuple[World, list[Step]]:
     """Run without a fault; return the world with the words that came out, and the steps that were taken."""
     root = world.base / "undisturbed"
     folders = world.folders(root.name)
-    config = lay_out(root, world.drops, folders)
+    config = lay_out(root, world.drops, folders, has_hook=world.has_hook)
     steps: list[Step] = []
 
     def note(step: Step, _: int) -> Answer:
@@ -79,11 +81,13 @@ def undisturbed(world: World, modules: Path) -> tuple[World, list[Step]]:
     end = run_steered(functools.partial(run_once, config, root / "log", modules), note, LIMIT_S)
     texts = texts_of(folders.get("outbox", root / "outbox"))
     verdict = check_end(root, world.drops, texts, folders)
+    if world.has_hook:
+        verdict.join(check_hooks(root, folders))
     if end.code not in FINE or verdict.complaints:
         sys.exit(
             f"Undisturbed it does not work: exit code {end.code}, {verdict.complaints}\n{(root / 'log').read_text()}"
         )
-    return World(world.base, world.drops, texts, world.apart), steps
+    return replace(world, texts=texts), steps
 
 
 def is_counted(step: Step, root: Path, apart: Path | None = None) -> bool:
@@ -91,7 +95,7 @@ def is_counted(step: Step, root: Path, apart: Path | None = None) -> bool:
     tops = (root,) if apart is None else (root, apart)
     if not any(step.path.is_relative_to(top) for top in tops) or step.path.is_relative_to(root / "cache"):
         return False
-    if step.path == root / "log":
+    if step.path in {root / "log", root / HOOK_LOG}:
         return False
     is_there = os.path.lexists(step.path)
     return is_there if step.verb in {"unlink", "rmdir"} else not (step.verb == "mkdir" and is_there)

@@ -29,6 +29,7 @@ from tests.faults.promise import (
     Verdict,
     attempts_of,
     check_end,
+    check_hooks,
     check_instant,
     lay_out,
     make_drops,
@@ -94,7 +95,7 @@ def main() -> int:
         base = Path(folder)
         drops = make_drops(base)
         modules = base / "modules"
-        world, steps = undisturbed(World(base, drops, {}, options.apart), modules)
+        world, steps = undisturbed(World(base, drops, {}, options.apart, has_hook=True), modules)
         import_all(modules.read_text().splitlines())
         cases = [case for case in _cases(steps) if options.fault in {None, case.fault}]
         if options.runs:
@@ -147,7 +148,7 @@ def run_case(world: World, case: Case) -> Outcome:
     """Run once with the fault, look, run again without, and look whether all is done."""
     root = world.base / f"{case.fault.replace(' ', '-')}-{case.at}"
     folders = world.folders(root.name)
-    config = lay_out(root, world.drops, folders)
+    config = lay_out(root, world.drops, folders, has_hook=world.has_hook)
     outcome = Outcome(case)
     steering = _Steering(case, root, world.folders(root.name), world.apart)
     try:
@@ -163,6 +164,7 @@ def run_case(world: World, case: Case) -> Outcome:
             if again.code not in FINE:
                 outcome.verdict.add("lost", f"the run after the fault ends with {again.code}")
             outcome.verdict.join(check_end(root, world.drops, dict(world.texts), folders))
+            outcome.verdict.join(check_hooks(root, folders))
             if case.fault == STOP and set(attempts_of(places_of(root, folders)["outbox"])) != {1}:
                 outcome.verdict.add("partial", "an orderly stop was charged as an attempt")
     except Exception:  # noqa: BLE001  # a case that cannot be judged is reported with the others

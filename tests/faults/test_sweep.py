@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.faults.promise import Drop, check_end, lay_out, make_drops
+from tests.faults.promise import HOOK_LOG, Drop, check_end, check_hooks, lay_out, make_drops
 from tests.faults.runs import roomy
 from tests.faults.steps import Answer, Step, run_steered, why_not
 
@@ -130,6 +130,18 @@ BREAKS: dict[str, tuple[str, Callable[[Path], object]]] = {
     "a left over": ("partial", lambda root: (root / "outbox/.scribed-0.tmp").touch()),
     "a left claim": ("partial", lambda root: (root / "inbox/.scribed/1").mkdir(parents=True)),
 }
+
+
+def test_check_detects_a_delivery_without_its_hook(tmp_path: Path) -> None:
+    drops = make_drops(tmp_path)
+    finish(tmp_path, drops)
+    documents = [tmp_path / "outbox" / name for name in ("memo.json", "team/memo.json")]
+    (tmp_path / HOOK_LOG).write_text("".join(f"{path}\n" for path in documents))
+    assert check_hooks(tmp_path).complaints == []
+    (tmp_path / HOOK_LOG).write_text(f"{documents[0]}\n")
+    assert check_hooks(tmp_path).lost == 1
+    (tmp_path / HOOK_LOG).unlink()
+    assert check_hooks(tmp_path).lost == 2
 
 
 @pytest.mark.parametrize("what", BREAKS)

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from daemon import config
-from daemon.config import Config
+from daemon.config import Config, RecordingSettings, read_folder_settings
 from daemon.documents import FORMATS
 from daemon.errors import ConfigError
 from daemon.text.corrections import Correction
@@ -309,7 +309,6 @@ speed: fast
         ("model: {aligner: /models/a}", "model.aligner"),
         ("transcribe: {speakers: auto}", "transcribe.speakers"),
         ("output: {clips: true}", "output.clips"),
-        ("hooks: {delivered: {a: 1}}", "hooks.delivered"),
         ("model: {device: all}", "model.device"),
         ("cluster: {address: 'gpu:6379'}", "cluster.address"),
     ],
@@ -347,6 +346,65 @@ def test_keys_that_are_not_implemented_are_accepted_at_their_default(tmp_path: P
 def test_format_that_does_not_exist_is_refused_with_its_line(tmp_path: Path) -> None:
     faults = faults_of(tmp_path, "output:\n  formats:\n  - txt\n  - doc\n")
     assert [fault.partition(";")[0] for fault in faults] == ["output.formats (line 4): invalid value 'doc'"]
+
+
+# --- hooks
+
+
+def test_program_is_a_path_or_the_name_of_an_installed_one(tmp_path: Path) -> None:
+    def given(text: str) -> tuple[str, ...] | None:
+        return load_text(tmp_path, f"hooks: {{delivered: {text}}}").hooks.delivered
+
+    assert given("[/usr/local/bin/file-it, --new, '', ' a b ']") == ("/usr/local/bin/file-it", "--new", "", " a b ")
+    assert given("[logger, -t, talk]") == ("logger", "-t", "talk")
+    assert given("[./file-it]") == (str(tmp_path / "file-it"),)
+    assert given("null") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("[]", "expected a list of up to 100"),
+        ("logger -t talk", "expected a list of up to 100"),
+        ("{a: 1}", "expected a list of up to 100"),
+        ("[logger, 5]", "expected a text of up to 4000 characters"),
+        ("['']", "must begin with a program"),
+        ("[~/bin/file-it]", "expected an absolute path (~ is not expanded)"),
+        ('[logger, "a\\0b"]', "must not contain control characters"),
+    ],
+)
+def test_command_that_cannot_be_run_is_refused(tmp_path: Path, value: str, why: str) -> None:
+    (fault,) = faults_of(tmp_path, f"hooks: {{delivered: {value}}}\n")
+    assert fault.startswith("hooks.delivered")
+    assert why in fault
+
+
+def test_program_without_json_documents_is_refused(tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, "hooks: {delivered: [logger]}\noutput: {formats: [txt]}\n")
+    assert fault == (
+        "hooks.delivered (line 1): the program is given the json document, and output.formats has none; "
+        "add json to output.formats"
+    )
+
+
+@pytest.mark.parametrize("name", ["inbox", "outbox", "processed", "failed"])
+def test_program_in_a_shared_folder_is_refused(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    (folder / "file-it").touch()
+    (tmp_path / "link").symlink_to(folder / "file-it")
+    (fault,) = faults_of(tmp_path, f"folders: {{{name}: ./{name}}}\nhooks: {{delivered: [./link]}}\n")
+    assert f"hooks.delivered (line 2): {folder}/file-it is in the {name}, where others could replace it;" in fault
+
+
+@pytest.mark.parametrize("text", ["hooks: {delivered: [logger]}", "hooks: {timeout_s: 5}"])
+def test_folder_cannot_set_a_program(tmp_path: Path, text: str) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    (inbox / "scribed.yaml").write_text(text)
+    settings, (broken,) = read_folder_settings(inbox, "", RecordingSettings.of(Config()))
+    assert settings == RecordingSettings.of(Config())
+    assert "cannot be set for a folder" in broken.describe()
 
 
 # --- folders

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,11 +18,11 @@ from daemon.errors import ExitCode, NewerVersionError, TransientError
 from daemon.host.clock import now
 from daemon.job import Job, JobState
 from daemon.journal import JOURNAL_NAME, Journal, database
+from daemon.journal import journal as journal_module
 from daemon.journal.records import ArchivedFile, ChunkText, FailedPlace, FileStamp, Reason, Reservation, Result
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 RESULT = Result(12.5, 1.5, is_complete=True)
 PLACE = Reservation("team", "talk", "talk.wav")
@@ -226,7 +227,7 @@ def test_charge_is_counted_and_ends_the_flight(journal: Journal) -> None:
 def test_finished_job_is_not_in_flight(journal: Journal, end: str) -> None:
     added(journal, "1")
     journal.begin("1")
-    {"commit": journal.commit_delivery, "finish": journal.finish, "fail": journal.fail}[end]("1")
+    getattr(journal, {"commit": "commit_delivery"}.get(end, end))("1")
     assert journal.recover_in_flight() == ()
 
 
@@ -256,13 +257,7 @@ def test_texts_are_erased_from_disk_when_the_job_ends(journal: Journal, tmp_path
         journal.remember_chunk("1", "p", (number, number + 1), ChunkText(f"{WORD} " * 200, None, is_finished=True))
     journal.remember_chunk("1", "p", (0, 1), ChunkText(f"{WORD} again", None, is_finished=True))
     assert WORD.encode() in raw_bytes(tmp_path)  # or the test could not fail
-    {
-        "commit": journal.commit_delivery,
-        "fail": journal.fail,
-        "drop": journal.drop_chunks,
-        "forget": journal.forget,
-        "forget claim": journal.forget_claim,
-    }[end]("1")
+    getattr(journal, {"commit": "commit_delivery", "drop": "drop_chunks"}.get(end, end.replace(" ", "_")))("1")
     if end == "forget claim":
         journal.close()
     assert WORD.encode() not in raw_bytes(tmp_path)
@@ -375,6 +370,58 @@ def test_journal_files_are_private(tmp_path: Path) -> None:
     assert modes == dict.fromkeys((JOURNAL_NAME, f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm"), 0o600)
 
 
+# Hooks
+
+
+def test_hook_waits_with_the_delivery_until_it_has_run(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1", "22", "333")
+    for job_id in ("22", "1"):
+        assert journal.commit_delivery(job_id, tmp_path / os.fsdecode(b"caf\xe9.json"))
+    journal.commit_delivery("333")
+    journal.finish("22")
+    journal = reopen(journal, tmp_path)
+    first = journal.next_hook()
+    assert first is not None
+    assert (first.job.job_id, os.fsencode(first.document)) == ("22", os.fsencode(tmp_path) + b"/caf\xe9.json")
+    journal.drop_hook(first.hook_id)
+    second = journal.next_hook()
+    assert second is not None
+    assert second.job.job_id == "1"
+    journal.drop_hook(first.hook_id)  # a second time: it is not the next one's number
+    assert journal.count_hooks() == 1
+    journal.drop_hook(second.hook_id)
+    assert journal.next_hook() is None
+    journal.commit_delivery("1", tmp_path / "again.json")
+    third = journal.next_hook()
+    assert third is not None
+    assert third.hook_id > second.hook_id
+    journal.close()
+
+
+def test_hook_is_forgotten_with_its_job(journal: Journal, tmp_path: Path) -> None:
+    added(journal, "1", "22")
+    for job_id in ("1", "22"):
+        journal.commit_delivery(job_id, tmp_path / f"{WORD}{job_id}.json")
+        journal.finish(job_id)
+    assert f"{WORD}1".encode() in raw_bytes(tmp_path)
+    journal.erase("1.wav")
+    assert journal.count_hooks() == 1
+    assert f"{WORD}1".encode() not in raw_bytes(tmp_path)
+    assert journal.drop_hooks() == 1
+    assert journal.drop_hooks() == 0
+
+
+def test_queue_of_hooks_is_bounded_and_a_full_one_delivers_all_the_same(
+    journal: Journal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "MAX_HOOKS", 2)
+    added(journal, "1", "22", "333")
+    kept = [journal.commit_delivery(job_id, tmp_path / "a.json") for job_id in ("1", "22", "333")]
+    assert kept == [True, True, False]
+    assert journal.count_hooks() == 2
+    assert the(journal, "333").state is JobState.DELIVERED
+
+
 # Failures and past jobs
 
 
@@ -462,7 +509,7 @@ def test_deleted_journal_is_noticed_and_works_until_closed(tmp_path: Path, how: 
 # When things go wrong
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", range(1, 7))
 def test_journal_of_an_earlier_version_is_upgraded(tmp_path: Path, version: int) -> None:
     db = sqlite3.connect(tmp_path / JOURNAL_NAME)
     db.executescript(f"{' '.join(database._STEPS[:version])} PRAGMA user_version = {version};")
@@ -478,6 +525,9 @@ def test_journal_of_an_earlier_version_is_upgraded(tmp_path: Path, version: int)
         assert known.files == kept
         journal.forget_audio("1")
         assert journal.archived_before(JobState.DONE, "9999", 10) == ()
+        assert journal.next_hook() is None
+        journal.commit_delivery("1", Path("/out/a.json"))
+        assert [due.document for due in [journal.next_hook()] if due is not None] == ["/out/a.json"]
     finally:
         journal.close()
 

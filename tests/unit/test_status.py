@@ -246,6 +246,26 @@ def test_no_name_can_break_the_status(config: Config) -> None:
     assert text.count("caf\\xe9\\n\\x1b[31m.wav") == 8
 
 
+# Faults
+
+
+def test_fault_of_what_has_happened_is_shown_for_its_time() -> None:
+    now_s = [100.0]
+    faults = Faults(lambda: now_s[0])
+    faults.note("stays", "A disk is full.", "Free some space.")
+    faults.note("passes", "A program failed.", "Run it by hand.", 60)
+    now_s[0] += 59
+    faults.note("passes", "A program failed again.", "Run it by hand.", 60)
+    now_s[0] += 59
+    assert [fault.what for fault in faults.standing()] == ["A disk is full.", "A program failed again."]
+    now_s[0] += 1
+    assert [fault.what for fault in faults.standing()] == ["A disk is full."]
+    faults.note("passes", "A program failed.", "Run it by hand.", 60)
+    faults.note("passes", "It can never be run.", "Replace it.")
+    now_s[0] += 1000
+    assert len(faults.standing()) == 2
+
+
 # Names in faults
 
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from daemon import config as configuration
 from daemon.cli import config_option
-from daemon.cli.check import device, folders, kernel, members, model, package, programs, systemd, transcription
+from daemon.cli.check import device, folders, hook, kernel, members, model, package, programs, systemd, transcription
 from daemon.cli.check.finding import Finding, Installation
 from daemon.display import escape
 from daemon.errors import ConfigError, ExitCode, UsageError
@@ -54,6 +54,7 @@ CHECKS: Final = (
     Check("group", folders.check_group),
     Check("ffmpeg", programs.check_ffmpeg),
     Check("packages", programs.check_packages),
+    Check("hook", hook.check_program),
     Check("decoder", kernel.check_confinement),
     Check("inotify", kernel.check_inotify),
     Check("device", device.check_device),

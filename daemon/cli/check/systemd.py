@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from daemon.cli.check.finding import Finding
+from daemon.cli.check.hook import check_unit
 from daemon.configfile import SHARED_FOLDERS, SYSTEM_PATH
 from daemon.errors import ExitCode
 
@@ -30,6 +31,10 @@ _PROPERTIES: Final = (
     "MainPID",
     "NeedDaemonReload",
     "ReadWritePaths",
+    "NoExecPaths",
+    "ExecPaths",
+    "ProtectHome",
+    "PrivateTmp",
 )
 
 
@@ -54,10 +59,10 @@ def check_systemd(installation: Installation) -> Iterator[Finding]:
         yield Finding("ok", f"systemd: {version[1]}")
     unit = _unit_of(installation.config_path)
     if unit:
-        yield from _check_unit(unit, installation.config)
+        yield from _check_unit(unit, installation)
 
 
-def _check_unit(unit: str, config: Config) -> Iterator[Finding]:
+def _check_unit(unit: str, installation: Installation) -> Iterator[Finding]:
     shown = _run("systemctl", "show", unit, *(f"--property={name}" for name in _PROPERTIES))
     facts = dict(line.split("=", 1) for line in shown.splitlines() if "=" in line)
     if not facts:
@@ -67,7 +72,8 @@ def _check_unit(unit: str, config: Config) -> Iterator[Finding]:
     else:
         yield _check_state(unit, facts)
         yield from _check_exposure(unit, facts)
-        yield from _check_write_access(unit, facts, config)
+        yield from _check_write_access(unit, facts, installation.config)
+        yield from check_unit(unit, facts, installation)
         yield from _check_network(unit, facts)
 
 

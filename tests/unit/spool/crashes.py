@@ -66,7 +66,7 @@ class Crasher:
                 patch.setattr(world.journal, "commit_delivery", self._die)
             yield
 
-    def _die(self, _: str) -> None:
+    def _die(self, *_: object) -> None:
         self.is_dead = True
         raise Crash
 

@@ -87,6 +87,7 @@ def test_crash_at_any_step_loses_and_doubles_nothing(
         assert everything(later) == expected, f"after a crash at step {at}"
         check_ends(later, at)
         if journal == "kept":  # else the memory of the past is gone, and what is in no record stays
+            assert later.journal.count_hooks() == (way == "delivered"), f"after a crash at step {at}"
             expire(later)
             assert tree(later.folders.processed) | tree(later.folders.failed) <= {"team"}, f"step {at}"
         later.close()

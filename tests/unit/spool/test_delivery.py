@@ -170,9 +170,10 @@ def test_name_taken_in_processed_after_its_reservation_is_not_overwritten(
 ) -> None:
     commit = world.journal.commit_delivery
 
-    def race(job_id: str) -> None:
-        commit(job_id)
+    def race(job_id: str, document: Path) -> bool:
+        is_queued = commit(job_id, document)
         (world.folders.processed / "talk.wav").write_bytes(b"theirs")
+        return is_queued
 
     monkeypatch.setattr(world.journal, "commit_delivery", race)
     world.deliver(world.claim())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,23 @@ AUDIO, WORDS = b"RIFF audio", b"Bessel\nChebyshev\n"
 MTIME_NS = 1_000_000_000_123_456_789
 REASON = Reason("It is not audio.", "Record it again.")
 RESULT = Result(audio_s=12.5, wall_s=1.5, is_complete=True)
+
+
+@dataclass(slots=True)
+class NotedHook:
+    """A hook that is set and notes what it hears."""
+
+    added: list[str] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+    def is_set(self) -> bool:
+        return True
+
+    def add(self, job: Job) -> None:
+        self.added.append(job.path)
+
+    def leave_out(self, job: Job, reason: str) -> None:
+        self.left_out.append((job.path, reason))
 
 
 class World:
@@ -54,7 +72,8 @@ class World:
         self.shared.prepare()
         self.journal = Journal(self.folders.state)
         section = output or Output(mode="0640")
-        self.spool = Spool(self.shared, self.journal, lambda _: section, looks_again=looks_again)
+        self.hook = NotedHook()
+        self.spool = Spool(self.shared, self.journal, lambda _: section, looks_again=looks_again, hook=self.hook)
         self.spool._claims.check_room = lambda: None  # type: ignore[method-assign] # a small /dev/shm is room enough here
 
     def drop(self, path: str = "talk.wav", content: bytes = AUDIO, hotwords: bytes | None = None) -> Arrival:
