@@ -119,6 +119,8 @@ def transcribe_prepared(
     segments, notes = revise(segments, settings.asr)
     for note in notes:
         log.warning("job.correction_skipped", job_id=recording.job_id, what=note)
+    if notes:
+        control.warn("; ".join(notes))
     receipt = _with_notes(sound.receipt, settings.with_notes(notes), n_left_out)
     if any(stream.channel is not None for stream in sound.streams):
         receipt = replace(receipt, channel_names=settings.asr.channel_names)

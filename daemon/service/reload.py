@@ -10,6 +10,7 @@ from daemon import config as configuration
 from daemon import configfile, logs
 from daemon.errors import ConfigError
 from daemon.status.targets import shared_folders
+from daemon.worker.outcomes import SKIPPED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +39,8 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
         faults.note("config", "The changed configuration has errors; the previous one stays in effect.", error.what)
         return
     faults.clear("config")
+    if merged.transcribe.corrections != settings.current.transcribe.corrections:
+        faults.clear(SKIPPED)
     settings.swap(merged, sha256_of(config_path))
     logs.configure(merged.logging, shared=shared_folders(merged.folders))
     log.info("config.reloaded", needs_restart=list(refused))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from daemon.display import shortened, shown_name
 from daemon.errors import (
     ChangedError,
     EngineLostError,
@@ -37,6 +38,11 @@ _CRASHED_REMEDY: Final = (
 )
 _UNEXPECTED_REMEDY: Final = "Try again. If it fails again, send the maintainers this job's log, never the recording."
 _DISK_REMEDY: Final = "Check the disks and shares of scribed's folders."
+SKIPPED: Final = "corrections"
+"""The key of the fault that a correction was skipped."""
+_SKIPPED_REMEDY: Final = "Write the rule so that it needs less time; the notes of the transcript say the same."
+_SKIPPED_SHOWN_S: Final = 86_400.0
+_MAX_SKIPPED_CHARS: Final = 300
 
 log = structlog.get_logger()
 
@@ -124,6 +130,17 @@ class Outcomes:
             attempt=transcript.processing.attempt,
             is_complete=transcript.is_complete,
         )
+
+    def note_skipped(self, job: Job, what: str) -> None:
+        """Show for a day that something in the configuration could not be done for a job; its transcript says so too.
+
+        Args:
+            job: the job.
+            what: a clause, such as "correction 1 (x) was skipped in one segment: it took too long".
+        """
+        name = shown_name(job.path, self._settings.of(job.job_id).names_in_faults)
+        what = f"In {name}, {shortened(what, _MAX_SKIPPED_CHARS)}."
+        self._resources.faults.note(SKIPPED, what, _SKIPPED_REMEDY, _SKIPPED_SHOWN_S)
 
     def cancel(self, job: Job) -> None:
         """Move a job's recording to failed, because its user asked for it."""

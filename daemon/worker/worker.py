@@ -358,6 +358,7 @@ class Worker:
             memory=self._memory_of(run),
             calibration=self._curves.read(engine.identity),
             pace=run.place,
+            warn=lambda what: self._outcomes.note_skipped(run.job, what),
         )
         watched = WatchedEngine(engine, self._resources.journal, run.job.job_id)
         steps = transcribe_prepared(run.prepared, run.config, watched, control)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from daemon.config import Config, Folders, Output, Retry, SegmentSettings, Settings, Watch
+from daemon.config import Config, Folders, Output, Retry, SegmentSettings, Settings, Transcribe, Watch
 from daemon.errors import EngineLostError, JobError, TransientError
 from daemon.inbox import Arrival, Inbox, fingerprint_of
 from daemon.job import JobState
@@ -19,6 +20,7 @@ from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import PRIVATE_FOLDER, SharedFolders, Spool
 from daemon.status.faults import Faults
+from daemon.text.corrections import Correction
 from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, count_places, worker
 from daemon.worker.runs import Stage
 from tests.scripted_engine import ScriptedEngine
@@ -152,6 +154,23 @@ def test_recording_is_delivered(bench: Bench) -> None:
     assert bench.names("outbox") == ["talk.json", "talk.txt"]
     assert bench.names("processed") == ["talk.wav"]
     assert bench.worker.n_delivered == 1
+
+
+def test_correction_that_times_out_is_shown_for_a_day_and_in_the_transcript(bench: Bench) -> None:
+    slow = Correction(r"(a|aa)+$", "x", is_regex=True)
+    bench.change(transcribe=Transcribe(corrections=(Correction("b", "c"), slow)))
+    bench.engine.write = lambda _: "a" * 60 + "b"
+    done = bench.run(bench.claim())
+    assert done is not None
+    assert done.state is JobState.DONE
+    (fault,) = bench.resources.faults.standing()
+    note = "correction 2 ((a|aa)+$) was skipped in one segment: it took too long, or made the text too long"
+    assert fault.what == f"In talk.wav, {note}."
+    assert note in json.loads((bench.config.folders.outbox / "talk.json").read_text())["audio"]["notes"]
+    bench.change(output=Output(status_file="counts"))
+    bench.run(bench.claim("secret.wav"))
+    (fault,) = bench.resources.faults.standing()
+    assert "secret" not in fault.what
 
 
 def test_job_error_moves_recording_to_failed_without_retry(bench: Bench) -> None:
