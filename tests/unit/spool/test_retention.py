@@ -86,10 +86,11 @@ def test_audio_under_another_name_than_reserved_is_found(world: World, monkeypat
     job = world.claim()
     commit = world.journal.commit_delivery
 
-    def take_the_name(job_id: str) -> None:
-        commit(job_id)
+    def take_the_name(job_id: str, document: Path) -> bool:
+        is_queued = commit(job_id, document)
         (world.folders.processed / "talk.wav").write_bytes(AUDIO[::-1])
         os.utime(world.folders.processed / "talk.wav", ns=(MTIME_NS, MTIME_NS))
+        return is_queued
 
     monkeypatch.setattr(world.journal, "commit_delivery", take_the_name)
     world.deliver(job)
