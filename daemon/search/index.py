@@ -161,6 +161,16 @@ class SearchIndex:
         with self._lock, _explained("read"):
             return {(row[0], row[1]) for row in self._db.execute("SELECT job_id, delivered_at FROM documents")}
 
+    def has(self, place: DocumentPlace) -> bool:
+        """Return whether there is a transcript at this place, with whatever endings."""
+        with self._lock, _explained("read"):
+            return bool(self._ids_at(place))
+
+    def has_job(self, job_id: str) -> bool:
+        """Return whether there is a transcript of this job."""
+        with self._lock, _explained("read"):
+            return self._db.execute("SELECT 1 FROM documents WHERE job_id = ?", (job_id,)).fetchone() is not None
+
     def folders(self) -> list[tuple[Path, str]]:
         """Return (outbox, folder within it) of all transcripts."""
         with self._lock, _explained("read"):

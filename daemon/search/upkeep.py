@@ -1,4 +1,4 @@
-"""What keeps the index in step with the outbox: deleted transcripts leave it, and it can be made again."""
+"""What keeps the index in step with the outbox: what is deleted leaves it, what is corrected enters it; rebuilding."""
 
 from __future__ import annotations
 
@@ -22,12 +22,16 @@ _JSON: Final = ".json"
 _MAX_JSON_BYTES: Final = 256 << 20  # as `scribed render` reads
 # A share may store times of two seconds; what changes a folder after we have listed it must give it another time.
 _COARSEST_TIME_NS: Final = 2_000_000_000
+# How the review page names a corrected copy. Others are found while the service runs.
+_CORRECTED: Final = ".corrected"
+# A copy that cannot be read may still be on its way.
+_ARRIVING_NS: Final = 60_000_000_000
 # For people first.
 _SHOWN_FIRST: Final = ("txt", "md", "docx", "html")
 
 
 class Upkeep:
-    """Finds transcripts that were deleted; used by one thread.
+    """Finds transcripts that were deleted, and corrected copies that were added; used by one thread.
 
     A folder is listed only when its time of change says that something was added or removed.
 
@@ -38,6 +42,8 @@ class Upkeep:
     def __init__(self, index: SearchIndex) -> None:
         self._index = index
         self._listed: dict[tuple[Path, str], tuple[int, int]] = {}  # inode and time of change
+        self._stems: dict[tuple[Path, str], set[str]] = {}  # of the json documents that were there
+        self._appeared: dict[tuple[Path, str], set[str]] = {}  # stems of json documents that may be corrected ones
 
     def forget_deleted(self, is_away: Callable[[], bool] = lambda: False) -> int:
         """Erase transcripts of which no document is in its place any more; return how many there were.
@@ -55,6 +61,41 @@ class Upkeep:
             return 0
         self._index.remove(gone)
         return len(gone)
+
+    def add_corrected(self) -> int:
+        """Index corrected copies that have appeared in the folders of indexed transcripts; return how many there were.
+
+        Only copies of transcripts that are in the index enter it: what was forgotten does not come back. To be called
+        after `forget_deleted`, which lists the folders.
+
+        Raises:
+            TransientError: the index cannot be read or written.
+        """
+        appeared, self._appeared = self._appeared, {}
+        n_added = 0
+        for (outbox, folder), stems in appeared.items():
+            for stem in sorted(stems):  # the index has those that were just delivered
+                if not self._index.has(DocumentPlace(outbox, folder, stem, ())):
+                    n_added += self._add_if_corrected(outbox, folder, stem)
+        return n_added
+
+    def _add_if_corrected(self, outbox: Path, folder: str, stem: str) -> bool:
+        try:
+            with Folder.open(outbox) as root, root.descend(folder) as opened:
+                facts = opened.find(f"{stem}{_JSON}")
+                try:
+                    transcript = read_json(opened.read(f"{stem}{_JSON}", _MAX_JSON_BYTES))
+                except ScribedError:
+                    if facts is not None and abs(time.time_ns() - facts.st_mtime_ns) < _ARRIVING_NS:
+                        self._appeared.setdefault((outbox, folder), set()).add(stem)
+                    return False
+                if transcript.corrected_at is None or not self._index.has_job(transcript.job_id):
+                    return False
+                endings = list_endings(ending for ending in FORMATS if opened.exists(f"{stem}.{ending}"))
+        except (OSError, ScribedError):  # taken away again, or not a folder any more
+            return False
+        self._index.add(DocumentPlace(outbox, folder, stem, endings), transcript)
+        return True
 
     def _find_gone(self, outbox: Path, folder: str) -> list[DocumentPlace]:
         try:
@@ -74,6 +115,7 @@ class Upkeep:
         if self._listed.get((outbox, folder)) == seen:
             return []
         names = set(opened.names())
+        self._note_appeared((outbox, folder), names)
         gone = [
             place
             for place in self._index.places_in(outbox, folder)
@@ -82,6 +124,15 @@ class Upkeep:
         if time.time_ns() - facts.st_mtime_ns > _COARSEST_TIME_NS:
             self._listed[outbox, folder] = seen
         return gone
+
+    def _note_appeared(self, where: tuple[Path, str], names: set[str]) -> None:
+        """Note the json documents that were not there when the folder was listed before, or since the service began."""
+        stems = {name.removesuffix(_JSON) for name in names if name.endswith(_JSON) and not name.startswith(".")}
+        before = self._stems.get(where)
+        new = {stem for stem in stems if _CORRECTED in stem} if before is None else stems - before
+        if new:
+            self._appeared.setdefault(where, set()).update(new)
+        self._stems[where] = stems
 
 
 def rebuild(index: SearchIndex, outbox: Path) -> Iterator[tuple[str, str | None]]:

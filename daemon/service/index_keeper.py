@@ -1,4 +1,4 @@
-"""The search index while the service runs: new transcripts enter it, deleted ones leave it."""
+"""The search index while the service runs: new and corrected transcripts enter it, deleted ones leave it."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class IndexKeeper:
             self._turning.release()
 
     def turn(self) -> None:
-        """Index what was delivered and forget what was deleted since the last turn."""
+        """Index what was delivered or corrected, and forget what was deleted, since the last turn."""
         with self._turning:
             try:
                 self._turn()
@@ -101,6 +101,7 @@ class IndexKeeper:
                 return
             self._index_one(self._index, past)
             self._known.add((past.job.job_id, past.finished_at))
+        self._upkeep.add_corrected()
 
     def _is_away(self) -> bool:
         try:

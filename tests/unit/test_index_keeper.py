@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -96,6 +96,61 @@ def test_words_that_were_forgotten_do_not_come_back(shelf: Shelf) -> None:
     again.turn()
     again.close()
     assert shelf.found("words") == []
+
+
+def test_corrected_copy_is_indexed_and_leaves_the_index_when_it_is_deleted(shelf: Shelf) -> None:
+    keeper = shelf.keeper()
+    shelf.deliver("one", "first words")
+    keeper.turn()
+    outbox = shelf.folders.outbox
+    corrected = replace(transcript("first birds", job_id="one", path="one.wav"), corrected_at="2026-01-31T10:00:00Z")
+    (outbox / "copy.json").write_bytes((outbox / "one.json").read_bytes())  # nothing was corrected in it
+    deliver(outbox, "one.corrected", corrected, ("json",))
+    keeper.turn()
+    assert shelf.found("birds") == ["first birds"]
+    assert shelf.found("words") == ["first words"]
+    (outbox / "one.corrected.json").unlink()
+    keeper.turn()
+    assert shelf.found("birds") == []
+    keeper.close()
+    deliver(outbox, "one.corrected", corrected, ("json",))  # while the service does not run
+    again = shelf.keeper()
+    again.turn()
+    assert shelf.found("birds") == ["first birds"]
+    again.close()
+
+
+def test_corrected_copy_is_indexed_when_it_has_arrived(shelf: Shelf) -> None:
+    keeper = shelf.keeper()
+    shelf.deliver("one", "first words")
+    keeper.turn()
+    keeper.turn()  # from here on, every json document that appears is looked at, whatever its name
+    made = replace(transcript("first birds", job_id="one", path="one.wav"), corrected_at="2026-01-31T10:00:00Z")
+    deliver(shelf.folders.outbox, "one, better", made, ("json",))
+    path = shelf.folders.outbox / "one, better.json"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    keeper.turn()
+    assert shelf.found("birds") == []
+    path.write_bytes(whole)
+    keeper.turn()
+    assert shelf.found("birds") == ["first birds"]
+    keeper.close()
+
+
+def test_corrected_copy_of_a_transcript_that_was_forgotten_stays_out(shelf: Shelf) -> None:
+    keeper = shelf.keeper()
+    shelf.deliver("one", "first words")
+    shelf.deliver("two", "second words")
+    keeper.turn()
+    index = SearchIndex(shelf.folders.state, is_made=False)
+    assert index.forget(["one"], "one.wav") == 1
+    index.close()
+    made = replace(transcript("first birds", job_id="one", path="one.wav"), corrected_at="2026-01-31T10:00:00Z")
+    deliver(shelf.folders.outbox, "one.corrected", made, ("json",))
+    keeper.turn()
+    assert shelf.found("birds") == []
+    keeper.close()
 
 
 def test_damaged_index_is_made_again_from_the_transcripts(shelf: Shelf) -> None:
