@@ -80,6 +80,8 @@ class RecordingSettings:
     def with_hotwords(self, more: Iterable[str]) -> RecordingSettings:
         """Return the settings with more hotwords, each once."""
         words = tuple(dict.fromkeys((*self.asr.hotwords, *more)))
+        if words == tuple(self.asr.hotwords):
+            return self
         return replace(self, asr=self.asr.model_copy(update={"hotwords": words}))
 
     def with_notes(self, more: Iterable[str]) -> RecordingSettings:

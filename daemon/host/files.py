@@ -15,14 +15,16 @@ import io
 import os
 import secrets
 import stat
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from daemon.errors import JobError, NoPermissionError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
+    from types import TracebackType
     from typing import BinaryIO
 
 Content: TypeAlias = bytes | io.FileIO
@@ -65,8 +67,7 @@ def describe_error(error: OSError) -> str:
     return f"{reason}: {path}" if path.startswith("/") and not path.startswith("/proc/self/fd/") else reason
 
 
-@contextmanager
-def explained(what: str, folder: Path) -> Iterator[None]:
+def explained(what: str, folder: Path) -> AbstractContextManager[None]:
     """Turn an OSError of the file system into one of ours, which says what to do.
 
     Args:
@@ -77,21 +78,39 @@ def explained(what: str, folder: Path) -> Iterator[None]:
         NoPermissionError: the folder is not writable.
         TransientError: anything else (disk full, share gone); it may work the next time.
     """
-    try:
-        yield
-    except FileExistsError:
-        raise
-    except PermissionError as error:
+    return _Explained(what, folder)
+
+
+class _Explained:
+    """See `explained`. A generator would take several times as long, and a recording enters a dozen of these."""
+
+    __slots__ = ("_folder", "_what")
+
+    def __init__(self, what: str, folder: Path) -> None:
+        self._what = what
+        self._folder = folder
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, FileExistsError):
+            raise _explain(self._what, self._folder, error) from error
+
+
+def _explain(what: str, folder: Path, error: OSError) -> NoPermissionError | TransientError:
+    if isinstance(error, PermissionError):
         remedy = f"Give the service's user write permission on {folder}."
-        raise NoPermissionError(f"{what}: {folder} is not writable.", remedy) from error
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            remedy = f"{folder} is read-only here. Allow it in a drop-in of the unit: ReadWritePaths={folder}."
-        elif error.errno in _DISK_FULL:
-            remedy = f"Free some space on the disk of {folder}."
-        else:
-            remedy = f"Check {folder} and its disk."
-        raise TransientError(f"{what}: {describe_error(error)}.", remedy) from error
+        return NoPermissionError(f"{what}: {folder} is not writable.", remedy)
+    if error.errno == errno.EROFS:
+        remedy = f"{folder} is read-only here. Allow it in a drop-in of the unit: ReadWritePaths={folder}."
+    elif error.errno in _DISK_FULL:
+        remedy = f"Free some space on the disk of {folder}."
+    else:
+        remedy = f"Check {folder} and its disk."
+    return TransientError(f"{what}: {describe_error(error)}.", remedy)
 
 
 def sync_folder(folder: Path) -> None:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BLOCK_BYTES: Final = 1 << 20
+_BUFFER_BYTES: Final = 1 << 16  # with a size given, Python does not ask whether a new file is a terminal
 _MAX_DEPTH: Final = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
 
 
@@ -212,11 +213,13 @@ class Folder:
 
     def find(self, name: str) -> os.stat_result | None:
         """Return the facts of a file, or None where the name is free."""
-        with self._naming(name):
-            try:
-                return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
-            except FileNotFoundError:
-                return None
+        try:
+            return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            error.filename = f"{self._shown}/{name}"
+            raise
 
     def exists(self, name: str) -> bool:
         """Whether the name is taken, even by a broken link."""
@@ -270,7 +273,7 @@ class Folder:
 
     def is_writable(self) -> bool:
         """Whether files can be created in this folder and removed from it."""
-        return os.access(self.proc_path, os.W_OK | os.X_OK)
+        return os.access(".", os.W_OK | os.X_OK, dir_fd=self.fd)
 
     # Changing
 
@@ -283,7 +286,7 @@ class Folder:
         name = files.temporary_name(tag)
         fd = self._create(name)
         try:
-            with os.fdopen(fd, "wb") as stream:
+            with os.fdopen(fd, "wb", _BUFFER_BYTES) as stream:
                 stream.writelines(files.blocks_of(content))
                 stream.flush()
                 os.fchmod(stream.fileno(), files.file_mode(mode))  # not subject to the umask

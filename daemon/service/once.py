@@ -49,16 +49,19 @@ class OnceRun:
         if self._expected is None:
             self._expected = {a.path for a in scan.settled} | {a.path for a in scan.arriving}
             self._ends_s = now_s + self._watch.settle_s + 2 * self._watch.scan_s
-        settled = [a for a in scan.settled if a.path in self._expected and not intake.is_refused(a)]
+        ready = [a for a in intake.claimable(scan.settled) if a.path in self._expected]
         arriving = {a.path: a.reason for a in scan.arriving if a.path in self._expected}
         if now_s >= self._ends_s:
             self._left = arriving
         is_waiting_for_more = bool(arriving) and now_s < self._ends_s
         # In this order: a job that ends in between may make more claimable.
         has_no_work = worker.is_idle() and (not intake.has_claimed_work() or worker.attempts.is_backing_off())
-        has_nothing_to_claim = not intake.claimable(settled) or intake.claim_fault() is not None
-        self._is_over = not is_waiting_for_more and has_nothing_to_claim and has_no_work
-        return settled
+        self._is_over = has_no_work and not is_waiting_for_more and self._has_nothing_to_claim(scan)
+        return ready
+
+    def _has_nothing_to_claim(self, scan: Scan) -> bool:
+        expected = (a for a in self._intake.claimable(scan.settled) if self._expected and a.path in self._expected)
+        return self._intake.claim_fault() is not None or all(map(self._intake.is_refused, expected))
 
     def give_up(self) -> None:
         """Start nothing more: the run ends when recordings in progress are done."""

@@ -25,6 +25,8 @@ from daemon.spool.private import open_private
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Sequence
     from pathlib import Path
+    from types import TracebackType
+    from typing import Self
 
     from daemon.inbox import Arrival
     from daemon.job import Fingerprint
@@ -60,17 +62,29 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class OpenClaim:
-    """What is read of a claim before work on it begins.
+    """What is read of a claim before work on it begins; leaving the context closes it.
 
     Attributes:
+        folder: of the claim.
         audio: a path to the recording that no one can redirect while the claim is open.
         fingerprint: of the recording as it is now.
         hotwords: the words that came with it.
     """
 
+    folder: Folder
     audio: Path
     fingerprint: Fingerprint
     hotwords: tuple[str, ...]
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the folder."""
+        self.folder.close()
 
 
 @dataclass(slots=True)
@@ -138,7 +152,8 @@ class Claims:
                     has_changed = fingerprint_of(claim.lstat(job.name)) != arrival.fingerprint
                     claimed.claims.append(Claim(job, arrival, has_changed))
                     self._context.own.add(job.job_id)
-                    self._plan_failure_if_too_long(job)
+                    if not self._plan_failure_if_too_long(job):
+                        self._context.fresh.add(job.job_id)
             for folder in {one.job.folder for one in claimed.claims}:
                 sources[folder].sync()
         for one in claimed.claims:
@@ -178,24 +193,26 @@ class Claims:
                 self._drop(job)
             raise
 
-    def _plan_failure_if_too_long(self, job: Job) -> None:
+    def _plan_failure_if_too_long(self, job: Job) -> bool:
         roots = self._context.shared.roots
         too_long = find_too_long(job.name, self._context.outcome_folder(job), roots)
         if too_long is not None:
             self._context.journal.plan_failure(job.job_id, *too_long)
+        return too_long is not None
 
-    @contextmanager
-    def opened(self, job: Job) -> Iterator[OpenClaim]:
+    def opened(self, job: Job) -> OpenClaim:
         """Hold a claim open to read from it; from then on no power cut puts the recording back into the inbox."""
+        self._context.fresh.discard(job.job_id)
         folder = self._context.roots_of(job.job_id).inbox
-        with files.explained("The claimed recording cannot be found", folder):
-            claim = self._context.claim_of(job)
-        with claim:
+        with ExitStack() as on_error:
             with files.explained("The claimed recording cannot be found", folder):
+                claim = on_error.enter_context(self._context.claim_of(job))
                 claim.sync()
                 fingerprint = fingerprint_of(claim.lstat(job.name))
             self._context.begun.add(job.job_id)
-            yield OpenClaim(claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
+            found = OpenClaim(claim, claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
+            on_error.pop_all()
+        return found
 
     def broken_off(self, paths: Container[str]) -> frozenset[str]:
         """Return those of the paths of recordings whose claim has no audio, either not yet or no longer.

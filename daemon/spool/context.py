@@ -59,6 +59,7 @@ class Context:
         hook: what runs after each delivery.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
         own: ids of the jobs that this run has claimed.
+        fresh: ids of those of them on which no work was tried yet, and that are to be transcribed.
         begun: ids of the jobs on which this run has begun work: their recordings were in their claims.
         reserved: ids of those of them that have reserved names for their documents.
     """
@@ -69,6 +70,7 @@ class Context:
     hook: DeliveryHook = field(default_factory=NoHook)
     resumed: set[str] = field(default_factory=set)
     own: set[str] = field(default_factory=set)
+    fresh: set[str] = field(default_factory=set)
     begun: set[str] = field(default_factory=set)
     reserved: set[str] = field(default_factory=set)
     _roots: dict[str, Roots] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class Context:
     def forget(self, job_id: str) -> None:
         """Forget what is kept of a job that has ended."""
         self.own.discard(job_id)
+        self.fresh.discard(job_id)
         self.begun.discard(job_id)
         self.reserved.discard(job_id)
         self._roots.pop(job_id, None)

@@ -129,7 +129,7 @@ class Delivery:
             if is_resumed:
                 processed.sweep(job.job_id)
                 processed.sync()  # what was moved before the interruption may not have been
-            mover = _Archiver(claim, processed, job.job_id)
+            mover = _Archiver(claim, processed, job.job_id, is_resumed=is_resumed)
             # Hotwords go first: once the audio is gone, everything has been moved.
             hotwords = mover.archive(
                 hotwords_name(job.name), free_hotwords_names(reservation.audio_name), stamps.hotwords
@@ -272,17 +272,23 @@ class _Archiver:
         claim: the folder of the claim, None where it is gone: everything was moved before a crash.
         target: where they go.
         job_id: whose files.
+        is_resumed: an interrupted call may have moved or copied some of them.
     """
 
-    def __init__(self, claim: Folder | None, target: Folder, job_id: str) -> None:
+    def __init__(self, claim: Folder | None, target: Folder, job_id: str, *, is_resumed: bool) -> None:
         self._claim = claim
         self._target = target
         self._job_id = job_id
+        self._is_resumed = is_resumed
 
     def archive(self, name: str, names: Iterator[str], planned: FileStamp | None) -> ArchivedFile | None:
         """Move a file and return how it is archived; what a crash has moved is known by its planned stamp."""
+        if planned is None and not self._is_resumed:  # there was none a moment ago
+            return None
         stamp = stamp_of(self._claim, name) if self._claim is not None else None
-        moved = move_to_free_name(self._claim, name, self._target, names, self._job_id) if self._claim else None
+        moved = None
+        if self._claim is not None:
+            moved = move_to_free_name(self._claim, name, self._target, names, self._job_id, is_resumed=self._is_resumed)
         if moved is None and planned is not None:
             stamp = planned
             candidates = islice(names, _MAX_LOOKED_AT)
@@ -298,13 +304,25 @@ def free_hotwords_names(audio_name: str) -> Iterator[str]:
         yield numbered_stem(name, number, 0)
 
 
-def move_to_free_name(source: Folder, name: str, target: Folder, names: Iterable[str], tag: str) -> str | None:
-    """Move a file to the first of these names that is free and return it; None if it was moved before."""
+def move_to_free_name(  # noqa: PLR0913  # from where, to where, and what may have happened before
+    source: Folder, name: str, target: Folder, names: Iterable[str], tag: str, *, is_resumed: bool = True
+) -> str | None:
+    """Move a file to the first of these names that is free and return it; None if it was moved before.
+
+    Args:
+        source: its folder.
+        name: its name there.
+        target: the folder it goes to.
+        names: that it may have there.
+        tag: for the temporary name of a copy.
+        is_resumed: whether an interrupted call may have copied it.
+    """
     if not source.exists(name):
         return None
+    move = source.resume_move if is_resumed else source.move
     for new_name in names:
         try:
-            source.resume_move(name, target, new_name, tag)
+            move(name, target, new_name, tag)
         except FileExistsError:
             continue
         return new_name

@@ -70,6 +70,7 @@ class Recovery:
         Raises:
             NoPermissionError, TransientError: it can be tried again.
         """
+        self._context.fresh.discard(job.job_id)
         self._context.begun.discard(job.job_id)  # its recording may have been removed since
         self._check_reachable(job)
         if job.state is JobState.DELIVERED or (job.state is JobState.DELIVERING and self._delivery.confirm(job)):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from daemon.errors import ScribedError
+from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.spool.claims import Claims
 from daemon.spool.context import Context, NoHook
@@ -20,7 +21,6 @@ from daemon.spool.second_look import SecondLooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-    from contextlib import AbstractContextManager
     from datetime import datetime
     from pathlib import Path
 
@@ -34,6 +34,11 @@ if TYPE_CHECKING:
     from daemon.spool.context import DeliveryHook
     from daemon.spool.failures import Retried
     from daemon.spool.shared import SharedFolders
+
+
+@lru_cache(maxsize=64)
+def _path_between(start: Path, end: Path) -> str:
+    return os.path.relpath(end, start)
 
 
 class Spool:
@@ -113,9 +118,16 @@ class Spool:
 
     # Claimed
 
-    def opened(self, job: Job) -> AbstractContextManager[OpenClaim]:
+    def opened(self, job: Job) -> OpenClaim:
         """Hold a claimed recording's folder open before work begins, and make the claim durable."""
         return self._claims.opened(job)
+
+    def take_up(self, job: Job) -> OpenClaim | None:
+        """Complete what was begun of a job before; open its claim if it has to be transcribed, else return None."""
+        if job.job_id in self._context.fresh:
+            with suppress(NoPermissionError, TransientError):  # its recording may have been removed, as found below
+                return self._claims.opened(job)
+        return None if self._recovery.conclude(job) else self._claims.opened(job)
 
     def fingerprint(self, job: Job) -> Fingerprint:
         """Return the fingerprint of the claimed recording as it is now."""
@@ -130,7 +142,7 @@ class Spool:
     def audio_folder(self, job: Job) -> str:
         """Return the folder to which the audio of a job will move, relative to that of its documents."""
         folder, roots = self._context.outcome_folder(job), self.shared.roots
-        return os.path.relpath(roots.processed / folder, roots.outbox / folder)
+        return _path_between(roots.outbox / folder, roots.processed / folder)
 
     def explain_second_set(self, job: Job) -> str | None:
         """Return why the job's documents will not replace those of its earlier delivery, None where they will."""

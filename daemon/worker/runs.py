@@ -82,11 +82,6 @@ class Run:
     working: threading.Lock = field(default_factory=threading.Lock)
 
     @property
-    def is_ahead(self) -> bool:
-        """Whether the engine has never had a chunk of it."""
-        return self.stage is not Stage.TRANSCRIBING
-
-    @property
     def is_long(self) -> bool:
         """Whether to expect that decoding takes long."""
         return self.n_bytes > LONG_BYTES

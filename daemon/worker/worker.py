@@ -116,6 +116,8 @@ class Worker:
         self._monotonic = monotonic
         self._changed = threading.Condition()  # guards the runs; notified at the end of each
         self._runs: dict[str, Run] = {}
+        self._ahead: set[Run] = set()  # those of which the engine has never had a chunk
+        self._isolated: Run | None = None  # one that was isolated when it began
         self._is_stopping = threading.Event()
         self._places = Places(lambda: resources.engines.engine, monotonic)
         self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
@@ -187,6 +189,8 @@ class Worker:
                 return False
             run = Run(job, self._settings.of(job.job_id), n_bytes, self._monotonic(), is_suspect=job.is_suspect)
             self._runs[job.job_id] = run
+            self._ahead.add(run)
+            self._isolated = run if job.is_isolated else None
         self._preparation.add(run)
         return True
 
@@ -233,10 +237,9 @@ class Worker:
     def _room(self) -> RoomAhead:
         if self._is_stopping.is_set() or self._resources.engines.engine is None:
             return RoomAhead(0, 0)
-        if any(run.job.is_isolated and run.is_suspect for run in self._runs.values()):
+        if self._isolated is not None and self._isolated.is_suspect:
             return RoomAhead(0, 0)
-        ahead = [run for run in self._runs.values() if run.is_ahead]
-        return RoomAhead(MAX_AHEAD - len(ahead), MAX_LONG_AHEAD - sum(run.is_long for run in ahead))
+        return RoomAhead(MAX_AHEAD - len(self._ahead), MAX_LONG_AHEAD - sum(run.is_long for run in self._ahead))
 
     def _may_store(self) -> bool:
         """Whether another long recording may be decoded: those that wait take no more of the disk than it has left."""
@@ -278,6 +281,8 @@ class Worker:
             return
         if is_concluded:
             self._end(run)
+        elif run.pending is not None and run.pending.done():
+            self._advance(run)  # its turn at the engine has come: no other thread need begin
         else:
             self._await(run)
 
@@ -285,12 +290,13 @@ class Worker:
         """Prepare a recording; return True if an earlier run had done all the work on it."""
         job, resources = run.job, self._resources
         run.started_s = self._monotonic()
-        if resources.spool.conclude(job):
+        claim = resources.spool.take_up(job)
+        if claim is None:
             self._outcomes.forget(job)
             return True
-        resources.journal.begin(job.job_id)
         control = RunControl(lambda: self._raise_if_stopped(run), run.note, self._memory_of(run))
-        with resources.spool.opened(job) as claim:
+        with claim:
+            resources.journal.begin(job.job_id)
             run.fingerprint = claim.fingerprint
             run.settings = self.folder_settings.of(job.folder, run.config).with_hotwords(claim.hotwords)
             recording = Recording(job.job_id, claim.audio, job.path, run.settings, job.attempts + 1)
@@ -362,7 +368,9 @@ class Worker:
         )
         watched = WatchedEngine(engine, self._resources.journal, run.job.job_id)
         steps = transcribe_prepared(run.prepared, run.config, watched, control)
-        run.stage = Stage.TRANSCRIBING
+        with self._changed:
+            run.stage = Stage.TRANSCRIBING
+            self._ahead.discard(run)
         self._preparation.go_on()
         self._wake()  # another one may be claimed
         return steps
@@ -414,6 +422,8 @@ class Worker:
         finally:
             with self._changed:
                 del self._runs[job.job_id]
+                self._ahead.discard(run)
+                self._isolated = None if self._isolated is run else self._isolated
                 self._changed.notify_all()
             self._preparation.go_on()
             self._wake()

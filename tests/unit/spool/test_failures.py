@@ -104,7 +104,7 @@ def test_cancelled_recording_moves_to_failed(world: World) -> None:
 def test_delivered_recording_cannot_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "resume_move", refuse_to_move)
+        patch.setattr(Folder, "move", refuse_to_move)
         with pytest.raises(TransientError):
             world.deliver(job)
     world.spool.cancel(job)
