@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.cli import config_option, outputs
 from daemon.cli.formats import choose_formats, make_folder
 from daemon.display import escape
-from daemon.documents import UnreadableDocumentError, read_json
+from daemon.documents import Sound, UnreadableDocumentError, read_json
 from daemon.documents import render as render_documents
 from daemon.errors import ExitCode, NoPermissionError, UsageError
 from daemon.host import files
@@ -57,7 +57,7 @@ def render(sources: Sequence[Path], folder: Path | None, formats: str, option: P
             transcript,
             wanted,
             has_timestamps=config.output.timestamps,
-            audio_folders=_audio_folders(source, folder or source.parent, config.folders),
+            sound=Sound(tuple(_audio_folders(source, folder or source.parent, config.folders))),
         )
         for name, content in rendered.items():
             outputs.write_file(documents[name], content, is_forced=is_forced)

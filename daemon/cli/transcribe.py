@@ -16,12 +16,12 @@ from daemon.cli import command, config_option, inputs, outputs
 from daemon.cli.formats import choose_formats, make_folder
 from daemon.config import RecordingSettings
 from daemon.display import escape
-from daemon.documents import LISTENING_COPIES, render
+from daemon.documents import LISTENING_COPIES, Sound, render
 from daemon.errors import ExitCode, JobError, NoPermissionError, UsageError
 from daemon.evaluation import read_curve
 from daemon.frontend import FrontEnd
 from daemon.host import files
-from daemon.pipeline import Forgetful, Recording, RunControl, finish, make_listening_copy, prepare
+from daemon.pipeline import Forgetful, Recording, RunControl, finish, make_clips, make_listening_copy, prepare
 from daemon.spool.names import new_job_id, outcome_names
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from daemon.cli.inputs import Input
     from daemon.config import Config
+    from daemon.documents import Clip
     from daemon.engine import Engine
     from daemon.pipeline import Progress as PipelineProgress
     from daemon.transcript import Transcript
@@ -87,14 +88,14 @@ class _Batch:
         try:
             for recording, documents in zip(recordings, targets, strict=True):
                 try:
-                    transcript, copy = self._transcribe(recording, front_end, model, has_copy=bool(documents))
+                    transcript, copy, clips = self._transcribe(recording, front_end, model, has_copy=bool(documents))
                 except (JobError, NoPermissionError) as error:
                     what = f"{recording.shown}: {escape(str(error))}"
                     self._console.print(what, style="red", soft_wrap=True, markup=False)
                     n_failed += 1
                     continue
                 with copy or nullcontext():
-                    written = self._render(recording, transcript, documents, copy)
+                    written = self._render(recording, transcript, documents, copy, clips)
                     self._deliver(recording, written, documents, is_alone=len(recordings) == 1, is_forced=is_forced)
         finally:
             front_end.close()
@@ -103,8 +104,8 @@ class _Batch:
 
     def _transcribe(
         self, recording: Input, front_end: FrontEnd, model: Engine, *, has_copy: bool
-    ) -> tuple[Transcript, io.FileIO | None]:
-        """Return the transcript, and the listening copy if one is wanted."""
+    ) -> tuple[Transcript, io.FileIO | None, Sequence[Clip]]:
+        """Return the transcript, the listening copy if one is wanted, and the clips for the page."""
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn())
         console = self._console
         with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
@@ -118,13 +119,25 @@ class _Batch:
             control = RunControl(self._raise_if_stopped, show, Forgetful(), curve)
             with prepare(work, self._config, front_end, control) as prepared:
                 transcript = finish(prepared, self._config, model, control)
-                if not has_copy:
-                    return transcript, None
-                copy, problem = make_listening_copy(prepared, front_end, self._raise_if_stopped)
-                return (transcript if problem is None else transcript.with_note(problem)), copy
+                clips: list[Clip] = []
+                copy, problems = None, []
+                if "html" in self._formats:
+                    clips, problem = make_clips(prepared, transcript, front_end, self._raise_if_stopped)
+                    problems.append(problem)
+                if has_copy:
+                    copy, problem = make_listening_copy(prepared, front_end, self._raise_if_stopped)
+                    problems.append(problem)
+                for note in filter(None, problems):
+                    transcript = transcript.with_note(note)
+                return transcript, copy, clips
 
     def _render(
-        self, recording: Input, transcript: Transcript, targets: dict[str, Path], copy: io.FileIO | None
+        self,
+        recording: Input,
+        transcript: Transcript,
+        targets: dict[str, Path],
+        copy: io.FileIO | None,
+        clips: Sequence[Clip],
     ) -> dict[str, files.Content]:
         folders = []
         if targets and isinstance(recording.source, Path):
@@ -136,8 +149,7 @@ class _Batch:
             transcript,
             self._formats,
             has_timestamps=self._config.output.timestamps,
-            audio_folders=folders,
-            listening_copies=copies,
+            sound=Sound(tuple(folders), tuple(copies), tuple(clips)),
         )
 
     def _deliver(

@@ -42,7 +42,6 @@ LATER: Final = frozenset(
         "model.device: all",
         "model.events",
         "model.speakers",
-        "output.clips",
         "output.sound_events",
         "transcribe.speakers",
     }
@@ -185,7 +184,10 @@ class Output(Section):
     listening_copy: Literal["mp3", "m4a", "opus"] | None = Field(
         default=None, description="format of a small copy of the cleaned audio next to the documents"
     )
-    clips: bool = Field(default=False, description="write the audio of each segment next to the documents")
+    clips: bool = Field(
+        default=False,
+        description="put the sound of what is flagged or missing into the html page, where it outlives the recording",
+    )
     status_file: Literal["full", "counts", "off"] = Field(
         default="full", description="what outbox/STATUS.txt shows; counts is without names"
     )

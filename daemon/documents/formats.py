@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from daemon.documents.docx import render_docx
 from daemon.documents.html import render_html
 from daemon.documents.json_document import render_json
-from daemon.documents.layout import Options
+from daemon.documents.layout import LISTENING_COPIES, Options, Sound
 from daemon.documents.markdown import render_markdown
 from daemon.documents.subtitles import render_srt, render_vtt
 from daemon.documents.txt import render_txt
@@ -33,8 +33,6 @@ FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
     "vtt": render_vtt,
     "json": render_json,
 }
-# The endings of listening copies, by their formats.
-LISTENING_COPIES: Final = {form: f"listen.{form}" for form in ("mp3", "m4a", "opus")}
 # All endings that a stem must be free for.
 RESERVED_ENDINGS: Final = (*FORMATS, *LISTENING_COPIES.values())
 
@@ -44,8 +42,7 @@ def render(
     formats: Iterable[str],
     *,
     has_timestamps: bool,
-    audio_folders: Iterable[str] = (),
-    listening_copies: Iterable[str] = LISTENING_COPIES.values(),
+    sound: Sound | None = None,
 ) -> dict[str, bytes]:
     """Return the documents by format, texts as UTF-8, in the order in which they are published.
 
@@ -53,9 +50,9 @@ def render(
         transcript: what to write.
         formats: names from FORMATS.
         has_timestamps: whether each paragraph begins with its time.
-        audio_folders: where the recording may be, from the folder of the documents.
-        listening_copies: endings of the listening copies that there may be.
+        sound: what the page can play; None for a recording that may be next to it.
     """
-    wanted, options = set(formats), Options(has_timestamps, tuple(audio_folders), tuple(listening_copies))
+    options = Options(has_timestamps, sound or Sound())
+    wanted = set(formats)
     documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}
     return {name: text.encode() if isinstance(text, str) else text for name, text in documents.items()}

@@ -6,20 +6,17 @@ page contains the json document and where each paragraph begins and ends in it.
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import json
 from html import escape
-from importlib import resources
-from string import Template
 from typing import TYPE_CHECKING, Any, Final
 
 from daemon.display import printable
 from daemon.documents import docx_parts
+from daemon.documents.clips import describe_clip
 from daemon.documents.docx import DOUBTFUL
 from daemon.documents.json_document import as_dict
 from daemon.documents.layout import Kind, clock, describe_voice, list_items, title_of
+from daemon.documents.page_parts import read_parts
 from daemon.documents.paragraphs import group_paragraphs
 from daemon.text import LANGUAGES
 
@@ -31,11 +28,8 @@ if TYPE_CHECKING:
     from daemon.transcript import Segment, Transcript
 
 SCRIPTS: Final = ("words.js", "talk.js", "subtitles.js", "formats.js", "player.js", "view.js", "search.js", "main.js")
-# Its own style and script, and media files: nothing else can be loaded, from this machine or another.
-_POLICY: Final = (
-    "default-src 'none'; script-src '{script}'; style-src '{style}'; media-src 'self' file: blob: data:; "
-    "base-uri 'none'; form-action 'none'"
-)
+# The recording, next to the page or chosen by its reader.
+_MEDIA: Final = "'self' file: blob: data:"
 _S_DIGITS: Final = 3
 _HUNDREDTHS: Final = 100
 _N_DATE_LETTERS: Final = len("2026-01-30")
@@ -43,7 +37,7 @@ _N_DATE_LETTERS: Final = len("2026-01-30")
 
 def render_html(transcript: Transcript, options: Options) -> str:
     """Return the page. Texts of the recording appear in it as data or escaped, never as markup."""
-    template, style, script = _read_parts()
+    parts = read_parts("review", SCRIPTS)
     placement = _Placement(transcript)
     paragraphs = group_paragraphs(list_items(transcript))
     page = {
@@ -54,21 +48,22 @@ def render_html(transcript: Transcript, options: Options) -> str:
         "doubtful": DOUBTFUL,
         "has_timestamps": options.has_timestamps,
         "languages": {name: code for code, name in LANGUAGES.items()},
-        "audio_folders": list(dict.fromkeys(map(printable, (*options.audio_folders, ".")))),
-        "listening_copies": list(options.listening_copies),
+        "audio_folders": list(dict.fromkeys(map(printable, (*options.sound.folders, ".")))),
+        "listening_copies": list(options.sound.copies),
+        "clips": [describe_clip(clip) for clip in options.sound.clips],
         "docx": {name: text for name, text in vars(docx_parts).items() if name.isupper() and not name.startswith("_")},
     }
-    return template.substitute(
-        policy=_POLICY.format(script=_digest(script), style=_digest(style)),
+    return parts.template.substitute(
+        policy=parts.policy(_MEDIA),
         title=_escape(title_of(transcript)),
-        style=style,
+        style=parts.style,
         facts="".join(f"<span>{_escape(fact)}</span>" for fact in _facts(transcript)),
         notices="".join(_notices(transcript)),
         threshold=round(_HUNDREDTHS * DOUBTFUL),
         text="\n".join(_plain(transcript, paragraph) for paragraph in paragraphs),
         transcript=_data(as_dict(transcript)),
         page=_data(page),
-        script=script,
+        script=parts.script,
     )
 
 
@@ -172,19 +167,3 @@ def _data(value: object) -> str:
 def _utf16(text: str) -> int:
     """Return the length of a text as scripts of a page count it."""
     return len(text) if text.isascii() else len(text.encode("utf-16-le")) // 2
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-@functools.cache
-def _read_parts() -> tuple[Template, str, str]:
-    """Return the template of the page, its style and its script."""
-    folder = resources.files("daemon.documents") / "review"
-    script = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
-    return (
-        Template((folder / "page.html").read_text(encoding="utf-8")),
-        (folder / "page.css").read_text(encoding="utf-8"),
-        script,
-    )

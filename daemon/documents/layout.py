@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Final
 from daemon.display import printable
 
 if TYPE_CHECKING:
+    from daemon.documents.clips import Clip
     from daemon.transcript import Gap, Segment, Transcript, Word
 
 _S_PER_MINUTE: Final = 60
 _S_PER_HOUR: Final = 3600
+# The endings of listening copies, by their formats.
+LISTENING_COPIES: Final = {form: f"listen.{form}" for form in ("mp3", "m4a", "opus")}
 
 
 class Kind(Enum):
@@ -50,19 +53,31 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class Sound:
+    """What the page can play.
+
+    Attributes:
+        folders: where the recording may be, from the folder of the documents, such as "../processed".
+        copies: endings of the listening copies that there may be, such as "listen.mp3".
+        clips: parts of the recording that the page contains.
+    """
+
+    folders: tuple[str, ...] = ()
+    copies: tuple[str, ...] = tuple(LISTENING_COPIES.values())
+    clips: tuple[Clip, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Options:
     """What the configuration sets for documents.
 
     Attributes:
         has_timestamps: whether each paragraph begins with its time.
-        audio_folders: where the recording may be, from the folder of the documents, such as
-            "../processed"; for the page that plays it.
-        listening_copies: endings of the listening copies that there may be, such as "listen.mp3".
+        sound: for the page that plays it.
     """
 
     has_timestamps: bool = False
-    audio_folders: tuple[str, ...] = ()
-    listening_copies: tuple[str, ...] = ()
+    sound: Sound = Sound()
 
 
 def list_items(transcript: Transcript) -> list[Item]:

@@ -1,7 +1,7 @@
 """From one recording to its transcript; `line` has the stages in their order."""
 
 from daemon.pipeline.line import finish, prepare, transcribe, transcribe_prepared
-from daemon.pipeline.listening import make_listening_copy
+from daemon.pipeline.listening import make_clips, make_listening_copy
 from daemon.pipeline.work import Forgetful, Pace, PreparedRecording, Progress, Recording, RunControl
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Recording",
     "RunControl",
     "finish",
+    "make_clips",
     "make_listening_copy",
     "prepare",
     "transcribe",

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.decode import SAMPLE_RATE_HZ
-from daemon.documents import LISTENING_COPIES, render
+from daemon.documents import LISTENING_COPIES, Sound, render
 from daemon.errors import ChangedError, StoppedError
 from daemon.evaluation import CurveReader
 from daemon.host import files
 from daemon.journal.records import Result
-from daemon.pipeline import Recording, RunControl, make_listening_copy, prepare, transcribe_prepared
+from daemon.pipeline import Recording, RunControl, make_clips, make_listening_copy, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
 from daemon.worker.evidence import JournalMemory, WatchedEngine
@@ -28,11 +28,12 @@ from daemon.worker.runs import LONG_BYTES, Run, Stage
 
 if TYPE_CHECKING:
     import io
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Sequence
     from concurrent.futures import Future
     from typing import Any
 
     from daemon.config import RecordingSettings, Settings
+    from daemon.documents import Clip
     from daemon.job import Job
     from daemon.status import Running
     from daemon.transcript import Transcript
@@ -380,13 +381,23 @@ class Worker:
         if settings is None or prepared is None:
             raise AssertionError("a run is prepared with its settings")
         run.leave_engine()
-        copy, problem = make_listening_copy(prepared, resources.front_end, lambda: self._raise_if_stopped(run))
+        front_end, raise_if_stopped = resources.front_end, lambda: self._raise_if_stopped(run)
+        copy, no_copy = make_listening_copy(prepared, front_end, raise_if_stopped)
         with copy or nullcontext():
+            has_page = "html" in settings.output.formats
+            clips, no_clips = make_clips(prepared, transcript, front_end, raise_if_stopped) if has_page else ([], None)
             run.release()
-            self._deliver_with(run, transcript if problem is None else transcript.with_note(problem), settings, copy)
+            for problem in filter(None, (no_copy, no_clips)):
+                transcript = transcript.with_note(problem)
+            self._deliver_with(run, transcript, settings, copy, clips)
 
     def _deliver_with(
-        self, run: Run, transcript: Transcript, settings: RecordingSettings, copy: io.FileIO | None
+        self,
+        run: Run,
+        transcript: Transcript,
+        settings: RecordingSettings,
+        copy: io.FileIO | None,
+        clips: Sequence[Clip],
     ) -> None:
         job, resources, form = run.job, self._resources, settings.output.listening_copy
         if (note := resources.spool.explain_second_set(job)) is not None:
@@ -398,8 +409,7 @@ class Worker:
             transcript,
             settings.output.formats,
             has_timestamps=settings.output.timestamps,
-            audio_folders=[resources.spool.audio_folder(job)],
-            listening_copies=documents,
+            sound=Sound((resources.spool.audio_folder(job),), tuple(documents), tuple(clips)),
         )
         result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
         try:

@@ -9,7 +9,7 @@ import wave
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from daemon.documents import render
+from daemon.documents import Sound, render
 from daemon.transcript import Coverage, Gap, Segment, Source, Speaker, Transcript, Word
 from tests.unit.test_documents import TALK
 
@@ -147,7 +147,7 @@ class Opened:
         self.page.evaluate(
             f"""() => new Promise((resolve, reject) => {{
                 const end = performance.now() + {_PATIENCE_MS};
-                const look = () => {{
+                const look = async () => {{
                     if ({condition}) resolve();
                     else if (performance.now() > end) reject(new Error("not within {_PATIENCE_MS} ms"));
                     else setTimeout(look, 20);
@@ -166,8 +166,8 @@ def is_fault(message: ConsoleMessage) -> bool:
     return message.type == "error" and "ERR_FILE_NOT_FOUND" not in message.text
 
 
-def open_file(context: BrowserContext, path: Path) -> Opened:
-    """Open a page from the disk, as a double click does."""
+def open_file(context: BrowserContext, path: Path, *, ready: str = "html.live") -> Opened:
+    """Open a page from the disk, as a double click does, and wait for the element of the selector `ready`."""
     page = context.new_page()
     opened = Opened(page)
     page.on("request", lambda request: opened.requests.append(request.url))
@@ -175,7 +175,7 @@ def open_file(context: BrowserContext, path: Path) -> Opened:
     page.on("dialog", opened.refuse)
     page.on("console", lambda message: opened.errors.append(message.text) if is_fault(message) else None)
     page.goto(path.as_uri())
-    page.wait_for_selector("html.live")
+    page.wait_for_selector(ready)
     opened.requests.remove(path.as_uri())
     return opened
 
@@ -188,7 +188,7 @@ def open_page(context: BrowserContext, transcript: Transcript, folder: Path, *, 
         write_audio(folder / "processed" / transcript.source.name, transcript.audio.duration_s)
     stem = transcript.source.name.removesuffix(".wav").replace("/", "-")
     path = outbox / f"{stem}.html"
-    path.write_bytes(render(transcript, ["html"], has_timestamps=False, audio_folders=["../processed"])["html"])
+    path.write_bytes(render(transcript, ["html"], has_timestamps=False, sound=Sound(("../processed",)))["html"])
     opened = open_file(context, path)
     if has_audio:
         opened.page.wait_for_selector("#play:enabled")

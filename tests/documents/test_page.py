@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import docx
 import pytest
 
-from daemon.documents import read_json, render
+from daemon.config import Preprocess
+from daemon.documents import Clip, Sound, read_json, render
+from daemon.frontend import Encoding
 from daemon.transcript import Calibration, Segment
 from tests.documents.pages import (
     CALL,
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import BrowserContext
 
+    from daemon.frontend import FrontEnd
     from daemon.transcript import Transcript
 
 pytestmark = pytest.mark.documents
@@ -146,6 +149,41 @@ def test_missing_recording_is_said_and_can_be_chosen(context: BrowserContext, tm
     opened.until("document.getElementById('audio').duration > 60")
     page.locator(".word", has_text="Quux").click()
     opened.until("document.getElementById('audio').currentTime > 12")
+
+
+def test_clips_are_heard_where_the_recording_is_not_there(
+    context: BrowserContext, tmp_path: Path, front_end: FrontEnd
+) -> None:
+    tone = tmp_path / "tone.wav"
+    write_audio(tone, 4)
+    with (
+        front_end.prepare(tone, Preprocess(), "off") as sound,
+        front_end.encode(sound.waveform, Encoding("mp3")) as file,
+    ):
+        clip = Clip(44.5, 48.5, file.read())
+    path = tmp_path / "page.html"
+    path.write_bytes(render(MEETING, ["html"], has_timestamps=False, sound=Sound(clips=(clip,)))["html"])
+    opened = open_file(context, path)
+    page = opened.page
+    page.wait_for_selector("#clips", state="visible")
+    assert "only the passages marked ▶ are in it" in page.locator("#missing").inner_text()
+    marked = page.locator(".clip .words").all_inner_texts()
+    assert marked == [page.locator(".words", has_text="WordPress").inner_text()]
+    assert page.locator("#play").is_disabled()
+    page.locator(".word", has_text="WordPress").click()
+    opened.until("!document.getElementById('audio').paused")
+    opened.until("Number(document.getElementById('timeline').getAttribute('aria-valuenow')) > 46.5")
+    page.locator(".word", has_text="Quux").click()
+    opened.until("document.getElementById('audio').paused")
+    assert opened.now() == pytest.approx(QUUX_S, abs=0.01)
+    page.keyboard.press("Space")
+    assert "This passage is not in the page." in page.locator("#message").inner_text()
+    write_audio(tmp_path / "mine.wav", MEETING.audio.duration_s)
+    page.set_input_files("#file", tmp_path / "mine.wav")
+    opened.until("document.getElementById('audio').duration > 60")
+    page.locator(".word", has_text="WordPress").click()
+    opened.until("document.getElementById('audio').currentTime > 45")
+    assert opened.errors == []
 
 
 def test_another_recording_of_the_same_name_is_not_played(context: BrowserContext, tmp_path: Path) -> None:

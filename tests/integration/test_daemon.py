@@ -319,6 +319,18 @@ def test_reload_applies_the_mode_and_folders_of_documents(make_instance: MakeIns
     assert instance.status()["faults"] == []
 
 
+def test_clips_are_in_the_page_of_a_recording_without_pauses(make_instance: MakeInstance) -> None:
+    instance = make_instance(
+        output={"formats": ["json", "html"], "clips": True}, segment={"max_chunk_s": 5, "overlap_s": 2, "vad": "off"}
+    )
+    instance.start()
+    instance.drop(SAMPLES / "memo.wav")
+    wait_until(lambda: is_done(instance, "memo.wav"), "the memo is done")
+    document = json.loads((instance.folder("outbox") / "memo.json").read_bytes())
+    assert any(segment["flags"] for segment in document["segments"])
+    assert '"data":"data:audio/mpeg;base64,' in (instance.folder("outbox") / "memo.html").read_text()
+
+
 def test_listening_copy_lies_next_to_the_documents_and_the_page_knows_it(make_instance: MakeInstance) -> None:
     instance = make_instance(output={"formats": ["json", "html"], "listening_copy": "m4a"})
     instance.start()

@@ -308,7 +308,6 @@ speed: fast
     [
         ("model: {aligner: /models/a}", "model.aligner"),
         ("transcribe: {speakers: auto}", "transcribe.speakers"),
-        ("output: {clips: true}", "output.clips"),
         ("model: {device: all}", "model.device"),
         ("cluster: {address: 'gpu:6379'}", "cluster.address"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from daemon.documents import FORMATS, RESERVED_ENDINGS, render
+from daemon.documents import FORMATS, RESERVED_ENDINGS, Sound, render
 from daemon.transcript import (
     Coverage,
     Gap,
@@ -423,7 +423,7 @@ def test_html_places_each_paragraph_in_its_segments() -> None:
 
 
 def test_html_looks_for_the_recording_in_the_folders_it_is_given() -> None:
-    assert page_data(TALK, "page", audio_folders=["../processed", "."])["audio_folders"] == ["../processed", "."]
+    assert page_data(TALK, "page", sound=Sound(("../processed", ".")))["audio_folders"] == ["../processed", "."]
     assert page_data(TALK, "page")["audio_folders"] == ["."]
 
 

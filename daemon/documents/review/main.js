@@ -27,6 +27,7 @@ function say(text, button = null) {
 
 player.onMove = () => {
   $("now").textContent = formatTime(player.at, { hundredths: true });
+  $("play").disabled = !player.canPlay;
   timeline.move();
   view.follow();
 };
@@ -34,10 +35,14 @@ player.onState = () => {
   document.documentElement.classList.toggle("playing", player.isPlaying);
   $("play").setAttribute("aria-label", player.isPlaying ? "Pause" : "Play");
   $("missing").hidden = player.isThere;
-  for (const id of ["play", "back", "forward", "speed"]) $(id).disabled = !player.isThere;
+  document.documentElement.classList.toggle("silent", player.isMissing && !player.isThere);
+  $("play").disabled = !player.canPlay;
+  for (const id of ["back", "forward", "speed"]) $(id).disabled = !player.isThere;
 };
 player.onMissing = () => {
   $("missing").hidden = false;
+  $("clips").hidden = !player.clips.length;
+  view.showClips(player.clips);
   player.onState();
 };
 $("length").textContent = formatTime(talk.duration, { hundredths: true });
@@ -256,7 +261,7 @@ document.addEventListener("click", (event) => {
 // The keyboard.
 
 const KEYS = {
-  " ": () => player.toggle() || say("The recording is not here. Choose its file to listen."),
+  " ": () => player.toggle() || say(player.clips.length ? "This passage is not in the page. Choose the file of the recording, or a time marked ▶." : "The recording is not here. Choose its file to listen."),
   ArrowLeft: () => player.seek(player.at - SKIP),
   ArrowRight: () => player.seek(player.at + SKIP),
   ArrowUp: () => view.step(-1),

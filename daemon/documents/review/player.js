@@ -3,12 +3,15 @@
 const SKIP = 5; // seconds
 const WRONG_LENGTH = 0.02; // a recording whose length differs by more than this share is another one
 
-/** Plays the recording, or keeps a position in the transcript while there is none. */
+/** Plays the recording; while there is none, the clips in the page, or it only keeps a position in the transcript. */
 class Player {
   constructor(talk, audio) {
     this.talk = talk;
     this.audio = audio;
     this.isThere = false;
+    this.isMissing = false; // it was looked for, and is not there
+    this.clips = talk.page.clips ?? []; // pages of earlier versions have none
+    this.clip = null; // the one that the audio element has
     this.at = 0;
     this.onMove = () => {};
     this.onState = () => {};
@@ -21,7 +24,12 @@ class Player {
   }
 
   get isPlaying() {
-    return this.isThere && !this.audio.paused;
+    return (this.isThere || this.clip !== null) && !this.audio.paused;
+  }
+
+  /** Whether there is something to hear at the position. */
+  get canPlay() {
+    return this.isThere || this.#clipAt(this.at) !== undefined;
   }
 
   /** Try the places where the recording may be, one after the other. */
@@ -34,6 +42,7 @@ class Player {
       }
     }
     this.audio.removeAttribute("src");
+    this.isMissing = true;
     this.onMissing();
   }
 
@@ -41,8 +50,10 @@ class Player {
   async choose(file) {
     const wasThere = this.isThere;
     this.isThere = false;
+    this.clip = null;
     if (!(await this.#load(URL.createObjectURL(file)))) {
       this.audio.removeAttribute("src");
+      this.isMissing = true;
       if (wasThere) this.onMissing();
       return `This browser cannot play ${file.name}.`;
     }
@@ -55,6 +66,10 @@ class Player {
   seek(seconds) {
     this.at = Math.min(Math.max(0, seconds), this.talk.duration);
     if (this.isThere) this.audio.currentTime = this.at;
+    else if (this.clip !== null) {
+      if (this.clip === this.#clipAt(this.at)) this.audio.currentTime = this.at - this.clip.start_s;
+      else this.audio.pause();
+    }
     this.onMove();
   }
 
@@ -65,8 +80,10 @@ class Player {
   }
 
   play() {
-    if (this.isThere) this.audio.play().catch(() => this.onState());
-    return this.isThere;
+    if (!this.canPlay) return false;
+    if (!this.isThere) this.#take(this.#clipAt(this.at));
+    this.audio.play().catch(() => this.onState());
+    return true;
   }
 
   pause() {
@@ -77,6 +94,18 @@ class Player {
     if (!this.isPlaying) return this.play();
     this.pause();
     return true;
+  }
+
+  #clipAt(seconds) {
+    return this.isMissing ? this.clips.find(({ start_s: start, end_s: end }) => start <= seconds && seconds < end) : undefined;
+  }
+
+  #take(clip) {
+    if (this.clip !== clip) {
+      this.clip = clip;
+      this.audio.src = clip.data;
+    }
+    this.audio.currentTime = this.at - clip.start_s;
   }
 
   #begin() {
@@ -103,8 +132,8 @@ class Player {
   }
 
   #follow() {
-    if (!this.isThere || this.audio.seeking) return;
-    this.at = this.audio.currentTime;
+    if (this.audio.seeking || !(this.isThere || this.isPlaying)) return;
+    this.at = this.audio.currentTime + (this.isThere ? 0 : this.clip.start_s);
     this.onMove();
   }
 

@@ -1,15 +1,7 @@
 // What the reader sees and does: the paragraphs, the editor, search, marks, menus and the keyboard.
 
-const $ = (id) => document.getElementById(id);
 const FOLLOW_AFTER = 4000; // milliseconds after the reader has scrolled
 const ABOUT = 1; // seconds by which an estimated time of a word may be wrong
-
-/** Make an element: its properties, then its children. */
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
 
 /** The paragraphs. Each becomes words that can be clicked when it comes near the screen, so that ten hours open at once. */
 class TextView {
@@ -114,6 +106,12 @@ class TextView {
     if (box.top >= top && Math.min(box.bottom, box.top + 80) <= bottom) return;
     const isCalm = matchMedia("(prefers-reduced-motion: reduce)").matches || Math.abs(box.top) > 3 * innerHeight;
     scrollTo({ top: scrollY + box.top - top - (bottom - top) / 4, behavior: isCalm ? "instant" : "smooth" });
+  }
+
+  /** Mark the paragraphs of which a part can be heard in the page itself. */
+  showClips(clips) {
+    const isIn = ({ start, end }) => clips.some((clip) => start < clip.end_s && clip.start_s < end);
+    for (const { element, paragraph } of this.rows) element.classList.toggle("clip", isIn(paragraph));
   }
 
   /** Go to the paragraph before or after the position. */
