@@ -31,6 +31,15 @@ Other tests read DSF (`test_dsd_is_decoded`), AMR-NB in .amr and .3gp (`test_pho
 and AMR-WB (`test_wideband_amr_keeps_its_length`). Monkey's Audio, Musepack, TAK, Shorten and DSS are read with
 FFmpeg, but no program here writes them, so only damaged ones are tested.
 
+## Files as they come
+
+`tests/unit/test_surroundings.py` reads each kind. Tags, padding and junk before, between and after the audio change
+nothing (up to 64 KiB in front of it). Recordings that were put one behind the other are all read, also in different
+formats; FLAC, MP3 and AAC do not say where they end, so these files are read twice where something else follows.
+Headers of WAV, RF64, AIFF, CAF, W64, AU and AVI files that were never finished are read to the end of the file. A file
+is called damaged only where audio is missing: pages and packets without their number, frames that fail their
+checksum, or less than the header promises.
+
 ## What is not read
 
 - **Protected recordings** (DRM: iTunes, Audible, Windows Media, Common Encryption). Export them without protection

@@ -167,7 +167,15 @@ def decode(
     # What is rare and shows only at the end costs a second pass.
     try:
         cleaned = run.decode()
+        tracks = [each.track for each in cleaned.tracks]
+        is_again = any(track.is_damaged or track.has_junk for track in tracks) and run.hides_recordings()
     except readers.DamagedError:
+        is_again = True
+    except errors.JobError:
+        if not run.hides_recordings():
+            raise
+        is_again = True
+    if is_again:
         files.release_all()
         run = replace(run, is_damaged=True)
         cleaned = run.decode()
@@ -201,7 +209,7 @@ class _Pass:
     alone: Mapping[int, int] = field(default_factory=dict)
 
     def decode(self) -> Cleaned:
-        parts = list_parts(self.source)
+        parts = list_parts(self.source, is_thorough=self.is_damaged)
         with contextlib.closing(self._open(parts[0])) as reader:
             heard, left_out = choose(reader.tracks, self.wanted.tracks)
             for track in heard:
@@ -219,6 +227,10 @@ class _Pass:
         if not any(each.streams for each in tracks):
             raise errors.JobError("The file holds no audio, only a header.", "Copy the recording again.")
         return Cleaned(tuple(reader.tracks), tracks, left_out)
+
+    def hides_recordings(self) -> bool:
+        """Return whether what looks like damage is another recording, in a format that says nothing about its end."""
+        return len(list_parts(self.source, is_thorough=True)) > len(list_parts(self.source))
 
     @property
     def _limit_s(self) -> float:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 import av
 import av.error
 
 from daemon import errors
-from daemon.decode import headers
+from daemon.decode import headers, ogg, signatures, transport
 from daemon.decode.frames import BrokenPackets, Clock, Collector
 from daemon.decode.source import FileView, NotARecordingError, RecordingFile
 from daemon.decode.tracks import AudioTrack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -31,8 +32,14 @@ _MAX_BROKEN_PER_GOOD: Final = 3
 # Formats whose length FFmpeg takes from the bit rate, the file size or the last time stamp.
 _GUESSED_DURATIONS: Final = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "dss"})
 # Formats in which a jump of the time stamps means damage; in the others recorders may skip pauses.
-_GAPLESS: Final = frozenset({"ogg", "flac", "mp3", "aac", "ac3", "eac3", "asf"})
+_GAPLESS: Final = frozenset({"flac", "mp3", "aac", "ac3", "eac3", "asf"})
 _DRM_TAGS: Final = frozenset({"drms", "drmi", "enca", "aavd"})
+# Formats in which FFmpeg puts junk and the frame before it into one packet.
+_GLUED: Final = frozenset({"ac3", "eac3"})
+_CHECKED: Final = frozenset({"flac", "tta", "wavpack"})
+_BROADCAST: Final = frozenset({"mpegts", "mpeg"})
+# Most of an hour of a slow stream is read before its sound counts as missing.
+_LONG_PROBE: Final = {"probesize": str(1 << 28), "analyzeduration": str(3_600_000_000)}
 _SLACK_S: Final = 0.25  # declared durations count encoder delay and padding
 # What a track is that is not the programme itself, by FFmpeg's flags.
 _EXTRAS: Final = {
@@ -69,20 +76,10 @@ class ContainerReader:
         self._source = source
         self._view = FileView(source)
         self._limit_s = limit_s
-        options = {"format_whitelist": _DEMUXERS, "protocol_whitelist": "none"}
-        if is_open_ended:
-            options["ignore_length"] = "1"
-        try:
-            self._container = av.open(
-                self._view,
-                options=options,
-                metadata_errors="ignore",
-                buffer_size=_IO_BUFFER_BYTES,
-            )
-        except MemoryError:  # PyAV's own is an FFmpegError too
-            raise
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            raise self._view.error or unreadable_error(source) from error
+        self._container = self._open({"ignore_length": "1"} if is_open_ended else {})
+        if self._container.format.name in _BROADCAST and not all(map(_has_rate, self._container.streams.audio)):
+            self._container.close()  # the sound begins late; what it is shows in its first packet only
+            self._container = self._open(_LONG_PROBE)
         try:
             self._streams: list[Any] = list(self._container.streams.audio)
             self.tracks = [self._describe(at, stream, is_open_ended) for at, stream in enumerate(self._streams, 1)]
@@ -90,6 +87,21 @@ class ContainerReader:
         except BaseException:
             self.close()
             raise
+
+    def _open(self, options: dict[str, str]) -> Any:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
+        """Open the file, from its beginning."""
+        self._view.seek(0)
+        try:
+            return av.open(
+                self._view,
+                options={"format_whitelist": _DEMUXERS, "protocol_whitelist": "none", **options},
+                metadata_errors="ignore",
+                buffer_size=_IO_BUFFER_BYTES,
+            )
+        except MemoryError:  # PyAV's own is an FFmpegError too
+            raise
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            raise self._view.error or unreadable_error(self._source) from error
 
     def _describe(self, number: int, stream: Any, is_open_ended: bool) -> AudioTrack:  # noqa: ANN401, FBT001  # PyAV is not typed strictly enough to be checked
         """Return what the file says about a stream."""
@@ -117,8 +129,9 @@ class ContainerReader:
         """Return why a stream cannot be read, None where it can."""
         if stream.codec_context is None:
             return unreadable_error(self._source)
-        if stream.codec_context.codec_tag in _DRM_TAGS:
-            return drm_error()
+        with suppress(UnicodeDecodeError):  # other tags are no letters
+            if stream.codec_context.codec_tag in _DRM_TAGS:
+                return drm_error()
         return None if stream.codec_context.sample_rate else unreadable_error(self._source)
 
     def _refuse_unreadable(self) -> None:
@@ -136,15 +149,16 @@ class ContainerReader:
         """Return the length that the container declares for a stream, None where it is a guess."""
         container = self._container
         name = container.format.name
-        if name in _GUESSED_DURATIONS:
+        if name in _GUESSED_DURATIONS or headers.has_no_length(self._source):
             return None
         if name == "mp3":
             return headers.mp3_length_s(self._source)
         is_alone = len(container.streams) == 1
         tag = re.fullmatch(r"(\d+):(\d\d):(\d\d\.\d+)", stream.metadata.get("DURATION", ""))
         if tag:  # Matroska, where FFmpeg gives every track the length of the file
-            return int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
-        if stream.duration is not None and ("matroska" not in name or is_alone):
+            end_s = int(tag[1]) * 3600 + int(tag[2]) * 60 + float(tag[3])
+            return float(end_s - max(container.start_time or 0, 0) / av.time_base)
+        if stream.duration is not None and (is_alone or ("matroska" not in name and name != "asf")):
             # An Ogg stream that was cut out of a longer one ends at the time that it had there.
             start = max(stream.start_time or 0, 0) if name == "ogg" else 0
             return float((stream.duration - start) * stream.time_base)
@@ -179,17 +193,23 @@ class ContainerReader:
                 yield line.track.number, block
         if self._view.error is not None:
             raise self._view.error
+        self._finish(lines.values())
+
+    def _finish(self, lines: Collection[_TrackDecoder]) -> None:
+        """Note what is missing in the tracks that were read; raise the reason where nothing could be read."""
+        if self._container.format.name == "aac" and not signatures.ends_with_frames(self._source):
+            self.tracks[0].has_junk = True  # FFmpeg ends there without a word
         is_cut_off = headers.is_cut_off(self._source)
-        for line in lines.values():
+        for line in lines:
             line.finish(is_cut_off=is_cut_off)
-        faults = [line.track.fault for line in lines.values() if line.track.fault is not None]
+        faults = [line.track.fault for line in lines if line.track.fault is not None]
         if len(faults) == len(lines):
             raise faults[0]
 
     def _decoder(self, number: int) -> _TrackDecoder:
         stream, container = self._streams[number - 1], self._container
         stream.thread_type = "NONE"  # memory and speed stay those of one core
-        if stream.codec_context.name == "flac":  # otherwise a damaged frame becomes full-scale noise
+        if stream.codec_context.name in _CHECKED:  # otherwise a damaged frame becomes full-scale noise
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         name, tick_s = container.format.name, float(stream.time_base)
         clock = Clock(name, stream.codec_context.name, container.start_time, tick_s, self._limit_s)
@@ -229,29 +249,66 @@ class _TrackDecoder:
     def __init__(self, source: RecordingFile, track: AudioTrack, format_name: str, clock: Clock) -> None:
         self.track = track
         self._source = source
-        self._is_gapless = format_name in _GAPLESS
+        self._format_name = format_name
         self._clock = clock
         self._collector = Collector(track.rate_hz, track.channels)
         self._broken = BrokenPackets(format_name, track.codec)
         self._n_good = 0
+        self._n_packet_bytes = 0  # of the last good one
 
     def push(self, packet: Any) -> Iterator[NDArray[np.float32] | float]:  # noqa: ANN401  # the same
         """Yield what a packet completes, and the seconds that are missing before it or in its place."""
-        frames = _decode(packet)
+        frames, rest = _decode(packet), b""
+        if frames is None and self._format_name in _GLUED and 0 < self._n_packet_bytes < packet.size:
+            frames, rest = self._decode_beginning(packet), bytes(packet)[self._n_packet_bytes :]
         if frames is None:
-            if self._broken.add(bytes(packet)):
-                yield from self._collector.drain()
-                yield self._clock.skip(packet)
+            yield from self._skip(self._broken.add(bytes(packet), self._clock.measure(packet)))
             return
-        self._broken.end_run(len(frames))
+        if frames and self._broken.is_waiting:
+            duration_s, is_lost = self._broken.end_run(bytes(packet))
+            if is_lost:
+                yield from self._skip(duration_s)
+            else:
+                self.track.has_junk = True
+                self._clock.skip(duration_s, is_audio=False)
+        elif frames and not self._n_good:
+            self._broken.end_run(b"")
         self._n_good += len(frames)
+        self._n_packet_bytes = packet.size - len(rest) or self._n_packet_bytes
         for frame in frames:
+            is_first = not self._clock.has_begun
             gap_s = self._clock.advance(frame)
             if gap_s:
-                self.track.is_damaged |= self._is_gapless
+                self.track.is_damaged |= not is_first and self._is_loss()
                 yield from self._collector.drain()
                 yield gap_s
             yield from self._collector.push(frame)
+        if rest:
+            self._broken.add(rest, self._clock.measure(packet))
+
+    def _decode_beginning(self, packet: Any) -> list[Any] | None:  # noqa: ANN401  # the same
+        """Return the frames of a packet with junk at its end, which is longer than the one before."""
+        beginning = av.Packet(bytes(packet)[: self._n_packet_bytes])
+        beginning.pts, beginning.time_base, beginning.stream = packet.pts, packet.time_base, packet.stream
+        return _decode(beginning)
+
+    def _skip(self, duration_s: float) -> Iterator[NDArray[np.float32] | float]:
+        """Yield silence in place of packets that could not be decoded."""
+        if duration_s:
+            self._clock.skip(duration_s)
+            yield from self._collector.drain()
+            yield duration_s
+
+    def _is_loss(self) -> bool:
+        """Return whether a jump of the time stamps between two frames means that audio was lost.
+
+        Recorders skip pauses, too; but pages and packets that are missing have numbers.
+        """
+        if self._format_name == "ogg":
+            return ogg.has_lost_pages(self._source)
+        if self._format_name == "mpegts":
+            return transport.has_lost_packets(self._source)
+        return self._format_name in _GAPLESS
 
     def drain(self) -> Iterator[NDArray[np.float32]]:
         """Yield what is left after the last packet."""
@@ -259,6 +316,8 @@ class _TrackDecoder:
 
     def finish(self, *, is_cut_off: bool) -> None:
         """Note what is missing, at the end of the pass."""
+        self.track.has_junk |= self._broken.is_waiting
+        self._broken.finish()
         track, n_lost = self.track, self._broken.n_lost
         if n_lost > _MAX_BROKEN_PER_GOOD * self._n_good:
             track.fault = unreadable_error(self._source)
@@ -284,6 +343,10 @@ def _decode(packet: Any) -> list[Any] | None:  # noqa: ANN401  # the same
     except (av.error.FFmpegError, ValueError):
         return None
     return frames
+
+
+def _has_rate(stream: Any) -> bool:  # noqa: ANN401  # the same
+    return stream.codec_context is not None and bool(stream.codec_context.sample_rate)
 
 
 def _settle_channels(codec_context: Any) -> int:  # noqa: ANN401  # the same

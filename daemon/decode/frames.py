@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final
 
 import av
@@ -26,8 +27,11 @@ _BROADCAST: Final = frozenset({"mpegts", "mpeg"})
 _UNTIMED: Final = frozenset({"wmalossless"})
 _MAX_LOST_PACKET_S: Final = 30.0
 
-# Streams of frames, which other programs append tags and padding to.
-_TAGGED: Final = frozenset({"mp3", "aac", "ac3", "eac3"})
+# Bare frames, which other programs put tags, padding and whatever they like before, between and after.
+_BARE: Final = frozenset({"mp3", "aac", "ac3", "eac3"})
+_SYNC: Final = re.compile(rb"\xff[\xe0-\xff]|\x0b\x77")
+_FIRST_FRAME: Final = re.compile(rb"Xing|Info|VBRI")  # programs write such a one at the start of a file
+_FIRST_FRAME_BYTES: Final = 200
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
 _AMR_PAUSES: Final = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
 
@@ -59,15 +63,22 @@ class Clock:
         self._limit_s = limit_s
         self._passed_s = 0.0
 
-    def skip(self, packet: Any) -> float:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
-        """Skip a packet that cannot be decoded, and return its duration in seconds."""
-        duration_s = (packet.duration or 0) * self._tick_s
-        if not 0 < duration_s <= _MAX_LOST_PACKET_S:
-            return 0.0
-        self._passed_s += duration_s
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was a frame already."""
+        return self._has_begun
+
+    def measure(self, packet: Any) -> float:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
+        """Return how long a packet that cannot be decoded would be, in seconds."""
+        duration_s = float((packet.duration or 0) * self._tick_s)
+        return duration_s if 0 < duration_s <= _MAX_LOST_PACKET_S else 0.0
+
+    def skip(self, duration_s: float, *, is_audio: bool = True) -> None:
+        """Move on by packets that could not be decoded; only the time stamps count what was never audio."""
+        if is_audio:
+            self._passed_s += duration_s
         if self._expected_s is not None:
             self._expected_s += duration_s
-        return duration_s
 
     def advance(self, frame: Any) -> float:  # noqa: ANN401  # the same
         """Move on by a decoded frame, and return how many seconds of audio are missing before it."""
@@ -97,7 +108,10 @@ class Clock:
 
 
 class BrokenPackets:
-    """Tells lost audio from tags, padding and pauses among the packets that cannot be decoded.
+    """Tells lost audio from tags, padding, junk and pauses among the packets that cannot be decoded.
+
+    In formats of bare frames, what cannot be decoded before the first frame and after the last one was never audio,
+    unless it begins like a frame. Between frames it was, unless a tag or the first frame of another file follows.
 
     Attributes:
         n_lost: packets so far that held audio.
@@ -105,26 +119,48 @@ class BrokenPackets:
 
     def __init__(self, format_name: str, codec: str) -> None:
         self.n_lost = 0
-        self._is_tagged = format_name in _TAGGED
+        self._is_bare = format_name in _BARE
         self._pauses = _AMR_PAUSES.get(codec, ())
-        self._n_padding = 0  # in the current run: a hole in the audio if audio follows, else the end of the file
+        self._has_begun = False
+        self._run: list[tuple[bytes, float]] = []  # how each packet since the last good one begins, and its length
 
-    def add(self, content: bytes) -> bool:
-        """Count a packet; return whether it takes up time, so that silence has to replace it."""
-        if self._is_tagged and headers.is_tag(content):
-            self._n_padding = 0  # padding before a tag lies between two files
-            return False
-        if self._is_tagged and headers.is_padding(content):
-            self._n_padding += 1
-            return False
+    def add(self, content: bytes, duration_s: float) -> float:
+        """Count a packet; return how many seconds of silence replace it now."""
+        if self._is_bare:
+            self._run.append((b"", duration_s) if headers.is_padding(content) else (content[:2], duration_s))
+            if headers.is_tag(content):  # what was before it lies between two files
+                self._run = [(b"", length_s) for _, length_s in self._run]
+                self._has_begun = False
+            return 0.0
         is_pause = bool(content) and content[0] >> 3 & 0xF in self._pauses  # FFmpeg decodes no comfort noise of AMR
         self.n_lost += not is_pause
-        return True
+        return duration_s
 
-    def end_run(self, n_frames: int) -> None:
-        """Note that this many decoded frames follow."""
-        if n_frames:
-            self.n_lost, self._n_padding = self.n_lost + self._n_padding, 0
+    def end_run(self, content: bytes) -> tuple[float, bool]:
+        """Note that a packet could be decoded.
+
+        Returns:
+            (how long the packets before it are that could not, in seconds; whether silence has to replace them).
+        """
+        run, self._run = self._run, []
+        is_audio = self._has_begun and _FIRST_FRAME.search(content[:_FIRST_FRAME_BYTES]) is None
+        self._has_begun = True
+        n_lost = len(run) if is_audio else self._count_frames(run)
+        self.n_lost += n_lost
+        return sum(duration_s for _, duration_s in run), n_lost > 0
+
+    def finish(self) -> None:
+        """Note that no packet follows."""
+        self.n_lost += self._count_frames(self._run)
+
+    @staticmethod
+    def _count_frames(run: list[tuple[bytes, float]]) -> int:
+        return sum(_SYNC.match(begin) is not None for begin, _ in run)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether packets wait for a judgement."""
+        return bool(self._run)
 
 
 class Collector:

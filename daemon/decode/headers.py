@@ -42,6 +42,7 @@ _AUDIO_FORMATS: Final = {
     "Matroska or WebM": rb"\x1aE\xdf\xa3",
     "Windows Media": re.escape(uuid.UUID("75b22630-668e-11cf-a6d9-00aa0062ce6c").bytes_le),
     "MPEG": rb"\x00\x00\x01\xba",
+    "MPEG-TS": rb"(\x47.{187}){3}\x47|(.{4}\x47.{187}){3}.{4}\x47",
     "MXF": rb"\x06\x0e\x2b\x34\x02\x05\x01\x01\x0d\x01\x02\x01\x01",
     "FLV": rb"FLV\x01",
     "WavPack": rb"wvpk",
@@ -70,9 +71,18 @@ _OTHER_FORMATS: Final = {
 }
 _AUDIO_PATTERNS: Final = {name: re.compile(pattern, re.DOTALL) for name, pattern in _AUDIO_FORMATS.items()}
 _OTHER_PATTERNS: Final = {name: re.compile(pattern, re.DOTALL) for name, pattern in _OTHER_FORMATS.items()}
+TEXT: Final = "a text"
+"""What `other_format` calls a text."""
+
+MP4_BOXES: Final = frozenset(
+    b"ftyp moov mdat free skip wide uuid moof mfra sidx ssix styp meta pdin udta pnot PICT prft emsg imda".split()
+)
+"""The boxes that an MP4 or QuickTime file consists of."""
+
 _PCM_FORMATS: Final = frozenset({"WAV", "AIFF", "AU", "CAF", "W64", "NIST"})
 _TEXT_SAMPLE_BYTES: Final = 512
 _ID3_HEADER_BYTES: Final = 10
+_ID3_FOOTER: Final = 0x10
 _ID3V1_BYTES: Final = 128
 _APE_HEADER_BYTES: Final = 32
 _MAX_PATTERN_BYTES: Final = 64  # the longest of the patterns above
@@ -91,11 +101,11 @@ class FileContent(Protocol):
 
 
 def skip_tags(source: FileContent) -> int:
-    """Return where the audio format begins: after ID3v2 tags if a known format other than MP3 follows."""
+    """Return where the audio format begins: after tags if a known format other than MP3 follows."""
     offset, head = source.start, source.head
-    while head.startswith(b"ID3") and len(head) >= _ID3_HEADER_BYTES:
-        offset += _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(head[6:10]))
-        head = source.read_at(offset, _ID3_HEADER_BYTES + _MAX_PATTERN_BYTES)
+    while (n_bytes := id3_bytes(head) or tag_bytes(head)) > 0:
+        offset += n_bytes
+        head = source.read_at(offset, _APE_HEADER_BYTES + _MAX_PATTERN_BYTES)
     is_behind_tags = offset > source.start and audio_format(head) not in {None, "MP3 or AAC"}
     return offset if is_behind_tags else source.start
 
@@ -109,7 +119,7 @@ def other_format(head: bytes) -> str | None:
     """Return what a file is if it cannot hold audio, such as "a PDF document"."""
     if (other := _find(_OTHER_PATTERNS, head)) is not None:
         return other
-    return "a text" if _find(_AUDIO_PATTERNS, head) is None and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
+    return TEXT if _find(_AUDIO_PATTERNS, head) is None and _is_text(head[:_TEXT_SAMPLE_BYTES]) else None
 
 
 def _find(patterns: Mapping[str, re.Pattern[bytes]], head: bytes) -> str | None:
@@ -149,13 +159,15 @@ class AudioChunk:
     """The part of a file that holds the samples.
 
     Attributes:
+        offset: where they begin.
         declared_bytes: the size in its header, or None where a recorder wrote the header before the
             audio and could not go back (sizes 0, 0x7FFF..., 0xFFFF...).
         available_bytes: the bytes from there to the end of the file.
-        has_more: the declared bytes of a WAV file are not followed by another chunk, so what follows
-            must be audio too: a recorder was cut off before it wrote the true size.
+        has_more: the declared bytes of a WAV file are followed by something that is not another chunk: maybe audio,
+            where a recorder was cut off before it wrote the true size.
     """
 
+    offset: int
     declared_bytes: int | None
     available_bytes: int
     has_more: bool = False
@@ -183,11 +195,12 @@ def _compare(source: FileContent, offset: int, n_bytes: int) -> AudioChunk:
     is_last = source.size < tail_offset + 8
     is_followed = re.fullmatch(rb"[\w ]{4}", name) is not None and tail_offset + 8 + tail_bytes <= source.size + 1
     # Recorders that write to a pipe declare a size of 0, of nearly 2 GiB or of nearly 4 GiB.
-    is_open_ended = n_bytes == 0 or any(0 <= limit - n_bytes < 1 << 16 for limit in (1 << 31, 1 << 32, 1 << 64))
+    limits = (1 << 31, 1 << 32, 1 << 63, 1 << 64)
+    is_open_ended = n_bytes == 0 or any(0 <= limit - n_bytes < 1 << 16 for limit in limits)
     if is_open_ended and n_bytes != available_bytes and not is_followed:
-        return AudioChunk(None, available_bytes)
+        return AudioChunk(offset, None, available_bytes)
     is_wav = source.head.startswith((b"RIFF", b"RF64", b"BW64"))
-    return AudioChunk(n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
+    return AudioChunk(offset, n_bytes, available_bytes, has_more=is_wav and not is_last and not is_followed)
 
 
 def list_chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
@@ -223,7 +236,20 @@ def is_cut_off(source: FileContent) -> bool:
     if kind in _PCM_FORMATS:
         chunk = audio_chunk(source)
         return chunk is not None and (chunk.declared_bytes or 0) > chunk.available_bytes
+    if kind == "VOC":
+        return end_of_voc(source) > source.size
     return source.start + declared_end(source) > source.size
+
+
+def has_no_length(source: FileContent) -> bool:
+    """Return whether the length that FFmpeg gives for an AVI or Windows Media file is a guess.
+
+    So it is where an AVI file was never closed, and where junk follows a Windows Media file.
+    """
+    kind = audio_format(source.head)
+    if kind == "AVI":
+        return source.head[4:8] in {b"\0\0\0\0", b"\xff\xff\xff\xff"}
+    return kind == "Windows Media" and 0 < declared_end(source) < source.size - source.start
 
 
 def declared_end(source: FileContent) -> int:
@@ -235,6 +261,20 @@ def declared_end(source: FileContent) -> int:
     if kind == "Windows Media":
         return _end_of_asf(source.head)
     return _end_of_matroska(source.head) if kind == "Matroska or WebM" else 0
+
+
+def end_of_voc(source: FileContent) -> int:
+    """Return the place after the last block of a VOC file."""
+    (offset,) = struct.unpack("<H", source.head[20:22].ljust(2, b"\0"))
+    at = source.start + int(offset)
+    for _ in range(_MAX_CHUNKS):
+        head = source.read_at(at, 4)
+        if head.startswith(b"\0"):
+            return at + 1
+        if len(head) < 4:  # noqa: PLR2004  # type and size of a block
+            break
+        at += 4 + int.from_bytes(head[1:], "little")
+    return at
 
 
 def _end_of_asf(head: bytes) -> int:
@@ -256,7 +296,7 @@ def _end_of_mp4(source: FileContent) -> int:
         n_bytes, name = struct.unpack(">I4s", header[:8])
         if n_bytes == 1 and len(header) == 16:  # noqa: PLR2004  # 64-bit size after the name
             (n_bytes,) = struct.unpack(">Q", header[8:])
-        if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004  # 0: to the end; else junk
+        if n_bytes < 8 or name not in MP4_BOXES:  # noqa: PLR2004  # 0: to the end; else junk
             break
         offset += n_bytes
     return offset
@@ -297,10 +337,7 @@ def mp3_length_s(source: FileContent) -> float | None:
 
     What a demuxer reports instead is a guess from the bit rate, also where tags or padding follow the audio.
     """
-    offset = 0
-    if source.head.startswith(b"ID3") and len(source.head) >= _ID3_HEADER_BYTES:
-        sizes = source.head[6:_ID3_HEADER_BYTES]
-        offset = _ID3_HEADER_BYTES + sum((byte & 0x7F) << 7 * (3 - index) for index, byte in enumerate(sizes))
+    offset = id3_bytes(source.head)
     content = source.read_at(source.start + offset, 2048)
     found = re.search(
         rb"(\xff[\xe2-\xff].).{,60}?(?:(?:Xing|Info)...([\x00-\x0f])(.{4})|VBRI.{10}(.{4}))", content, re.DOTALL
@@ -315,6 +352,14 @@ def mp3_length_s(source: FileContent) -> float | None:
     rate_hz = (44_100, 48_000, 32_000)[frequency] / {3: 1, 2: 2}.get(version, 4)
     n_frames = int.from_bytes(found[4] or found[3], "big")
     return n_frames * (1152 if is_mpeg_1 else 576) / rate_hz
+
+
+def id3_bytes(head: bytes) -> int:
+    """Return how long an ID3v2 tag is that begins so; 0 for anything else."""
+    if not head.startswith(b"ID3") or len(head) < _ID3_HEADER_BYTES:
+        return 0
+    footer_bytes = _ID3_HEADER_BYTES if head[5] & _ID3_FOOTER else 0
+    return _ID3_HEADER_BYTES + footer_bytes + sum((byte & 0x7F) << 7 * (3 - at) for at, byte in enumerate(head[6:10]))
 
 
 def is_tag(content: bytes) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import soxr
 
-from daemon.decode import headers
+from daemon.decode import headers, ogg, signatures, transport
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _MAX_PARTS: Final = 1000
 _MAX_BOXES: Final = 100_000
 _CAF_CHUNK_BYTES: Final = 12
+_W64_HEADER_BYTES: Final = 104
 _SIZE_BYTES: Final = 4
 _TAG_HEADER_BYTES: Final = 32
 _FLV_HEADER_BYTES: Final = 13
@@ -29,25 +30,57 @@ _WAVPACK_INITIAL: Final = 0x800  # the first block of several that hold the same
 _PADDING_BYTES: Final = 1 << 16
 # A few bytes that prove little; FFmpeg reads joined files of these formats by itself.
 _WEAK: Final = frozenset({"MP3 or AAC", "AC-3"})
+# Formats that end where their frames do; FFmpeg reads joined files of the same format by itself.
+_ENDLESS: Final = frozenset({"MP3 or AAC", "AC-3", "FLAC"})
+# Formats in which the libraries take what follows for audio, or for damage.
+_BOUNDED: Final = frozenset({"MPEG-TS", "WavPack", "W64"})
+_SIGNATURE_BYTES: Final = 4
 _LARGEST_RIFF: Final = 0x7FFF_0000  # what a recorder that writes to a pipe states, and more
 
 
-def list_parts(source: RecordingFile) -> list[RecordingFile]:
+def list_parts(source: RecordingFile, *, is_thorough: bool = False) -> list[RecordingFile]:
     """Return the recordings that a file consists of: itself alone, but for joined files.
 
-    Only containers that say where they end are followed by others; FFmpeg reads the rest to the end of the file.
+    Args:
+        source: the file.
+        is_thorough: whether to search formats that do not say where they end (FLAC, MP3, AAC) for the beginning of
+            another recording. Two of the same format are read as one without that.
     """
     parts: list[RecordingFile] = []
     start: int | None = source.start
     while start is not None and len(parts) < _MAX_PARTS:
         part = source.part(start, source.size)
-        end = _find_end(part)
+        kind = headers.audio_format(part.head)
+        if kind == "Ogg":
+            links, start = _list_ogg_parts(part)
+            parts += links
+            continue
+        end = _ENDS[kind](part) if kind in _ENDS else None
         following = None if end is None or end <= start else _find_start(source, end)
+        if is_thorough and kind in _ENDLESS:
+            first = start + _SIGNATURE_BYTES
+            following = signatures.find(source, first, source.size, has_mp3=not signatures.is_mp3(part))
         parts += _list_chunk_parts(source.part(start, following or source.size))
         start = following
-    if len(parts) == 1 or parts[0].head.startswith(b"RIFX"):  # which only libsndfile reads, from the start of a file
+    if parts[0].head.startswith(b"RIFX"):  # which only libsndfile reads, from the start of a file
         parts[0] = source
-    return parts
+    if len(parts) > 1:
+        return parts
+    kind = headers.audio_format(source.head)
+    end = _ENDS[kind](source) if kind in _BOUNDED else None
+    return [source if end is None or not source.start < end < source.size else source.part(source.start, end)]
+
+
+def _list_ogg_parts(part: RecordingFile) -> tuple[list[RecordingFile], int | None]:
+    """Return the chained recordings of an Ogg file, and where another one begins behind them."""
+    links = ogg.list_links(part)
+    if not links:
+        return [part], None
+    stops = [*(start for start, _ in links[1:]), links[-1][1]]
+    following = _find_start(part, stops[-1]) if stops[-1] < part.size else None
+    stops[-1] = following or part.size
+    starts = [part.start, *stops[:-1]]
+    return [part.part(start, stop) for start, stop in zip(starts, stops, strict=True)], following
 
 
 def _list_chunk_parts(part: RecordingFile) -> list[RecordingFile]:
@@ -67,9 +100,11 @@ def _list_chunk_parts(part: RecordingFile) -> list[RecordingFile]:
 
 
 def _find_start(source: RecordingFile, end: int) -> int | None:
-    """Return where the next recording begins, after padding and tags; None if something else follows, or nothing."""
+    """Return where the next recording begins, after padding, tags and junk; None if none does."""
     while (n_bytes := headers.tag_bytes(source.read_at(end, _TAG_HEADER_BYTES))) > 0:
         end += n_bytes
+    if signatures.has_frames(source, end):
+        return end
     content = source.read_at(end, _PADDING_BYTES)
     n_zeros = len(content) - len(content.lstrip(b"\0"))
     # The first bytes of an MP4 file are its first size, and may be zeros.
@@ -78,13 +113,7 @@ def _find_start(source: RecordingFile, end: int) -> int | None:
         kind = headers.audio_format(source.part(at_format, source.size).head)
         if kind is not None and kind not in _WEAK:
             return at_format
-    return None
-
-
-def _find_end(part: RecordingFile) -> int | None:
-    """Return where a container ends by what it says; None if it does not say."""
-    kind = headers.audio_format(part.head)
-    return _ENDS[kind](part) if kind in _ENDS else None
+    return signatures.find(source, end, _PADDING_BYTES)
 
 
 def _end_of_aiff(part: RecordingFile) -> int | None:
@@ -99,7 +128,7 @@ def _end_of_au(part: RecordingFile) -> int | None:
 
 def _end_of_w64(part: RecordingFile) -> int | None:
     (n_bytes,) = struct.unpack("<Q", part.head[16:24].ljust(8, b"\0"))
-    return part.start + int(n_bytes)
+    return part.start + int(n_bytes) if n_bytes > _W64_HEADER_BYTES else None  # less: never finished
 
 
 def _end_of_dsf(part: RecordingFile) -> int | None:
@@ -108,8 +137,14 @@ def _end_of_dsf(part: RecordingFile) -> int | None:
 
 
 def _end_of_caf(part: RecordingFile) -> int | None:
-    """Return where a second CAF file begins: its first bytes look like a chunk."""
-    return next((offset - _CAF_CHUNK_BYTES for name, offset, _ in headers.list_chunks(part) if name == b"caff"), None)
+    """Return where another recording begins: its first bytes look like a chunk."""
+    starts = (offset - _CAF_CHUNK_BYTES for _, offset, _ in headers.list_chunks(part))
+    return next((at for at in starts if _begins_recording(part, at)), None)
+
+
+def _begins_recording(source: RecordingFile, at: int) -> bool:
+    kind = headers.audio_format(source.read_at(at, _TAG_HEADER_BYTES))
+    return (kind is not None and kind not in _WEAK) or signatures.has_frames(source, at)
 
 
 def _end_of_others(part: RecordingFile) -> int | None:
@@ -144,8 +179,8 @@ def _end_of_boxes(part: RecordingFile) -> int | None:
             return at
         if n_bytes == 1 and len(head) == 16:  # noqa: PLR2004  # 64-bit size after the name
             (n_bytes,) = struct.unpack(">Q", head[8:])
-        if n_bytes < 8 or not re.fullmatch(rb"[\w \xa9-]{4}", name):  # noqa: PLR2004  # 0: to the end; else another format
-            return at if n_bytes else None
+        if n_bytes < 8 or name not in headers.MP4_BOXES:  # noqa: PLR2004  # 0: to the end; else another format
+            return at if n_bytes or name not in headers.MP4_BOXES else None
         at += int(n_bytes)
     return None
 
@@ -186,20 +221,6 @@ def _end_of_wavpack(part: RecordingFile) -> int | None:
     return None
 
 
-def _end_of_voc(part: RecordingFile) -> int | None:
-    """Return the place after the block that ends a VOC file."""
-    (offset,) = struct.unpack("<H", part.head[20:22].ljust(2, b"\0"))
-    at = part.start + int(offset)
-    for _ in range(_MAX_BOXES):
-        head = part.read_at(at, 4)
-        if head.startswith(b"\0"):
-            return at + 1
-        if len(head) < 4:  # noqa: PLR2004  # type and size of a block
-            return None
-        at += 4 + int.from_bytes(head[1:], "little")
-    return None
-
-
 _ENDS: Final = {
     "WAV": _end_of_riff,
     "AVI": _end_of_riff,
@@ -210,9 +231,10 @@ _ENDS: Final = {
     "CAF": _end_of_caf,
     "MP4": _end_of_boxes,
     "FLV": _end_of_flv,
+    "MPEG-TS": transport.end_of_packets,
     "TTA": _end_of_tta,
     "WavPack": _end_of_wavpack,
-    "VOC": _end_of_voc,
+    "VOC": headers.end_of_voc,
     "Windows Media": _end_of_others,
     "Matroska or WebM": _end_of_others,
 }

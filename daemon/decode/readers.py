@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import soundfile
 
 from daemon import errors
-from daemon.decode import headers
+from daemon.decode import headers, signatures, transport, unfinished
 from daemon.decode.containers import ContainerReader, drm_error, unreadable_error
 from daemon.decode.frames import BLOCK_VALUES, as_planes
 from daemon.decode.source import NotARecordingError, RecordingFile
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _BLOCKS_READ: Final = 8  # 4 MB of 16 bits
 _SLACK_S: Final = 0.01
+_READ_AHEAD: Final = 1 << 13  # what libFLAC reads at a time
+_SIGNATURE_BYTES: Final = 4
 
 # The length field of FLAC has 36 bits; libsndfile returns its largest number for "unknown".
 _UNKNOWN_FRAMES: Final = 1 << 36
@@ -83,21 +85,18 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
         errors.TransientError: the file's disk or share does not respond.
         MemoryError: its headers ask for more memory than is allowed.
     """
-    other = headers.other_format(source.head)
-    if other is not None:
-        raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
-    if headers.has_drm(source):
-        raise drm_error()
-    if (refused := headers.refused_dictation(source.head)) is not None:
-        raise errors.JobError(*refused)
+    _refuse_unreadable(source)
     if headers.audio_format(source.head) == "FLAC" and not is_damaged and not source.is_part:
         with suppress(soundfile.LibsndfileError):
             return _FlacReader(source)
     if not headers.is_pcm_format(source.head):
         return ContainerReader(source, limit_s=limit_s)
     chunk = headers.audio_chunk(source)
+    has_more = chunk is not None and chunk.has_more and unfinished.goes_on(source, chunk)
     # FFmpeg can read on to the end of the file, whatever the header says.
-    is_open_ended = chunk is not None and (chunk.declared_bytes is None or chunk.has_more)
+    is_open_ended = chunk is not None and (chunk.declared_bytes is None or has_more)
+    if chunk is not None and chunk.declared_bytes is None:
+        source = unfinished.complete(source, chunk)
     if source.is_part:  # libsndfile reads from the start of a file
         if source.head.startswith(b"RIFX"):
             raise unreadable_error(source)
@@ -106,9 +105,22 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
         with suppress(soundfile.LibsndfileError):  # an encoding that only FFmpeg knows, maybe
             return _FileReader(source, chunk)
     reader = ContainerReader(source, limit_s=limit_s, is_open_ended=is_open_ended)
-    if chunk is not None and chunk.has_more:
+    if has_more:
         reader.tracks[0].notes.append("The header declares less audio than the file holds; all of it was read.")
     return reader
+
+
+def _refuse_unreadable(source: RecordingFile) -> None:
+    """Raise the reason where the head of a file shows that it cannot be read."""
+    other = headers.other_format(source.head)
+    if other is not None:
+        raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
+    if headers.has_drm(source):
+        raise drm_error()
+    if headers.audio_format(source.head) == "MPEG-TS" and transport.is_scrambled(source):
+        raise drm_error()
+    if (refused := headers.refused_dictation(source.head)) is not None:
+        raise errors.JobError(*refused)
 
 
 class _FileReader:
@@ -122,6 +134,7 @@ class _FileReader:
         if codec.startswith("mpeg"):
             self.close()
             raise soundfile.LibsndfileError(_SF_UNRECOGNISED)  # MP3 in WAV: FFmpeg reads it
+        self._n_left = self._file.frames
         declared_s = self._file.frames / max(self._file.samplerate, 1)
         # libsndfile counts the frames that are there, not those that the header promises.
         if chunk is not None and chunk.declared_bytes is not None and chunk.available_bytes > 0:
@@ -137,13 +150,15 @@ class _FileReader:
         # 16-bit samples are converted after sorting by channel: half the memory to move, and numpy converts faster.
         kind = "int16" if self._file.subtype == "PCM_16" else "float32"
         (number,) = numbers
-        while True:
+        # Never beyond the end that the header states: libFLAC would look for more, up to the end of the file.
+        while self._n_left > 0:
             try:
-                read = self._file.read(n_read, dtype=kind, always_2d=True)
+                read = self._file.read(min(n_read, self._n_left), dtype=kind, always_2d=True)
             except soundfile.LibsndfileError:
                 break  # the declared length shows what is missing
             if len(read) == 0:
                 break
+            self._n_left -= len(read)
             for first in range(0, len(read), n_frames):
                 raise_if_stopped()
                 yield number, as_planes(read[first : first + n_frames].T)
@@ -167,8 +182,8 @@ class _FlacReader(_FileReader):
     ) -> Iterator[tuple[int, NDArray[np.float32] | float]]:
         yield from super().blocks(numbers, raise_if_stopped)
         # libFLAC stops where the header says, but the header of joined files has the length of the first.
-        if (
-            self._file.tell() < self._file.frames
-            or os.lseek(self._source.descriptor, 0, os.SEEK_CUR) < self._source.size
-        ):
+        end = os.lseek(self._source.descriptor, 0, os.SEEK_CUR)
+        first = max(self._source.start + _SIGNATURE_BYTES, end - _READ_AHEAD)
+        hides_recording = signatures.find(self._source, first, _READ_AHEAD) is not None
+        if self._n_left or end < self._source.size or hides_recording:
             raise DamagedError

@@ -10,7 +10,7 @@ import os
 from typing import TYPE_CHECKING, Final, Self
 
 from daemon import errors
-from daemon.decode import headers
+from daemon.decode import headers, signatures
 from daemon.host import files
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES: Final = 4096
 _HASHED_BYTES: Final = 1 << 20
+_JUNK_BYTES: Final = 1 << 16  # as much may lie ahead of a recording: headers of a download, padding, remains of another
 
 
 class NotARecordingError(errors.JobError):
@@ -32,7 +33,7 @@ class RecordingFile:
     Attributes:
         size: its length in bytes when it was opened.
         modified_s: its mtime then, in seconds since 1970.
-        start: where its audio format begins, after ID3 tags that do not belong to it.
+        start: where its audio format begins, after tags and junk that do not belong to it.
         head: the first bytes from there, which show its format.
         is_part: whether it is one of several recordings in its file.
 
@@ -60,9 +61,17 @@ class RecordingFile:
                 raise errors.JobError("The file is empty (0 bytes).", "Copy the recording again.")
             self.head = self.read_at(0, _HEAD_BYTES)
             self.start = headers.skip_tags(self)
+            if self.start == 0 and headers.audio_format(self.head) is None:
+                self.start = self._skip_junk()
             if self.start:
                 self.head = self.read_at(self.start, _HEAD_BYTES)
             on_error.pop_all()
+
+    def _skip_junk(self) -> int:
+        """Return where a recording begins behind something that is none; 0 where there is none."""
+        if headers.other_format(self.head) not in {None, headers.TEXT}:
+            return 0
+        return signatures.find(self, 0, _JUNK_BYTES) or signatures.find_frames(self, 0, _JUNK_BYTES) or 0
 
     @classmethod
     def open(cls, path: Path | int) -> Self:

@@ -28,6 +28,7 @@ class AudioTrack:
         title: what the program that made it calls it.
         is_default: whether a player takes it by itself.
         extra: what it is if it is not the programme itself, such as "a commentary"; None for the programme.
+        has_junk: after the pass, whether something was skipped that was never audio of this track.
         is_damaged: after the pass, whether anything was skipped or replaced by silence.
         notes: sentences for people, complete after the pass.
     """
@@ -44,6 +45,7 @@ class AudioTrack:
     title: str | None = None
     is_default: bool = False
     extra: str | None = None
+    has_junk: bool = False
     is_damaged: bool = False
     notes: list[str] = field(default_factory=list)
 

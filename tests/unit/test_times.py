@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from daemon.config import Preprocess
+from daemon.decode import AudioFiles, RecordingFile
 from daemon.decode.frames import Clock
+from daemon.frontend.messages import Prepare
+from daemon.frontend.preparing import find_streams
 from tests import media
 
 if TYPE_CHECKING:
@@ -37,17 +40,47 @@ def read(path: Path) -> tuple[list[float], int, Receipt]:
         return edges, 512 * os.fstat(waveform.file.fileno()).st_blocks, receipt
 
 
-@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "mpg", "wmv"])
 def test_sound_that_starts_long_after_the_picture_keeps_its_time(ending: str, folder: Path) -> None:
     picture = ["-f", "lavfi", "-i", "color=s=64x64:r=2:d=48"]
     sound = ["-itsoffset", "45", "-i", str(folder / "first.wav")]
     path = folder / f"late.{ending}"
-    media.ffmpeg(*picture, *sound, "-map", "0", "-map", "1", "-c:v", "mpeg4", "-c:a", "aac", path)
+    video = {"mpg": ["mpeg1video", "-r", "25"], "wmv": ["wmv2"]}.get(ending, ["mpeg4"])
+    audio = {"mpg": "mp2", "wmv": "wmav2"}.get(ending, "aac")
+    media.ffmpeg(*picture, *sound, "-map", "0", "-map", "1", "-c:v", *video, "-c:a", audio, path)
     edges, _, receipt = read(path)
     assert edges == pytest.approx([45, 47.5], abs=0.1)
     assert receipt.tracks[0].start_s == pytest.approx(45, abs=0.1)
     assert receipt.is_complete
     assert receipt.notes == ()
+
+
+def test_clock_that_does_not_begin_at_0_is_no_missing_audio(folder: Path) -> None:
+    path = folder / "offset.mka"
+    media.ffmpeg("-itsoffset", "3", "-i", folder / "first.wav", "-c:a", "aac", path)
+    edges, _, receipt = read(path)
+    assert edges == pytest.approx([0, 2.5], abs=0.2)
+    assert receipt.is_complete
+
+
+def test_codec_tag_without_letters_is_read(folder: Path) -> None:
+    path = folder / "aac.asf"
+    media.ffmpeg("-i", folder / "first.wav", "-c:a", "aac", "-f", "asf", path)
+    assert read(path)[2].is_complete
+
+
+def test_pause_in_an_ogg_file_is_no_lost_page(folder: Path) -> None:
+    sounds = ["-i", str(folder / "first.wav"), "-itsoffset", "6", "-i", str(folder / "second.wav")]
+    path = folder / "two.ogg"
+    media.ffmpeg(*sounds, "-map", "0", "-map", "1", "-c:a", "libvorbis", path)
+    with RecordingFile.open(path) as source:
+        request = Prepare(Preprocess(), "off", folder)
+        with AudioFiles(folder) as files:
+            streams, receipt = find_streams(source, files, request)
+    for stream in streams:
+        stream.waveform.close()
+    assert [track.start_s for track in receipt.tracks] == pytest.approx([0, 6], abs=0.1)
+    assert receipt.is_complete
 
 
 @pytest.mark.parametrize("pause_s", [50, 72_000])

@@ -1,0 +1,207 @@
+"""Junk and tags around recordings, other recordings behind them, headers that were never finished, and lost sound."""
+
+from __future__ import annotations
+
+import random
+import struct
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from daemon import errors
+from daemon.config import Preprocess
+from daemon.decode import RecordingFile, signatures
+from tests import media
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from daemon.transcript import Receipt
+
+S = 16_000
+FORMATS: dict[str, list[str]] = {
+    "wav": [],
+    "aiff": [],
+    "w64": [],
+    "caf": ["-c:a", "pcm_s16be"],
+    "au": [],
+    "m4a": ["-c:a", "aac"],
+    "webm": ["-c:a", "libopus"],
+    "wma": ["-c:a", "wmav2"],
+    "avi": ["-c:a", "libmp3lame"],
+    "mp3": ["-c:a", "libmp3lame"],
+    "aac": ["-c:a", "aac"],
+    "ac3": ["-c:a", "ac3", "-ar", "48000"],
+    "flac": [],
+    "ogg": ["-c:a", "libvorbis"],
+    "opus": ["-c:a", "libopus"],
+    "spx": ["-c:a", "libspeex"],
+    "oga": ["-c:a", "flac"],
+    "ts": ["-c:a", "aac"],
+    "tta": [],
+    "wv": ["-c:a", "wavpack"],
+    "voc": ["-c:a", "pcm_s16le"],
+}
+ID3V1 = b"TAG" + b"a title".ljust(125)
+APE = b"APETAGEX" + struct.pack("<4IQ", 2000, 72, 1, 0xA0000000, 0) + bytes(40)
+APE += b"APETAGEX" + struct.pack("<4IQ", 2000, 72, 1, 0x80000000, 0)
+DOWNLOAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n\r\n"
+JUNK = random.Random(1).randbytes(3000)  # noqa: S311  # bytes keep no secret
+NOTES = b"These are some notes of the recorder.\r\n" * 40
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two recordings in a folder: low.wav, 2.5 s of a low tone; high.wav, 1.5 s of a high one."""
+    folder = tmp_path_factory.mktemp("surroundings")
+    media.write_audio(folder / "low.wav", media.tone(2.5, S, 440), S)
+    media.write_audio(folder / "high.wav", media.tone(1.5, S, 880), S)
+    return folder
+
+
+def encoded(folder: Path, name: str, ending: str) -> bytes:
+    target = folder / f"{name}.{ending}"
+    if not target.exists():
+        media.ffmpeg("-i", folder / f"{name}.wav", *FORMATS[ending], target)
+    return target.read_bytes()
+
+
+def read(folder: Path, name: str, content: bytes) -> tuple[list[int], Receipt]:
+    """Return the pitches in Hz at 1 s and at 0.75 s before the end, and the receipt."""
+    path = folder / name
+    path.write_bytes(content)
+    waveform, receipt = media.decode(path, Preprocess(), folder)
+    with waveform:
+        sound = media.samples_of(waveform)
+    windows = [sound[start : start + S // 2] for start in (min(S, len(sound) // 2), max(0, len(sound) - S))]
+    return [2 * int(np.abs(np.fft.rfft(window)).argmax()) for window in windows], receipt
+
+
+def assert_whole(receipt: Receipt, duration_s: float = 2.5) -> None:
+    assert receipt.duration_s == pytest.approx(duration_s, abs=0.25)
+    assert receipt.is_complete
+    assert [note for note in receipt.notes if "one after the other" not in note] == []
+
+
+@pytest.mark.parametrize("before", [bytes(512), DOWNLOAD, JUNK[:700], APE, ID3V1], ids=len)
+@pytest.mark.parametrize("ending", FORMATS)
+def test_bytes_before_the_audio_change_nothing(ending: str, before: bytes, folder: Path) -> None:
+    content = encoded(folder, "low", ending)
+    if ending == "ts" and len(before) % 188:
+        before = before[: len(before) // 188 * 188]  # FFmpeg finds the packets of a stream only where they belong
+    assert_whole(read(folder, f"before.{ending}", before + content)[1])
+
+
+@pytest.mark.parametrize("after", [bytes(4096), NOTES, JUNK, APE, ID3V1], ids=len)
+@pytest.mark.parametrize("ending", FORMATS)
+def test_bytes_after_the_audio_are_no_damage(ending: str, after: bytes, folder: Path) -> None:
+    alone = read(folder, f"alone.{ending}", encoded(folder, "low", ending))[1]
+    receipt = read(folder, f"after.{ending}", encoded(folder, "low", ending) + after)[1]
+    assert_whole(receipt)
+    assert receipt.duration_s == pytest.approx(alone.duration_s, abs=0.03)
+    assert receipt.peak_dbfs == pytest.approx(alone.peak_dbfs, abs=0.5)
+
+
+@pytest.mark.parametrize("first", ["wav", "caf", "m4a", "mp3", "aac", "ac3", "flac", "ogg", "opus", "ts", "wv"])
+@pytest.mark.parametrize("second", ["wav", "mp3", "flac", "ogg", "m4a"])
+def test_recordings_in_different_formats_are_read_one_after_the_other(first: str, second: str, folder: Path) -> None:
+    content = encoded(folder, "low", first) + encoded(folder, "high", second)
+    pitches, receipt = read(folder, f"joined.{first}", content)
+    assert pitches == [440, 880]
+    assert_whole(receipt, 4.0)
+
+
+@pytest.mark.parametrize("second", ["ogg", "opus", "spx", "oga"])
+@pytest.mark.parametrize("first", ["ogg", "opus", "spx", "oga"])
+def test_chained_ogg_streams_may_change_their_codec(first: str, second: str, folder: Path) -> None:
+    content = encoded(folder, "low", first) + encoded(folder, "high", second)
+    pitches, receipt = read(folder, "chained.ogg", content)
+    assert pitches == [440, 880]
+    assert_whole(receipt, 4.0)
+
+
+def test_long_recording_in_front_of_another_is_searched_whole(folder: Path) -> None:
+    media.write_audio(folder / "noise.flac", media.noise(60), S)  # 1.6 MB: more than is read at once
+    content = (folder / "noise.flac").read_bytes() + encoded(folder, "high", "wav")
+    pitches, receipt = read(folder, "long.flac", content)
+    assert pitches[1] == 880
+    assert_whole(receipt, 61.5)
+
+
+def unfinished(folder: Path, ending: str, *sizes: tuple[int, int, bytes]) -> bytes:
+    """The low tone with some sizes overwritten: each (offset, -1 for that of the audio chunk; shift; bytes)."""
+    content = bytearray(encoded(folder, "low", ending))
+    audio = content.find(b"data")
+    for offset, shift, size in sizes:
+        at = (audio if offset < 0 else offset) + shift
+        content[at : at + len(size)] = size
+    return bytes(content)
+
+
+@pytest.mark.parametrize("size", [bytes(8), b"\xff" * 8, b"\xff" * 7 + b"\x7f", struct.pack("<Q", 24)], ids=bytes.hex)
+def test_unfinished_w64_is_read_whole(size: bytes, folder: Path) -> None:
+    assert_whole(read(folder, "unfinished.w64", unfinished(folder, "w64", (16, 0, size), (-1, 16, size)))[1])
+
+
+@pytest.mark.parametrize("size", [bytes(8), b"\xff" * 8, b"\x7f" + b"\xff" * 7], ids=bytes.hex)
+def test_unfinished_caf_is_read_whole(size: bytes, folder: Path) -> None:
+    assert_whole(read(folder, "unfinished.caf", unfinished(folder, "caf", (-1, 4, size)))[1])
+
+
+@pytest.mark.parametrize("size", [bytes(4), b"\xff" * 4], ids=bytes.hex)
+def test_unfinished_au_and_avi_are_read_whole(size: bytes, folder: Path) -> None:
+    assert_whole(read(folder, "unfinished.au", unfinished(folder, "au", (8, 0, size)))[1])
+    avi = bytearray(encoded(folder, "low", "avi"))
+    del avi[avi.index(b"idx1") :]
+    avi[4:8] = avi[avi.index(b"movi") - 4 : avi.index(b"movi")] = size
+    assert_whole(read(folder, "unfinished.avi", bytes(avi))[1])
+
+
+@pytest.mark.parametrize("size", [bytes(8), b"\xff" * 8], ids=bytes.hex)
+def test_unfinished_rf64_is_read_whole(size: bytes, folder: Path) -> None:
+    media.ffmpeg("-i", folder / "low.wav", "-rf64", "always", folder / "rf64.wav")
+    content = bytearray((folder / "rf64.wav").read_bytes())
+    content[20:36] = 2 * size
+    assert_whole(read(folder, "unfinished.wav", bytes(content))[1])
+
+
+@pytest.mark.parametrize("ending", ["wav", "aiff", "w64", "caf", "au", "voc", "flac", "ogg", "mp3", "webm", "tta"])
+def test_recording_that_was_cut_off_is_incomplete(ending: str, folder: Path) -> None:
+    content = encoded(folder, "low", ending)
+    _, receipt = read(folder, f"cut.{ending}", content[: 8 * len(content) // 10])
+    assert not receipt.is_complete
+    assert receipt.notes
+
+
+@pytest.mark.parametrize("ending", ["ts", "tta", "ac3", "mp3", "aac"])
+@pytest.mark.parametrize("hole", [bytes(2000), JUNK[:400]], ids=len)
+def test_hole_in_the_middle_is_damage(ending: str, hole: bytes, folder: Path) -> None:
+    content = bytearray(encoded(folder, "low", ending))
+    middle = len(content) // 2
+    content[middle : middle + len(hole)] = hole
+    _, receipt = read(folder, f"hole.{ending}", bytes(content))
+    assert not receipt.is_complete
+    assert any("damaged" in note for note in receipt.notes)
+
+
+def test_lost_packets_of_a_transport_stream_are_damage(folder: Path) -> None:
+    content = encoded(folder, "low", "ts")
+    middle = len(content) // 376 * 188
+    assert not read(folder, "lost.ts", content[:middle] + content[middle + 20 * 188 :])[1].is_complete
+
+
+def test_scrambled_transport_stream_is_named(folder: Path) -> None:
+    content = bytearray(encoded(folder, "low", "ts"))
+    for at in range(0, len(content), 188):
+        if (content[at + 1] & 0x1F) << 8 | content[at + 2] == 0x100:
+            content[at + 3] |= 0x80
+    with pytest.raises(errors.JobError, match="protected"):
+        read(folder, "scrambled.ts", bytes(content))
+
+
+def test_bytes_that_resemble_a_frame_are_not_several_in_a_row(folder: Path) -> None:
+    path = folder / "chance.bin"
+    path.write_bytes(bytes(100) + b"\xff\xfb\x90\x64" + JUNK)
+    with RecordingFile.open(path) as source:
+        assert signatures.find_frames(source, 0, path.stat().st_size) is None
