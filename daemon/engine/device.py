@@ -26,6 +26,9 @@ CPU_SLOTS: Final = 8
 # Kept free for kernels, the widest layers of a prefill, and fragmentation.
 _RESERVE_BYTES: Final = 450_000_000
 
+# What empties the caches of cuBLAS and of pinned memory; torch has no public functions for them.
+_PRIVATE_CACHES: Final = ("_cuda_clearCublasWorkspaces", "_host_emptyCache")
+
 # Compute capabilities: Ampere has tensor cores for bfloat16, Volta and Turing for float16.
 _HAS_BFLOAT16: Final = (8, 0)
 _HAS_FAST_FLOAT16: Final = (7, 0)
@@ -178,6 +181,10 @@ def prepare_memory(device: torch.device) -> None:
         memory.reuse_buffers()
 
 
+def _do_nothing() -> None:
+    """Replace a function that this version of torch lacks."""
+
+
 def release_memory() -> None:
     """Give memory that nothing refers to any more back to other programs, and forget what was compiled.
 
@@ -189,9 +196,8 @@ def release_memory() -> None:
         torch._dynamo.reset()  # noqa: SLF001  # its public name
     gc.collect()  # models refer to themselves
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch types only parts of itself
-        # cuBLAS and the allocator of pinned memory keep what they once took; torch has no public function for them.
-        torch._C._cuda_clearCublasWorkspaces()  # noqa: SLF001  # see the line above
-        torch._C._host_emptyCache()  # noqa: SLF001  # as above
+        for name in _PRIVATE_CACHES:
+            getattr(torch._C, name, _do_nothing)()  # noqa: SLF001  # see there
         torch.cuda.empty_cache()
     memory.trim()
 

@@ -94,6 +94,11 @@ class EngineHolder:
         """Whether loading has begun."""
         return self._phase is not Phase.ABSENT
 
+    def count_late_builds(self) -> int:
+        """Return how many functions were compiled or captured since the engine was loaded; 0 while there is none."""
+        engine = self._engine
+        return 0 if engine is None else engine.count_late_builds()
+
     def begin(self) -> None:
         """Load the engine on its own thread, so that arrivals are noticed meanwhile. A failure ends the service."""
         self._start(Phase.LOADING, self._load_first, _MAX_LOAD_S)

@@ -89,7 +89,7 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
         if engine is None:
             publisher.show_unloaded()
             return
-        publisher.show_model(engine.identity.name, engine.identity.device, engine.count_late_builds)
+        publisher.show_model(engine.identity.name, engine.identity.device, holder.count_late_builds)
         for fallback in engine.fallbacks:
             faults.note(
                 f"{_FALLBACK}{fallback.part}",

@@ -84,7 +84,6 @@ class StatusPublisher:
 
     def show_unloaded(self) -> None:
         """Record that the model is unloaded; called from the thread that did it."""
-        self._count_late_builds = lambda: 0  # it may still refer to the model
         if self._model is not None:
             self._model = replace(self._model, loaded_at=None)
 

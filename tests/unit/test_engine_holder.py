@@ -136,13 +136,15 @@ def test_engine_is_unloaded_and_loaded_again() -> None:
 
 
 def test_nothing_can_begin_to_use_an_engine_that_is_being_unloaded() -> None:
-    engine = SlowToUnload()
+    engine = SlowToUnload(n_late_builds=3)
     bench = Bench(engine)
     bench.load()
+    assert bench.holder.count_late_builds() == 3
     bench.woken.clear()
     bench.holder.unload()
     try:
         assert bench.holder.engine is None
+        assert bench.holder.count_late_builds() == 0
         assert bench.holder.phase is Phase.UNLOADING
         assert bench.holder.is_within_limit()
         bench.now_s = 121
