@@ -1,4 +1,4 @@
-"""Take the pictures of the review page in docs/images, of the demo meeting: light, dark, phone and print.
+"""Take the pictures in docs/images: the review page of the demo meeting (light, dark, phone, print), and the recorder.
 
 Run `make demo` and `make test-documents` first; the latter installs what drives the browser.
 """
@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from playwright.sync_api import sync_playwright
 
+from daemon.documents.recorder_page import render_recorder
+
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Page, Playwright
 
 IMAGES: Final = Path(__file__).parents[1] / "docs" / "images"
+SAMPLES: Final = Path(__file__).parents[1] / "daemon" / "demo" / "recordings"
 DESK: Final = (1180, 800)
 PHONE: Final = (390, 780)
 
@@ -46,6 +50,29 @@ def main() -> None:
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         page.screenshot(path=arguments.into / "page-print.png")
         browser.close()
+        _record(playwright, arguments.into / "recorder.png")
+
+
+def _record(playwright: Playwright, picture: Path) -> None:
+    """Open the recorder, record the sample memo as if it were spoken, and take a picture while it does."""
+    microphone = [
+        "--use-fake-ui-for-media-stream",
+        "--use-fake-device-for-media-stream",
+        f"--use-file-for-fake-audio-capture={SAMPLES / 'memo.wav'}",
+    ]
+    browser = playwright.chromium.launch(
+        executable_path=shutil.which("chromium"), args=["--no-sandbox", "--mute-audio", *microphone]
+    )
+    page = browser.new_page(viewport={"width": 860, "height": 700}, color_scheme="light")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "record.html"
+        path.write_text(render_recorder(), encoding="utf-8")
+        page.goto(path.as_uri())
+        page.click("#record")
+        page.wait_for_timeout(5_000)
+        page.mouse.move(5, 5)
+        page.screenshot(path=picture)
+    browser.close()
 
 
 def _play(page: Page, path: Path) -> None:

@@ -105,6 +105,22 @@ def render(
 
 
 @app.command()
+def recorder(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="FILE.html", help="File to write.")],
+    force: ForceFlag = False,
+    config: ConfigOption = None,
+) -> None:
+    """Write a page that records from the microphone.
+
+    It opens in a browser from a file, needs no server, and puts finished recordings into the inbox.
+    """
+    from daemon.cli.recorder import write_recorder
+
+    del config  # every command takes one; the page is the same for all
+    raise typer.Exit(write_recorder(output, is_forced=force))
+
+
+@app.command()
 def prepare(
     recording: Annotated[str, typer.Argument(metavar="FILE", hidden=True)],
     output: Annotated[

@@ -28,6 +28,7 @@ COMMANDS = (
     "once",
     "transcribe",
     "prepare",
+    "recorder",
     "render",
     "status",
     "retry",
@@ -62,6 +63,19 @@ def test_help_names_every_command(make_instance: MakeInstance) -> None:
         assert not re.search(r"<[a-z]", ended.stdout), f"{command} shows a Python type"
         if command in {"transcribe", "render"}:
             assert all(name in ended.stdout for name in FORMATS)
+
+
+def test_recorder_writes_its_page_once(make_instance: MakeInstance, tmp_path: Path) -> None:
+    instance, page = make_instance(), tmp_path / "record.html"
+    ended = instance.run("recorder", "-o", str(page))
+    assert (ended.returncode, ended.stderr) == (0, f"{page}\n")
+    assert "<title>Record</title>" in page.read_text()
+    page.write_text("mine")
+    assert instance.run("recorder", "-o", str(page)).returncode == 73
+    assert page.read_text() == "mine"
+    assert instance.run("recorder", "-o", str(page), "--force").returncode == 0
+    assert instance.run("recorder", "-o", str(tmp_path / "record.txt")).returncode == 2
+    assert instance.run("recorder", "-o", str(tmp_path / "missing/record.html")).returncode == 73
 
 
 @pytest.mark.parametrize("words", [["--help"], ["status"], ["check"]])
