@@ -30,6 +30,7 @@ seen = {
     "inet": fails(socket.socket, socket.AF_INET, socket.SOCK_STREAM),
     "interfaces": [line.split(":")[0].strip() for line in open("/proc/net/dev")][2:],
     "write to etc": fails(open, "/etc/scribed/made", "w"),
+    "log": fails(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).connect, "/dev/log"),
 }
 with open(f"/var/lib/scribed/seen-{os.path.basename(sys.argv[1])}", "w") as stream:
     json.dump(seen, stream)
@@ -57,6 +58,7 @@ def test_hook_runs_in_the_sandbox_of_the_unit(unit: Unit) -> None:
         "job": document["job_id"],
         "user": "scribed",
         "interfaces": ["lo"],
+        "log": "",
     }
     (entry,) = unit.entries("SCRIBED_EVENT=hook.finished", f"SCRIBED_JOB_ID={document['job_id']}")
     assert entry["SCRIBED_PATH"] == "filed.wav"
