@@ -199,7 +199,7 @@ class HookRunner:
         One that is gone is: the program may need its name only.
 
         Raises:
-            NoPermissionError, TransientError: it cannot be looked at now.
+            TransientError: it cannot be looked at now.
         """
         roots, document = self._journal.roots(due.job.job_id) or self._shared.roots, Path(due.document)
         folder = document.parent.relative_to(roots.outbox).as_posix() if document.parent != roots.outbox else ""
@@ -211,6 +211,8 @@ class HookRunner:
                 return None
             except LinkInTheWayError:
                 return "a link is in the place of its folder"
+            except PermissionError:  # of a member's own folder: the others do not wait for it
+                return "its folder is closed to the service"
         return None if facts is None or stat.S_ISREG(facts.st_mode) else "its json document is not a file any more"
 
     def _report(self, job: Job, end: ProgramEnd, timeout_s: float) -> None:

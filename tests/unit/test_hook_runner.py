@@ -14,6 +14,7 @@ import pytest
 from daemon.config import Config, Folders, Logging, Settings
 from daemon.config.schema import Hooks
 from daemon.host import mounts
+from daemon.host.folders import Folder
 from daemon.job import Job
 from daemon.journal import Journal
 from daemon.journal.records import Reservation, Result
@@ -269,6 +270,25 @@ def test_link_in_the_place_of_a_folder_is_not_followed(bench: Bench, program: Pa
     bench.finish()
     assert bench.runs() == []
     assert "a link is in the place of its folder" in faults_of(bench)[0]
+
+
+def test_folder_that_is_closed_to_the_service_does_not_hold_the_others_up(
+    bench: Bench, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descend = Folder.descend
+
+    def refuse(folder: Folder, relative: str) -> Folder:
+        if relative == "closed":
+            raise PermissionError
+        return descend(folder, relative)
+
+    monkeypatch.setattr(Folder, "descend", refuse)  # root is refused nothing
+    bench.set(program, "--new")
+    bench.deliver("one", "closed")
+    bench.deliver("two")
+    bench.finish()
+    assert [run[2] for run in bench.runs()] == ["job-two"]
+    assert "its folder is closed to the service" in faults_of(bench)[0]
 
 
 def test_document_that_was_fetched_already_is_announced_all_the_same(bench: Bench, program: Path) -> None:
