@@ -44,7 +44,7 @@ from daemon.frontend.messages import (
 from daemon.frontend.preparing import find_streams
 from daemon.host import files, sandbox
 from daemon.host.privileges import leave_no_core
-from daemon.segment.silero import load_weights
+from daemon.segment.silero import load_silero
 
 if TYPE_CHECKING:
     from daemon.frontend.messages import Request, Response
@@ -91,7 +91,7 @@ def _die_with(lifeline: int) -> None:
 def _load_ahead() -> None:
     """Load what Python and the libraries load on first use: clean half a second of noise and look for speech in it."""
     with suppress(errors.EngineUnavailableError):  # a request that needs this model gets the error
-        load_weights()
+        load_silero()
     noise = np.random.default_rng(0).uniform(-0.1, 0.1, _WARM_UP_RATE_HZ // 2).astype(np.float32)
     request = Prepare(Preprocess(normalize="loudness", leveling="on"), "energy", Path())
     with _memory_file() as file:

@@ -131,6 +131,16 @@ class Silero:
         return probabilities
 
 
+@functools.cache
+def load_silero() -> Silero:
+    """Return the model; cached, for arranging its weights takes a tenth of the time that ten seconds of audio take.
+
+    Raises:
+        errors.EngineUnavailableError: its weights are not installed.
+    """
+    return Silero()
+
+
 def _as_matrix(weight: NDArray[np.float32], n_steps: int, stride: int) -> NDArray[np.float32]:
     """Return a convolution over a fixed number of steps, three taps and one step of padding, as one matrix.
 
@@ -152,9 +162,8 @@ def _as_matrix(weight: NDArray[np.float32], n_steps: int, stride: int) -> NDArra
     return matrix.reshape(n_steps * n_in, -1)
 
 
-@functools.cache
 def load_weights() -> dict[str, NDArray[np.float32]]:
-    """Load the weights from the package silero_vad, whose own code would import torch; cached.
+    """Load the weights from the package silero_vad, whose own code would import torch.
 
     Raises:
         errors.EngineUnavailableError: they are not installed.

@@ -12,7 +12,7 @@ from daemon.decode import SAMPLE_RATE_HZ
 from daemon.segment import quiet_speech
 from daemon.segment.chunking import Span
 from daemon.segment.frames import find_floors, has_audio, read_frames, to_mask, to_ranges
-from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, Silero
+from daemon.segment.silero import CONTEXT_SAMPLES, FRAME_SAMPLES, load_silero
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daemon.decode import Waveform
+    from daemon.segment.silero import Silero
 
     Reader = Callable[[int, int, int], NDArray[np.float32]]
 
@@ -100,7 +101,7 @@ def _find_with_silero(
     waveform: Waveform, levels: NDArray[np.float32], raise_if_stopped: Callable[[], None], *, has_second_look: bool
 ) -> NDArray[np.int64]:
     """Return the (start, stop) frames of speech, shape (n, 2), after one look or two."""
-    silero, n_frames = Silero(), len(levels)
+    silero, n_frames = load_silero(), len(levels)
 
     def look(read: Reader, starts: Sequence[int]) -> NDArray[np.float32]:
         return _probabilities(silero, read, n_frames, starts, raise_if_stopped)

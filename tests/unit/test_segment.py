@@ -330,7 +330,7 @@ def test_stop_interrupts_speech_detection(tmp_path: Path) -> None:
 
 
 def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    silero.load_weights.cache_clear()
+    silero.load_silero.cache_clear()
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.delitem(sys.modules, "silero_vad", raising=False)
     with pytest.raises(errors.EngineUnavailableError, match="vad to energy") as caught:
@@ -340,7 +340,7 @@ def test_missing_weights_name_the_remedy(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.mark.parametrize("content", [b"", b"\x3a\x7f", b"no such thing" * 99])
 def test_invalid_weights_name_the_remedy(content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    silero.load_weights.cache_clear()
+    silero.load_silero.cache_clear()
     package = tmp_path / "silero_vad"
     (package / "data").mkdir(parents=True)
     (package / "__init__.py").touch()
