@@ -11,6 +11,7 @@ import re
 import unicodedata
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -77,7 +78,7 @@ class _Style:
 
     def width(self, text: str) -> int:
         """Return the columns of a text, in which Chinese letters count twice; in Chinese text the characters."""
-        return len(text) if self.is_unspaced else sum(map(_columns, text))
+        return len(text) if self.is_unspaced or text.isascii() else sum(map(_columns, text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +139,14 @@ def _draft(item: Item, *, is_crowded: bool) -> Iterator[_Draft]:
     ruler = _Ruler.of(_atoms(item, style), style, 1 if is_crowded else _N_LINES)
     best = [(0.0, 0)]
     for stop in range(1, len(ruler.atoms) + 1):
-        choices = []
-        for start in range(stop - 1, -1, -1):
-            if start < stop - 1 and not ruler.fits(start, stop):
+        least, chosen = best[stop - 1][0] + ruler.cost(stop - 1, stop), stop - 1
+        for start in range(stop - 2, -1, -1):
+            if not ruler.fits(start, stop):
                 break
-            choices.append((best[start][0] + ruler.cost(start, stop), start))
-        cost, start = min(choices)
-        best.append((cost + ruler.breaks[stop], start))
+            cost = best[start][0] + ruler.cost(start, stop)
+            if cost <= least:  # of two that cost the same, the longer cue
+                least, chosen = cost, start
+        best.append((least + ruler.breaks[stop], chosen))
     cuts, stop = [], len(ruler.atoms)
     while stop:
         cuts.append((best[stop][1], stop))
@@ -226,6 +228,9 @@ def _is_one(before: str, token: str) -> bool:
 
 def _split(token: str, style: _Style) -> Iterator[str]:
     """Yield a word whole, or in parts where it is longer than a line."""
+    if style.fits(token):
+        yield token
+        return
     part = ""
     for letter in token:
         if part.strip() and not style.fits(part + letter):
@@ -237,14 +242,17 @@ def _split(token: str, style: _Style) -> Iterator[str]:
 
 def _wrap(atoms: Sequence[_Atom], style: _Style, n_lines: int) -> list[str] | None:
     """Return the lines of a cue, the best of all ways to break them; None where it has too many."""
-    whole = "".join(atom.text for atom in atoms).strip()
+    text = "".join(atom.text for atom in atoms)
+    whole = text.strip()
     if style.width(whole) <= style.max_width:
         return [whole]
     if n_lines == 1 or style.width(whole) > n_lines * (style.max_width + 1):
         return None
     best: tuple[float, list[str]] | None = None
+    offset = 0
     for at in range(1, len(atoms)):
-        lines = ["".join(atom.text for atom in part).strip() for part in (atoms[:at], atoms[at:])]
+        offset += len(atoms[at - 1].text)
+        lines = [text[:offset].strip(), text[offset:].strip()]
         if all(map(style.fits, lines)):
             uneven = abs(style.width(lines[0]) - style.width(lines[1])) / style.max_width
             cost = uneven + _break_cost(atoms, at)
@@ -314,5 +322,6 @@ def _set_times(drafts: Sequence[_Draft], audio_s: float) -> Iterator[Cue]:
         shown_s = end_s
 
 
+@lru_cache(maxsize=1 << 16)
 def _columns(letter: str) -> int:
     return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
