@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -186,14 +185,11 @@ def _do_nothing() -> None:
 
 
 def release_memory() -> None:
-    """Give memory that nothing refers to any more back to other programs, and forget what was compiled.
+    """Give memory that nothing refers to any more back to other programs.
 
-    On a GPU the context of this process, some hundred megabytes, stays until the process ends.
+    On a GPU the context of this process, some hundred megabytes, stays until the process ends. Compiled functions stay
+    too: they take the weights as arguments, and serve the next model of these sizes.
     """
-    if "torch._dynamo" in sys.modules:
-        # Compiled functions hold constants of the model. Besides, the compiler gives a function up that it has
-        # compiled for eight models.
-        torch._dynamo.reset()  # noqa: SLF001  # its public name
     gc.collect()  # models refer to themselves
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch types only parts of itself
         for name in _PRIVATE_CACHES:

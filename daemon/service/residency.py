@@ -86,7 +86,7 @@ class Residency:
         """Return whether the model is needed, None where that cannot be found out now."""
         try:
             return self.is_needed()
-        except (TransientError, NoPermissionError):  # the loop shows why
+        except (TransientError, NoPermissionError, OSError):  # the loop shows why
             return None
 
     def _unload_if_idle(self) -> None:
