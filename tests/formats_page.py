@@ -31,14 +31,14 @@ Other tests read DSF (`test_dsd_is_decoded`), AMR-NB in .amr and .3gp (`test_pho
 and AMR-WB (`test_wideband_amr_keeps_its_length`). Monkey's Audio, Musepack, TAK, Shorten and DSS are read with
 FFmpeg, but no program here writes them, so only damaged ones are tested.
 
-## Files as they come
+## Concatenated and unfinished files
 
-`tests/unit/test_surroundings.py` reads each kind. Tags, padding and junk before, between and after the audio change
-nothing (up to 64 KiB in front of it). Recordings that were put one behind the other are all read, also in different
-formats; FLAC, MP3 and AAC do not say where they end, so these files are read twice where something else follows.
-Headers of WAV, RF64, AIFF, CAF, W64, AU and AVI files that were never finished are read to the end of the file. A file
-is called damaged only where audio is missing: pages and packets without their number, frames that fail their
-checksum, or less than the header promises.
+`tests/unit/test_surroundings.py` tests each kind. Tags, padding and junk before, between and after the audio are
+ignored (before the audio, up to 64 KiB). Concatenated recordings are all read, even in different formats. FLAC, MP3 and
+AAC do not say where they end, so such a file is read twice if something else follows. WAV, RF64, AIFF, CAF, W64, AU and
+AVI files whose header was never finished are read to the end of the file. A file is reported as damaged only if audio
+is missing: a gap in the numbers of pages or packets, frames that fail their checksum, or less audio than the header
+states.
 
 ## What is not read
 
