@@ -166,7 +166,7 @@ def test_clips_are_heard_where_the_recording_is_not_there(
     opened = open_file(context, path)
     page = opened.page
     page.wait_for_selector("#clips", state="visible")
-    assert "only the passages marked ▶ are in it" in page.locator("#missing").inner_text()
+    assert "only the passages marked ▶ can be played" in page.locator("#missing").inner_text()
     marked = page.locator(".clip .words").all_inner_texts()
     assert marked == [page.locator(".words", has_text="WordPress").inner_text()]
     assert page.locator("#play").is_disabled()
@@ -177,7 +177,7 @@ def test_clips_are_heard_where_the_recording_is_not_there(
     opened.until("document.getElementById('audio').paused")
     assert opened.now() == pytest.approx(QUUX_S, abs=0.01)
     page.keyboard.press("Space")
-    assert "This passage is not in the page." in page.locator("#message").inner_text()
+    assert "The page has no audio for this passage." in page.locator("#message").inner_text()
     write_audio(tmp_path / "mine.wav", MEETING.audio.duration_s)
     page.set_input_files("#file", tmp_path / "mine.wav")
     opened.until("document.getElementById('audio').duration > 60")

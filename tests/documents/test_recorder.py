@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.documents
 
-# A person drops the folder onto the page, in place of the dialog that no program can operate. The folder, the
+# The folder is dropped onto the page, because no program can operate the dialog that asks for it. The folder, the
 # permission and the writing are real.
 _TAKE_DROPPED_FOLDER = """() => new Promise((ready) => {
     addEventListener("dragover", (event) => event.preventDefault());
@@ -104,7 +104,7 @@ def test_recording_is_put_into_the_inbox_and_transcribed(start_browser: Start, t
     opened.page.keyboard.press("Enter")
     opened.page.keyboard.press("Enter")
     opened.until("document.getElementById('message').textContent.includes('no longer in this browser')")
-    assert "“Memo Friday.webm” is in “inbox”" in opened.page.locator("#message").inner_text()
+    assert "“Memo Friday.webm” was saved to “inbox”" in opened.page.locator("#message").inner_text()
     assert opened.page.locator("#list li").count() == 0
     assert instance.names("inbox") == ["Memo Friday.webm"]
     assert opened.errors == []
@@ -143,33 +143,33 @@ def test_file_in_the_inbox_is_never_overwritten(start_browser: Start, tmp_path: 
     offer_folder(opened.page, inbox)
     record(opened, 1)
     opened.page.keyboard.insert_text("talk")
-    opened.page.get_by_role("button", name="Put into the inbox").click()
+    opened.page.get_by_role("button", name="Save to the inbox").click()
     opened.until("document.getElementById('message').textContent.includes('no longer in this browser')")
     assert (inbox / "talk.webm").read_text() == "another"
     assert (inbox / "talk (3).webm").stat().st_size > 1000
     assert stat.S_IMODE((inbox / "talk (3).webm").stat().st_mode) & stat.S_IRUSR
 
 
-def test_recording_stays_where_the_folder_has_gone(start_browser: Start, tmp_path: Path) -> None:
+def test_recording_is_kept_when_the_folder_is_missing(start_browser: Start, tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     opened = open_recorder(start_browser(inbox=inbox), tmp_path)
     offer_folder(opened.page, inbox)
     record(opened, 1)
     shutil.rmtree(inbox)
-    opened.page.get_by_role("button", name="Put into the inbox").click()
+    opened.page.get_by_role("button", name="Save to the inbox").click()
     opened.until("document.getElementById('message').textContent.includes('is not there any more')")
     assert opened.page.locator("#list li").count() == 1
     assert download(opened, tmp_path).stat().st_size > 1000
 
 
-def test_recording_with_a_pause_is_read_whole(hearing: BrowserContext, tmp_path: Path) -> None:
+def test_recording_with_a_pause_is_read_completely(hearing: BrowserContext, tmp_path: Path) -> None:
     opened = open_recorder(hearing, tmp_path)
     page = opened.page
     record(opened, 2, has_stop=False)
     page.locator("#pause").click()
     assert page.title().startswith("❚❚ 0:0")
-    page.locator("#pause", has_text="Go on").click()
+    page.locator("#pause", has_text="Resume").click()
     opened.until(f"{_SECONDS} >= 4")
     page.locator("#stop").click()
     page.wait_for_selector("#list li")
@@ -246,7 +246,7 @@ def test_full_storage_ends_the_recording_and_loses_nothing(hearing: BrowserConte
     assert receipt["duration_s"] >= 2
 
 
-def test_names_are_such_that_every_system_takes_them(hearing: BrowserContext, tmp_path: Path) -> None:
+def test_names_are_valid_on_every_system(hearing: BrowserContext, tmp_path: Path) -> None:
     opened = open_recorder(hearing, tmp_path)
     record(opened, 1)
     names = {
@@ -264,7 +264,7 @@ def test_names_are_such_that_every_system_takes_them(hearing: BrowserContext, tm
     assert opened.page.locator("#list input").input_value() + ".webm" == written
 
 
-def test_recording_is_deleted_after_a_second_press_only(hearing: BrowserContext, tmp_path: Path) -> None:
+def test_recording_is_deleted_only_after_a_second_press(hearing: BrowserContext, tmp_path: Path) -> None:
     opened = open_recorder(hearing, tmp_path)
     page = opened.page
     record(opened, 1)
@@ -287,7 +287,7 @@ def test_page_works_with_the_keyboard_alone(hearing: BrowserContext, tmp_path: P
     opened.until(f"{_SECONDS} >= 1")
     page.keyboard.press("Space")  # Pause
     opened.until("document.documentElement.classList.contains('paused')")
-    page.keyboard.press("Space")  # Go on
+    page.keyboard.press("Space")  # Resume
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")  # Stop
     page.wait_for_selector("#list li")
@@ -320,14 +320,14 @@ def test_refused_microphone_is_explained(context: BrowserContext, tmp_path: Path
     assert opened.page.locator("#kept").is_hidden()
 
 
-def test_page_from_a_server_without_encryption_is_explained(context: BrowserContext) -> None:
+def test_page_over_plain_http_explains_why_it_cannot_record(context: BrowserContext) -> None:
     page = context.new_page()
     page.route(
         "http://intranet.example/", lambda route: route.fulfill(body=render_recorder(), content_type="text/html")
     )
     page.goto("http://intranet.example/")
     page.wait_for_selector("#unable:visible")
-    assert "only to pages from a file or from an https address" in page.locator("#unable").inner_text()
+    assert "only on pages opened from a file or from an https address" in page.locator("#unable").inner_text()
     assert page.locator("#desk").is_hidden()
 
 
@@ -361,7 +361,7 @@ def test_recorder_has_no_accessibility_fault_that_axe_finds(
     check("with a recording")
 
 
-def test_recorder_is_as_wide_as_a_phone(hearing: BrowserContext, tmp_path: Path) -> None:
+def test_recorder_fits_on_a_phone(hearing: BrowserContext, tmp_path: Path) -> None:
     opened = open_recorder(hearing, tmp_path)
     opened.page.set_viewport_size({"width": 320, "height": 640})
     record(opened, 1)

@@ -1,16 +1,16 @@
-// The microphone, and one recording of it.
+// The microphone, and a recording in progress.
 
-const PIECE = 1000; // milliseconds: what a crash can lose
+const PIECE = 1000; // milliseconds; a crash loses at most this much
 const BITS_PER_SECOND = 96_000;
 // The first that the browser has: Opus where possible, AAC in older Safari.
 const TYPES = ["audio/webm;codecs=opus", "audio/ogg;codecs=opus", "audio/mp4"];
 
-/** The ending of a file by the type of its recording. */
+/** The file name extension for the type of a recording. */
 function endingOf(type) {
   return /webm/.test(type) ? "webm" : /ogg/.test(type) ? "ogg" : "m4a";
 }
 
-/** Open the microphone; without the processing that calls use, because scribed cleans the sound itself. */
+/** Open the microphone without echo cancellation and noise suppression, because scribed cleans the audio itself. */
 async function openMicrophone(deviceId) {
   const audio = { echoCancellation: false, noiseSuppression: false, autoGainControl: false, channelCount: 1 };
   try {
@@ -21,20 +21,20 @@ async function openMicrophone(deviceId) {
   }
 }
 
-/** Why there is no sound, in words for people. */
+/** The message for an error of the microphone. */
 function explainMicrophone(error) {
   if (error.name === "NotAllowedError") {
-    return "The browser was not allowed to use the microphone. Allow it at the sign next to the address, then press Record again.";
+    return "The browser was not allowed to use the microphone. Click the icon next to the address, allow the microphone, then press Record again.";
   }
   if (error.name === "NotFoundError") return "No microphone was found. Connect one, then press Record again.";
-  if (error.name === "NotReadableError") return "The microphone is in use by another program. Close it there, then press Record again.";
-  return `The microphone cannot be used: ${error.message || error.name}.`;
+  if (error.name === "NotReadableError") return "The microphone is in use by another program. Close that program, then press Record again.";
+  return `The microphone cannot be used. Choose or connect another one, then press Record again. The browser reports: ${error.message || error.name}`;
 }
 
-/** The lock that a recording holds while it is made, so that no other tab takes it for one that was interrupted. */
+/** The name of the lock held during a recording, so that other tabs do not take it for an interrupted one. */
 const lockOf = (id) => `scribed-recorder:${id}`;
 
-/** One recording while it is made. Its pieces are written one after the other, in order. */
+/** A recording in progress. Its pieces are written one at a time, in order. */
 class Capture {
   constructor(store, stream) {
     this.store = store;
@@ -48,7 +48,7 @@ class Capture {
     this.facts = null;
     this.work = Promise.resolve();
     this.isFull = false;
-    this.onEnd = () => {}; // with the reason, null where it was stopped
+    this.onEnd = () => {}; // called with the reason; null if the user stopped it
     this.reason = null;
   }
 
@@ -60,7 +60,7 @@ class Capture {
     return this.recorder.state === "paused";
   }
 
-  /** Begin. The recording exists from here on, even if the browser ends before its first piece. */
+  /** Begin. The recording exists from here on, even if the browser crashes before the first piece. */
   async start() {
     const now = new Date();
     this.facts = {
@@ -87,9 +87,9 @@ class Capture {
     }
     this.recorder.ondataavailable = ({ data }) => this.#take(data, this.seconds);
     this.recorder.onstop = () => this.#end();
-    this.recorder.onerror = ({ error }) => this.stop(`The browser stopped recording: ${error?.message ?? "unknown error"}.`);
+    this.recorder.onerror = ({ error }) => this.stop(`The browser stopped recording. The part recorded until then is kept below. The browser reports: ${error?.message ?? "unknown error"}`);
     for (const track of this.stream.getAudioTracks()) {
-      track.addEventListener("ended", () => this.stop("The microphone was disconnected."));
+      track.addEventListener("ended", () => this.stop("The microphone was disconnected. The part recorded until then is kept below."));
     }
     this.recorder.start(PIECE);
     this.since = performance.now();
@@ -99,7 +99,7 @@ class Capture {
     this.passed += performance.now() - this.since;
     this.since = null;
     this.recorder.pause();
-    this.recorder.requestData(); // a pause can last, and what was said before it must not wait
+    this.recorder.requestData(); // a pause can be long; save what was recorded before it now
   }
 
   resume() {
@@ -107,7 +107,7 @@ class Capture {
     this.since = performance.now();
   }
 
-  /** Stop; `onEnd` is called when everything is kept. */
+  /** Stop; `onEnd` is called when everything is saved. */
   stop(reason = null) {
     this.reason ??= reason;
     if (this.since !== null) this.passed += performance.now() - this.since;
@@ -121,14 +121,14 @@ class Capture {
       const data = await blob.arrayBuffer();
       const { pieces, bytes } = this.facts;
       try {
-        if (this.isFull) throw new Error("no room");
+        if (this.isFull) throw new Error("storage full");
         const facts = { ...this.facts, seconds, pieces: pieces + 1, bytes: bytes + blob.size };
         await this.store.write(facts, data);
         this.facts = facts;
       } catch {
         this.isFull = true;
         this.store.hold(this.facts, data);
-        this.stop("This browser has no room for more. The recording is complete until here: save it before you close this page.");
+        this.stop("The browser's storage is full, so recording has stopped. Everything recorded until now is kept: save it before you close this page.");
       }
     });
   }
@@ -139,7 +139,7 @@ class Capture {
     try {
       await this.store.write(this.facts);
     } catch {
-      // No room even for this: the next time, the page takes it for a recording that was interrupted.
+      // No room even for this: the page will show it as interrupted when it is opened again.
     }
     this.release();
     await this.lock;
@@ -147,7 +147,7 @@ class Capture {
   }
 }
 
-/** The name that a recording has until it gets another one: its date and time, in an order that sorts. */
+/** The default name of a recording: its date and time, so that names sort by time. */
 function nameFor(date) {
   const two = (number) => String(number).padStart(2, "0");
   const day = [date.getFullYear(), two(date.getMonth() + 1), two(date.getDate())].join("-");

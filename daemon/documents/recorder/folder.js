@@ -1,9 +1,9 @@
-// Where a finished recording goes: once into the inbox, or as a download.
+// Saves a finished recording to the inbox, or downloads it.
 
 const CAN_WRITE = "showDirectoryPicker" in window;
 const BATCH = 300; // pieces
 
-/** A name that every system takes and that scribed does not mistake for a temporary file. */
+/** A name that is valid on every system and that scribed does not mistake for a temporary file. */
 function cleanName(name, fallback) {
   const clean = name
     .normalize("NFC")
@@ -13,11 +13,11 @@ function cleanName(name, fallback) {
   return [...clean].slice(0, 80).join("").trim() || fallback;
 }
 
-/** Ask for the folder; null where the person thinks better of it. */
+/** Ask for the folder; null if the user cancels. */
 async function chooseFolder(store) {
   try {
     const folder = await showDirectoryPicker({ id: "scribed-inbox", mode: "readwrite" });
-    await store.set("inbox", folder).catch(() => {}); // then it is asked for again the next time
+    await store.set("inbox", folder).catch(() => {}); // then the browser asks again next time
     return folder;
   } catch (error) {
     if (error.name === "AbortError") return null;
@@ -38,7 +38,7 @@ async function freeName(folder, name, ending) {
   }
 }
 
-/** Write a recording into a folder and return its name there. It appears whole: the browser writes to NAME.crswap first. */
+/** Write a recording to a folder and return its name there. The browser writes to NAME.crswap first, so it appears complete. */
 async function putInto(folder, store, recording) {
   if ((await folder.requestPermission({ mode: "readwrite" })) !== "granted") throw new DOMException("", "NotAllowedError");
   const name = await freeName(folder, recording.name, endingOf(recording.type));
@@ -55,15 +55,15 @@ async function putInto(folder, store, recording) {
   return name;
 }
 
-/** Why nothing could be written, in words for people. */
+/** The message for an error of the folder. */
 function explainFolder(error, folder) {
-  if (error.name === "NotAllowedError") return `The browser was not allowed to write into “${folder.name}”. Try again and allow it.`;
-  if (error.name === "NotFoundError") return `The folder “${folder.name}” is not there any more. Choose another folder.`;
-  if (error.name === "QuotaExceededError") return `“${folder.name}” has no room for it.`;
-  return `It could not be written into “${folder.name}”: ${error.message || error.name}`;
+  if (error.name === "NotAllowedError") return `The browser was not allowed to write to “${folder.name}”. Try again and allow it.`;
+  if (error.name === "NotFoundError") return `The folder “${folder.name}” was not found. Reconnect the share, or choose another folder.`;
+  if (error.name === "QuotaExceededError") return `The disk of “${folder.name}” is full. Free some space there, or download the recording.`;
+  return `The recording could not be written to “${folder.name}”. Try again, or download it. The browser reports: ${error.message || error.name}`;
 }
 
-/** The whole file of a recording. The browser moves what has become a blob to its disk, so hours need little memory. */
+/** The whole file of a recording. The browser keeps blobs on disk, so even hours need little memory. */
 async function fileOf(store, recording) {
   const parts = [];
   let batch = [];

@@ -1,4 +1,4 @@
-// The recordings in this browser: each can be named, heard, put into the inbox, downloaded and deleted.
+// The recordings in this browser: each can be named, played, saved to the inbox, downloaded and deleted.
 
 class RecordingList {
   constructor(store, root) {
@@ -8,7 +8,7 @@ class RecordingList {
     this.say = () => {};
   }
 
-  /** Show the recordings that no tab is making; return those that were interrupted. */
+  /** Show the recordings that are not in progress in any tab; return those that were interrupted. */
   async refresh() {
     const { held } = await navigator.locks.query();
     const locks = new Set(held.map(({ name }) => name));
@@ -23,7 +23,7 @@ class RecordingList {
     return shown.filter(({ state }) => state === "recording");
   }
 
-  /** Put the cursor on the name of a recording that has just been made. */
+  /** Focus the name of the recording that has just ended. */
   focus(id) {
     const field = this.root.querySelector(`[data-id="${id}"] input`);
     field?.focus();
@@ -55,7 +55,7 @@ class RecordingList {
     const actions = make(
       "div",
       { className: "actions" },
-      ...(CAN_WRITE ? [button("Put into the inbox", () => this.#put(recording), { className: "main" })] : []),
+      ...(CAN_WRITE ? [button("Save to the inbox", () => this.#put(recording), { className: "main" })] : []),
       button("Download", () => this.#download(recording), { className: CAN_WRITE ? "" : "main" }),
       button("Listen", (pressed) => this.#listen(recording, item, pressed)),
       remove,
@@ -65,7 +65,7 @@ class RecordingList {
     const rename = async () => {
       recording.name = name.value = cleanName(name.value, recording.name);
       for (const each of actions.children) label(each, each.textContent, recording);
-      await this.store.write(recording).catch(() => {}); // the name holds for this visit
+      await this.store.write(recording).catch(() => {}); // the name is kept until the page is closed
     };
     name.addEventListener("change", rename);
     name.addEventListener("keydown", (event) => event.key === "Enter" && !event.isComposing && actions.firstElementChild.focus());
@@ -80,7 +80,7 @@ class RecordingList {
       const name = await putInto(folder, this.store, recording);
       await this.store.delete(recording);
       await this.refresh();
-      this.say(`“${name}” is in “${folder.name}” and no longer in this browser.`);
+      this.say(`“${name}” was saved to “${folder.name}” and removed from this browser.`);
     } catch (error) {
       await this.refresh();
       this.say(explainFolder(error, folder), true);
@@ -94,7 +94,7 @@ class RecordingList {
     link.click();
     link.remove();
     setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    this.say(`“${link.download}” is in your downloads: move it into the inbox. Here it stays until you delete it.`);
+    this.say(`“${link.download}” was downloaded: move it into the inbox. A copy stays here until you delete it.`);
   }
 
   async #listen(recording, item, pressed) {
@@ -120,7 +120,7 @@ class RecordingList {
     }
     await this.store.delete(recording);
     await this.refresh();
-    this.say(`“${recording.name}” is deleted.`);
+    this.say(`“${recording.name}” was deleted.`);
   }
 
   #doubt(recording, button, isAsked) {
@@ -129,7 +129,7 @@ class RecordingList {
   }
 }
 
-/** A file that was written as it was recorded does not say how long it is; a browser finds out where it is asked for the end. */
+/** A file that was written during recording does not state its length; seeking to the end makes the browser find it. */
 async function findLength(audio) {
   await new Promise((loaded) => (audio.onloadedmetadata = audio.onerror = loaded));
   if (Number.isFinite(audio.duration)) return;
@@ -138,7 +138,7 @@ async function findLength(audio) {
   audio.currentTime = 0;
 }
 
-/** Write on a button what it does; those who do not see the page also hear with what. */
+/** Set the text of a button; screen readers also read the name of its recording. */
 function label(button, text, recording) {
   button.textContent = text;
   button.setAttribute("aria-label", `${text}: ${recording.name}`);

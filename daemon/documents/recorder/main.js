@@ -1,4 +1,4 @@
-// The page: what its buttons do, and what it says.
+// The page: its buttons and messages.
 
 const meter = new Meter($("wave"), $("level"));
 let store = null;
@@ -17,7 +17,7 @@ meter.onWarning = (text) => say(text, true);
 /** Why this page cannot record here; "" where it can. */
 function whatIsMissing() {
   if (!window.isSecureContext || !navigator.mediaDevices) {
-    return "Browsers give the microphone only to pages from a file or from an https address. Save this page on your computer and open it from there.";
+    return "Browsers allow the microphone only on pages opened from a file or from an https address. Save this page to your computer and open the saved file.";
   }
   if (!window.MediaRecorder || !TYPES.some((type) => MediaRecorder.isTypeSupported(type))) {
     return "This browser cannot record. Use a current Firefox, Chrome, Edge or Safari.";
@@ -45,7 +45,7 @@ function closeStream() {
   stream = null;
 }
 
-/** Browsers name the microphones once one of them may be used. */
+/** Browsers reveal the names of microphones only after access to one was granted. */
 async function showMicrophones() {
   const all = (await navigator.mediaDevices.enumerateDevices()).filter(({ kind, label }) => kind === "audioinput" && label);
   const used = stream?.getAudioTracks()[0].getSettings().deviceId ?? $("microphone").value;
@@ -59,8 +59,8 @@ function show() {
   document.documentElement.classList.toggle("paused", isPaused);
   $("record").hidden = $("try").hidden = Boolean(capture);
   $("pause").hidden = $("stop").hidden = !capture;
-  $("pause").textContent = isPaused ? "Go on" : "Pause";
-  $("try").textContent = stream && !capture ? "Stop trying" : "Try the microphone";
+  $("pause").textContent = isPaused ? "Resume" : "Pause";
+  $("try").textContent = stream && !capture ? "Stop the test" : "Test the microphone";
   $("microphone").disabled = Boolean(capture);
   meter.isDrawing = Boolean(capture) && !isPaused;
   showTime();
@@ -72,7 +72,7 @@ function showTime() {
   document.title = capture ? `${capture.isPaused ? "❚❚" : "●"} ${time}` : "Record";
 }
 
-/** A phone that goes to sleep would stop the recording. */
+/** Keep the screen on: a phone that goes to sleep would stop the recording. */
 async function stayAwake() {
   if (capture && document.visibilityState === "visible") {
     wakeLock = await navigator.wakeLock?.request("screen").catch(() => null);
@@ -94,7 +94,7 @@ async function record() {
     $("pause").focus();
   } catch (error) {
     closeStream();
-    say(`Nothing was recorded: ${error.message || error.name}.`, true);
+    say(`Recording could not be started. Reload this page and try again. The browser reports: ${error.message || error.name}`, true);
   } finally {
     $("record").disabled = false;
     show();
@@ -124,7 +124,7 @@ $("stop").addEventListener("click", () => {
 });
 $("try").addEventListener("click", async () => {
   if (stream) closeStream();
-  else if (await openStream()) say("Speak: the bar moves if this microphone hears you. Nothing is recorded yet.");
+  else if (await openStream()) say("Speak: the level bar moves if this microphone works. Nothing is recorded yet.");
   show();
 });
 $("microphone").addEventListener("change", async () => {
@@ -162,13 +162,13 @@ async function start() {
   try {
     store = await Store.open();
   } catch {
-    throw new Error("This browser keeps nothing for pages, so a recording would not be safe. Leave its private mode, or allow it to store data.");
+    throw new Error("This browser does not let the page store data, so a recording could be lost. Leave private browsing, or allow the page to store data.");
   }
   list = new RecordingList(store, $("list"));
   list.say = say;
   list.folder = CAN_WRITE ? ((await store.setting("inbox").catch(() => null)) ?? null) : null;
   const interrupted = await list.refresh();
-  if (interrupted.length) say("A recording was interrupted. What was recorded until then is below.");
+  if (interrupted.length) say("A recording was interrupted. The part recorded until then is listed below.");
   $("desk").hidden = false;
   show();
 }

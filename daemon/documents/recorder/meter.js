@@ -1,4 +1,4 @@
-// How loud the microphone is: the level now, the last minute as a waveform, and warnings.
+// The level of the microphone: the current level, the last minute as a waveform, and warnings.
 
 const TICK = 50; // milliseconds
 const QUIETEST = -60; // dBFS, the left end of the meter
@@ -61,14 +61,14 @@ class Meter {
     this.peak = 0;
   }
 
-  /** Warn of silence and of overload, each once as long as it lasts. */
+  /** Warn about silence and overload, once each time they begin. */
   #warn(level) {
     const now = performance.now();
     if (level > QUIETEST) this.heardAt = now;
     this.loud = level > LOUD ? this.loud + 1 : Math.max(0, this.loud - 0.02);
     let warning = "";
-    if (now - this.heardAt > 1000 * SILENT_AFTER) warning = "The microphone gives no sound. Is it switched off, or is it another one?";
-    else if (this.loud > 5) warning = "The microphone is too loud. Move away from it, or turn it down.";
+    if (now - this.heardAt > 1000 * SILENT_AFTER) warning = "There is no sound from the microphone. Check that it is switched on, or choose another one.";
+    else if (this.loud > 5) warning = "The microphone is too loud. Move away from it, or lower its volume.";
     if (warning !== this.warning) this.onWarning(warning);
     this.warning = warning;
   }

@@ -1,4 +1,4 @@
-// The recordings in this browser, second by second, and which folder the inbox is.
+// The browser's storage: recordings, second by second, and the chosen inbox folder.
 
 const DATABASE = "scribed-recorder";
 
@@ -18,8 +18,7 @@ function finished(transaction) {
 
 /**
  * A recording is {id, name, type, startedAt, state, seconds, bytes, pieces}: `state` is "recording" until it is stopped,
- * `pieces` counts what follows one another in its file. The pieces lie in a table of their own, so that ten hours need no
- * memory.
+ * `pieces` is the number of pieces of its file. The pieces are in a separate table, so that ten hours need little memory.
  */
 class Store {
   static async open() {
@@ -34,11 +33,11 @@ class Store {
 
   constructor(database) {
     this.database = database;
-    this.unstored = new Map(); // pieces for which the browser had no room, by recording
+    this.unstored = new Map(); // pieces that did not fit into the storage, by recording
     database.onversionchange = () => database.close();
   }
 
-  /** Write facts of a recording, with its next piece if there is one; on return they are on the disk. */
+  /** Write the facts of a recording, and its next piece if there is one; on return they are on disk. */
   async write(recording, data = null) {
     const transaction = this.database.transaction(["recordings", "pieces"], "readwrite", { durability: "strict" });
     const done = finished(transaction);
@@ -47,7 +46,7 @@ class Store {
     await done;
   }
 
-  /** Keep a piece in memory that could not be written, so that the recording can still be saved. */
+  /** Keep a piece that could not be written in memory, so that the recording can still be saved. */
   hold(recording, data) {
     if (!this.unstored.has(recording.id)) this.unstored.set(recording.id, []);
     this.unstored.get(recording.id).push(data);

@@ -261,7 +261,7 @@ document.addEventListener("click", (event) => {
 // The keyboard.
 
 const KEYS = {
-  " ": () => player.toggle() || say(player.clips.length ? "This passage is not in the page. Choose the file of the recording, or a time marked ▶." : "The recording is not here. Choose its file to listen."),
+  " ": () => player.toggle() || say(player.clips.length ? "The page has no audio for this passage. Choose the file of the recording, or a time marked ▶." : "The recording is not here. Choose its file to listen."),
   ArrowLeft: () => player.seek(player.at - SKIP),
   ArrowRight: () => player.seek(player.at + SKIP),
   ArrowUp: () => view.step(-1),

@@ -3,13 +3,13 @@
 const SKIP = 5; // seconds
 const WRONG_LENGTH = 0.02; // a recording whose length differs by more than this share is another one
 
-/** Plays the recording; while there is none, the clips in the page, or it only keeps a position in the transcript. */
+/** Plays the recording or, if there is none, the clips in the page; without either it only keeps a position in the transcript. */
 class Player {
   constructor(talk, audio) {
     this.talk = talk;
     this.audio = audio;
     this.isThere = false;
-    this.isMissing = false; // it was looked for, and is not there
+    this.isMissing = false; // it was searched for and not found
     this.clips = talk.page.clips ?? []; // pages of earlier versions have none
     this.clip = null; // the one that the audio element has
     this.at = 0;

@@ -108,7 +108,7 @@ class TextView {
     scrollTo({ top: scrollY + box.top - top - (bottom - top) / 4, behavior: isCalm ? "instant" : "smooth" });
   }
 
-  /** Mark the paragraphs of which a part can be heard in the page itself. */
+  /** Mark the paragraphs that overlap a clip in the page. */
   showClips(clips) {
     const isIn = ({ start, end }) => clips.some((clip) => start < clip.end_s && clip.start_s < end);
     for (const { element, paragraph } of this.rows) element.classList.toggle("clip", isIn(paragraph));

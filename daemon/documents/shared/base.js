@@ -1,4 +1,4 @@
-// What the scripts of all pages use.
+// Helpers for the scripts of all pages.
 
 const $ = (id) => document.getElementById(id);
 
