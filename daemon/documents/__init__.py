@@ -1,9 +1,16 @@
-"""Transcript to documents, as bytes; no I/O."""
+"""Transcript to documents, as bytes; no I/O.
+
+What reads documents is loaded when it is first asked for: only `scribed render` and the search index read any.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from daemon.documents.clips import Clip, choose_stretches, fit_into_page
-from daemon.documents.formats import FORMATS, RESERVED_ENDINGS, render
-from daemon.documents.json_reader import UnreadableDocumentError, read_json
+from daemon.documents.formats import FORMATS, RESERVED_ENDINGS, load_format, render
 from daemon.documents.layout import LISTENING_COPIES, Sound
+
+if TYPE_CHECKING:
+    from daemon.documents.json_reader import UnreadableDocumentError, read_json
 
 __all__ = [
     "FORMATS",
@@ -14,6 +21,15 @@ __all__ = [
     "UnreadableDocumentError",
     "choose_stretches",
     "fit_into_page",
+    "load_format",
     "read_json",
     "render",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401  # of a module, any attribute
+    if name not in {"UnreadableDocumentError", "read_json"}:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from daemon.documents import json_reader  # noqa: PLC0415  # see the docstring
+
+    return getattr(json_reader, name)

@@ -1,37 +1,35 @@
 """The one registry of document formats.
 
-To add a format: write a module with a function like `render_txt` and add its line here. The choices
-of `output.formats`, those of `scribed transcribe -f`, and the endings that a stem must be free for
-follow from this table.
+To add a format: write a module with a function like `render_txt`, named after the format, and add its line here. The
+choices of `output.formats`, those of `scribed transcribe -f`, and the endings that a stem must be free for follow from
+this table.
+
+The module of a format is loaded when the first document in it is written: every command reads the configuration, which
+needs the names only.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
-from daemon.documents.docx import render_docx
-from daemon.documents.html import render_html
-from daemon.documents.json_document import render_json
 from daemon.documents.layout import LISTENING_COPIES, Options, Sound
-from daemon.documents.markdown import render_markdown
-from daemon.documents.subtitles import render_srt, render_vtt
-from daemon.documents.txt import render_txt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from daemon.transcript import Transcript
 
-# By name, which is also the ending of the file, in the order in which documents are published. JSON
-# is last: once it is there, all others are.
-FORMATS: Final[Mapping[str, Callable[[Transcript, Options], str | bytes]]] = {
-    "txt": render_txt,
-    "md": render_markdown,
-    "docx": render_docx,
-    "html": render_html,
-    "srt": render_srt,
-    "vtt": render_vtt,
-    "json": render_json,
+# The module of each format by its name, which is also the ending of the file, in the order in which documents are
+# published. JSON is last: once it is there, all others are.
+FORMATS: Final[Mapping[str, str]] = {
+    "txt": "txt",
+    "md": "markdown",
+    "docx": "docx",
+    "html": "html",
+    "srt": "subtitles",
+    "vtt": "subtitles",
+    "json": "json_document",
 }
 # All endings that a stem must be free for.
 RESERVED_ENDINGS: Final = (*FORMATS, *LISTENING_COPIES.values())
@@ -54,5 +52,13 @@ def render(
     """
     options = Options(has_timestamps, sound or Sound())
     wanted = set(formats)
-    documents = {name: write(transcript, options) for name, write in FORMATS.items() if name in wanted}
+    documents = {name: load_format(name)(transcript, options) for name in FORMATS if name in wanted}
     return {name: text.encode() if isinstance(text, str) else text for name, text in documents.items()}
+
+
+def load_format(name: str) -> Callable[[Transcript, Options], str | bytes]:
+    """Return the function that writes documents of a format."""
+    write: Callable[[Transcript, Options], str | bytes] = getattr(
+        import_module(f"daemon.documents.{FORMATS[name]}"), f"render_{name}"
+    )
+    return write

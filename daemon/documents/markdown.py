@@ -21,7 +21,7 @@ _MARKUP_FIRST: Final = re.compile(r"^(\d*)([.)#+=:-])")
 _NOT_IN_YAML: Final = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
-def render_markdown(transcript: Transcript, options: Options) -> str:
+def render_md(transcript: Transcript, options: Options) -> str:
     """Return front matter, a heading, and the paragraphs; words never turn into markup."""
     head = {
         "title": title_of(transcript),

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from daemon.documents import FORMATS, load_format
 from daemon.frontend import FrontEnd
 from daemon.inbox import Inbox
 from daemon.search import INDEX_NAME, discard
@@ -80,6 +81,8 @@ def build(around: Surroundings, shared: SharedFolders, journal: Journal, faults:
     """Build the parts of an instance whose folders are locked and whose journal is open."""
     settings, monotonic, wake = around.settings, around.monotonic, around.flags.wake.set
     config = settings.current
+    for name in FORMATS:  # now, not with the first document: an upgrade may replace the files of a running service
+        load_format(name)
     counters = Counters()
     publisher = StatusPublisher(journal, faults, around.notifier, counters, monotonic)
 

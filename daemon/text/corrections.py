@@ -1,4 +1,7 @@
-"""Corrections: replacements in the text, in the order of the configuration. Pure."""
+"""Corrections: replacements in the text, in the order of the configuration. Pure.
+
+Every command reads the configuration, and few configurations have corrections: what these need is loaded with them.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Final
 
-import regex
-
-from daemon.text.zh_common import correct_zh_common
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    import regex
+
+
+def _correct_zh_common(text: str, language: str | None) -> str:
+    from daemon.text.zh_common import correct_zh_common  # noqa: PLC0415  # see the docstring
+
+    return correct_zh_common(text, language)
+
+
 # The built-in sets, by name: functions of a text and the model's name of its language.
-NAMED_SETS: Final[Mapping[str, Callable[[str, str | None], str]]] = {"zh-common": correct_zh_common}
+NAMED_SETS: Final[Mapping[str, Callable[[str, str | None], str]]] = {"zh-common": _correct_zh_common}
 TIMEOUT_S: Final = 0.1
 # A rule that fails this often is not tried again: a recording of ten hours has five thousand segments.
 _MAX_FAILURES: Final = 3
@@ -68,6 +76,8 @@ def limit_of(text: str) -> int:
 
 def find_regex_fault(find: str, replace: str) -> str | None:
     """Return what is wrong with a regular expression or its replacement, None if they can be used."""
+    import regex  # noqa: PLC0415  # see the docstring of the module
+
     try:
         regex.compile(find)
         # The replacement is only read where something matches; an empty alternative matches everywhere.
@@ -128,4 +138,6 @@ def _count(n_segments: int) -> str:
 
 @cache
 def _compiled(find: str) -> regex.Pattern[str]:
+    import regex  # noqa: PLC0415  # see the docstring
+
     return regex.compile(find)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from daemon import configfile
 from daemon.cli.check.finding import Finding
 from daemon.errors import ExitCode, ScribedError, UsageError
-from daemon.text import count_word_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -105,6 +104,8 @@ def _compare(sample: _Sample, identity: ModelIdentity, heard: str, engine_path: 
         heard: what it heard.
         engine_path: which of several ways to compute it was used, to be added to the device.
     """
+    from daemon.text import count_word_errors
+
     n_errors, n_words = count_word_errors(sample.text, heard)
     test = f"test: {identity.name} on {identity.device} as {identity.dtype}{engine_path}"
     if n_errors <= _MAX_ERRORS:
