@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+_EVEN: Final = 2
 _MAX_CHUNKS: Final = 10_000  # read before giving up: a hostile file may hold millions
 _UNKNOWN_SIZE: Final = 0xFFFFFFFF
 _OGG_PAGE_BYTES: Final = 65_307  # the longest page in the format
@@ -223,7 +224,17 @@ def list_chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
         name, n_bytes = struct.unpack(layout, header)
         n_bytes -= header_bytes if counts_itself else 0
         yield name, offset + header_bytes, max(n_bytes, 0)
-        offset += header_bytes + max(n_bytes, 0) + -n_bytes % pad
+        offset += header_bytes + max(n_bytes, 0)
+        n_padding = -n_bytes % pad
+        is_odd = pad == _EVEN and n_padding > 0
+        if is_odd and _is_chunk(source, offset) and not _is_chunk(source, offset + 1):
+            n_padding = 0  # some programs forget the byte that makes a chunk even
+        offset += n_padding
+
+
+def _is_chunk(source: FileContent, offset: int) -> bool:
+    """Return whether the name of a chunk of a WAV or AIFF file lies here."""
+    return re.fullmatch(rb"[\w()+]{3}[\w ()+]", source.read_at(offset, 4)) is not None
 
 
 def is_cut_off(source: FileContent) -> bool:

@@ -91,6 +91,8 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
             return _FlacReader(source)
     if not headers.is_pcm_format(source.head):
         return ContainerReader(source, limit_s=limit_s)
+    if source.head.startswith((b"RIFF", b"FORM")) and not source.is_part:
+        source = unfinished.pad(source)
     chunk = headers.audio_chunk(source)
     has_more = chunk is not None and chunk.has_more and unfinished.goes_on(source, chunk)
     # FFmpeg can read on to the end of the file, whatever the header says.

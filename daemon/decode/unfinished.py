@@ -17,6 +17,9 @@ _WINDOW_BYTES: Final = 1 << 16
 _MIN_BYTES: Final = 200
 _TAG_BYTES: Final = 32
 _PCM_16: Final = 16
+_FORM_BYTES: Final = 12
+_AUDIO_CHUNKS: Final = frozenset({b"data", b"SSND"})
+_FORMAT_CHUNKS: Final = frozenset({b"fmt ", b"fact", b"COMM", b"FVER"})
 # Bytes of texts and of compressed data, taken for 16-bit samples, are far louder than recordings: texts lie to one side
 # of zero, and compressed data jump from one end of the scale to the other.
 _MAX_MEAN: Final = 0.5  # of the RMS
@@ -45,6 +48,19 @@ def complete(source: RecordingFile, chunk: AudioChunk) -> RecordingFile:
     else:
         return source
     return source.part(chunk.offset, source.size, bytes(header))
+
+
+def pad(source: RecordingFile) -> RecordingFile:
+    """Return a WAV or AIFF file in which chunks of odd length lack their last byte with a header in which none does."""
+    header = source.read_at(source.start, _FORM_BYTES)
+    is_odd = False
+    for name, offset, n_bytes in headers.list_chunks(source):
+        is_odd |= bool((offset - source.start) % 2)
+        if name in _AUDIO_CHUNKS:
+            return source.part(offset, source.size, header + source.read_at(offset - 8, 8)) if is_odd else source
+        if name in _FORMAT_CHUNKS:
+            header += source.read_at(offset - 8, 8 + n_bytes) + bytes(n_bytes % 2)
+    return source
 
 
 def goes_on(source: FileContent, chunk: AudioChunk) -> bool:

@@ -166,6 +166,15 @@ def test_unfinished_rf64_is_read_whole(size: bytes, folder: Path) -> None:
     assert_whole(read(folder, "unfinished.wav", bytes(content))[1])
 
 
+@pytest.mark.parametrize(("ending", "name", "order"), [("wav", b"data", "<I"), ("aiff", b"SSND", ">I")])
+def test_odd_chunk_without_its_last_byte_is_passed(ending: str, name: bytes, order: str, folder: Path) -> None:
+    content = encoded(folder, "low", ending)
+    at = content.index(name)
+    chunk = b"NAME" + struct.pack(order, 7) + b"a title"[:7]
+    _, receipt = read(folder, f"odd.{ending}", content[:at] + chunk + content[at:])
+    assert_whole(receipt)
+
+
 @pytest.mark.parametrize("ending", ["wav", "aiff", "w64", "caf", "au", "voc", "flac", "ogg", "mp3", "webm", "tta"])
 def test_recording_that_was_cut_off_is_incomplete(ending: str, folder: Path) -> None:
     content = encoded(folder, "low", ending)
