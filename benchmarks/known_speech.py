@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from daemon.evaluation import Score
-    from daemon.transcript import ModelIdentity
+    from daemon.transcript import ModelIdentity, Transcript
 
 # What may be chosen, and how tables name it.
 VOICES_OF: Final = {
@@ -161,10 +161,14 @@ class Installation:
             return list(pool.map(lambda recording: self._score(recording[0], recording[1], config), recordings))
 
     def _score(self, path: Path, words: str, config: Config) -> Score:
+        return score(path.name, words, self.transcribe(path, config).segments, "standard")
+
+    def transcribe(self, path: Path, config: Config | None = None) -> Transcript:
+        """Return the transcript of a recording, under the defaults where no configuration is given."""
+        config = config or self.config
         work = Recording(new_job_id(), path, path.name, RecordingSettings.of(config))
         control = RunControl(lambda: None, lambda _: None, Forgetful())
-        transcript = transcribe(work, config, self._front_end, self._engine, control)
-        return score(path.name, words, transcript.segments, "standard")
+        return transcribe(work, config, self._front_end, self._engine, control)
 
 
 def replace_section(page: Path, name: str, text: str) -> None:

@@ -60,8 +60,8 @@ cannot be read makes the transcript incomplete; one that is left out does not.
 `transcribe.channels: auto` splits the two channels of a stereo track where each has a talker of its own, as in a
 telephone call: in most of the time with speech, one of them is at least 10 dB louder while the other holds no more
 than noise or an echo. Everything else is mixed, as are more than two channels. `split` always splits, `mix` never.
-Words that one microphone picks up from the talker of another are written once. `transcribe.channel_names: [Agent,
-Customer]` names the channels in the documents.
+Echoes, and what one microphone picks up from the talker of another, are written once. `transcribe.channel_names:
+[Agent, Customer]` names the channels in the documents.
 
 ## Times
 

@@ -9,6 +9,7 @@ from daemon.decode.cleaning import Cleaned, Wanted, decode
 from daemon.decode.dynamics import SILENT_PEAK
 from daemon.decode.receipts import make_receipt
 from daemon.decode.sameness import find_same
+from daemon.segment.echoes import leave_out_echoes
 from daemon.segment.examination import complete, examine
 
 if TYPE_CHECKING:
@@ -64,9 +65,9 @@ def find_streams(
     if request.channels == "auto":
         heard = [search.split_talkers(each) for each in heard]
     parts = [part.waveform for each in heard for part in each.streams]
-    if len(parts) == 1:
-        search.look_closely(parts[0])
     is_alone = len(cleaned.all_tracks) == 1
+    if len(parts) > 1 and request.vad != "off":
+        search.leave_out_echoes(parts)
     streams = tuple(
         FoundStream(part.waveform, None if is_alone else each.track.number, part.channel, search.speech(part.waveform))
         for each in heard
@@ -96,37 +97,28 @@ class _Search:
         self._request = request
         self._raise_if_stopped = raise_if_stopped
         self._examined: dict[Waveform, Examined] = {}
-        # Where talkers have tracks or channels of their own, what is quiet in one of them is mostly talk from another,
-        # to be heard there and not here: only the one stream of a recording is searched for it, and leveled.
-        self._alone: set[Waveform] = set()
 
     def decode(self, wanted: Wanted) -> Cleaned:
-        cleaned = decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
-        streams = [part.waveform for each in cleaned.tracks for part in each.streams]
-        if len(streams) == 1:
-            self._alone.update(streams)
-        return cleaned
+        return decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
 
     def speech(self, waveform: Waveform) -> tuple[Span, ...]:
         """Return the speech of a waveform."""
         if waveform not in self._examined:
-            self._examined[waveform] = examine(
-                waveform, self._request.vad, self._raise_if_stopped, has_second_look=waveform in self._alone
-            )
+            self._examined[waveform] = examine(waveform, self._request.vad, self._raise_if_stopped)
         return self._examined[waveform].speech
 
-    def look_closely(self, waveform: Waveform) -> None:
-        """Search the one stream that is left of several for quiet speech too."""
-        if waveform not in self._alone:
-            self._alone.add(waveform)
-            self._examined.pop(waveform, None)
+    def leave_out_echoes(self, waveforms: Sequence[Waveform]) -> None:
+        """Take echoes of each other out of the speech that was found in several streams."""
+        for waveform in waveforms:
+            self.speech(waveform)
+        found = leave_out_echoes(waveforms, [self._examined[waveform] for waveform in waveforms])
+        for waveform, speech in zip(waveforms, found, strict=True):
+            self._examined[waveform] = replace(self._examined[waveform], speech=speech)
 
     def complete(self, waveform: Waveform) -> tuple[float, str | None]:
         """Level a stream of the result; return the most gain added, in dB, and a note or None."""
-        settings, vad = self._request.settings, self._request.vad
-        if settings.leveling == "auto" and waveform not in self._alone:
-            settings = settings.model_copy(update={"leveling": "off"})
-        return complete(waveform, self._examined[waveform], settings, vad, self._raise_if_stopped)
+        request = self._request
+        return complete(waveform, self._examined[waveform], request.settings, request.vad, self._raise_if_stopped)
 
     def _has_speech(self, each: CleanedTrack) -> bool:
         is_loud = any(part.dynamics.peak >= SILENT_PEAK for part in each.streams)

@@ -34,22 +34,19 @@ class Examined:
     speech: tuple[Span, ...]
 
 
-def examine(
-    waveform: Waveform, vad: str, raise_if_stopped: Callable[[], None], *, has_second_look: bool = True
-) -> Examined:
+def examine(waveform: Waveform, vad: str, raise_if_stopped: Callable[[], None]) -> Examined:
     """Find the speech in a waveform.
 
     Args:
         waveform: as it was decoded and cleaned.
         vad: "silero", "energy", or "off": then all is speech.
         raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
-        has_second_look: see `detect_speech`.
 
     Raises:
         errors.EngineUnavailableError: silero's weights are not installed.
     """
     levels = measure_levels(waveform, raise_if_stopped)
-    return Examined(levels, detect_speech(waveform, levels, vad, raise_if_stopped, has_second_look=has_second_look))
+    return Examined(levels, detect_speech(waveform, levels, vad, raise_if_stopped))
 
 
 def complete(

@@ -61,8 +61,6 @@ def detect_speech(
     levels: NDArray[np.float32],
     method: str,
     raise_if_stopped: Callable[[], None],
-    *,
-    has_second_look: bool = True,
 ) -> tuple[Span, ...]:
     """Find the speech in a recording.
 
@@ -77,7 +75,6 @@ def detect_speech(
         levels: of its frames, from `frames.measure_levels`.
         method: "silero", "energy" (levels above the noise floor) or "off" (all is speech).
         raise_if_stopped: called at least every two seconds; it may raise errors.StoppedError to end the work.
-        has_second_look: whether silero looks for quiet speech too.
 
     Returns:
         spans in order, without overlaps.
@@ -93,12 +90,12 @@ def detect_speech(
         floors = find_floors(levels, _FLOOR_FRAMES, _FLOOR_FRAMES, _MIN_FLOOR_DBFS)
         bursts = _find_bursts(levels - floors, _DECIBELS_ABOVE_FLOOR)
     else:
-        bursts = _find_with_silero(waveform, levels, raise_if_stopped, has_second_look=has_second_look)
+        bursts = _find_with_silero(waveform, levels, raise_if_stopped)
     return _padded(bursts * FRAME_SAMPLES, waveform.n_samples)
 
 
 def _find_with_silero(
-    waveform: Waveform, levels: NDArray[np.float32], raise_if_stopped: Callable[[], None], *, has_second_look: bool
+    waveform: Waveform, levels: NDArray[np.float32], raise_if_stopped: Callable[[], None]
 ) -> NDArray[np.int64]:
     """Return the (start, stop) frames of speech, shape (n, 2), after one look or two."""
     silero, n_frames = load_silero(), len(levels)
@@ -108,8 +105,6 @@ def _find_with_silero(
 
     starts = [start for start in range(0, n_frames, _STRETCH_FRAMES) if has_audio(waveform, start, _STRETCH_FRAMES)]
     bursts = _find_bursts(look(partial(read_frames, waveform), starts), _PROBABILITY)
-    if not has_second_look:
-        return bursts
     even = quiet_speech.EvenWaveform(waveform, levels)
     excess = quiet_speech.measure_excess(levels)
     starts = quiet_speech.choose_stretches(even, excess, bursts, _STRETCH_FRAMES)

@@ -20,7 +20,8 @@ from tests.integration.instance import environment
 ROOT = Path(__file__).parents[2]
 
 PAGE = (
-    "before\n<!-- noise -->\nold\n<!-- end of noise -->\n<!-- pipeline cost -->\n<!-- end of pipeline cost -->\nafter\n"
+    "before\n<!-- noise -->\nold\n<!-- end of noise -->\n<!-- calls -->\n<!-- end of calls -->\n"
+    "<!-- pipeline cost -->\n<!-- end of pipeline cost -->\nafter\n"
 )
 
 
@@ -62,6 +63,18 @@ def test_pipeline_costs_no_words(tmp_path: Path) -> None:
     assert [row[:4] for row, limit in zip(others, limits, strict=True) if first_number(row[3]) > limit] == []
     assert [row[5] for row in (single, *others[:2])] == ["0", "0", "0"]
     assert int(others[2][5]) > 3
+
+
+def test_calls_are_split_and_cost_no_words_and_nothing_else_is_split(tmp_path: Path) -> None:
+    rows = table_of("calls.py", tmp_path)
+    (_, n_made, n_split), *others = [row for row in rows if len(row) == 3]
+    assert int(n_split) >= int(n_made) - 1
+    assert [(name, n_split) for name, _, n_split in others if n_split != "0"] == []
+    assert len(others) == 7
+    sides = [row for row in rows if row[0] in {"1", "2"}]
+    assert len(sides) == 2
+    # One word in a hundred moves a figure by a point; the page has the figures of many.
+    assert [row for row in sides if first_number(row[4]) > 2.0 or first_number(row[6]) > 4.0] == []
 
 
 def test_errors_count_within_the_utterance_where_they_are() -> None:

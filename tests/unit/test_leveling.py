@@ -218,10 +218,9 @@ def test_leveling_works_with_every_way_to_find_speech(
     assert (prepared.streams[0].speech == (Span(0, len(sound)),)) == (vad == "off")
 
 
-def test_quiet_talk_of_the_other_side_in_a_split_channel_is_neither_searched_nor_leveled(
+def test_echo_of_the_other_side_in_a_split_channel_is_neither_heard_nor_leveled(
     front_end: FrontEnd, tmp_path: Path
 ) -> None:
-    """It is the echo of a call: that side is heard in its own channel."""
     left = np.concatenate((voices.say("slt", "hello and good morning please open the project plan"), np.zeros(5 * S)))
     right = np.concatenate((np.zeros(5 * S), voices.say("awb", "the red folder is not in the office")))
     n = max(len(left), len(right))
@@ -232,7 +231,26 @@ def test_quiet_talk_of_the_other_side_in_a_split_channel_is_neither_searched_nor
     prepared = front_end.prepare(tmp_path / "call.wav", Preprocess(), "silero", asr=Transcribe(channels="split"))
     prepared.close()
     assert [stream.channel for stream in prepared.streams] == [1, 2]
+    assert prepared.streams[0].speech[-1].stop < 5 * S
+    assert prepared.streams[1].speech[0].start > 4 * S
     assert prepared.receipt.leveled_db == 0
+
+
+def test_second_talker_far_from_the_microphone_of_a_split_channel_is_leveled(
+    front_end: FrontEnd, tmp_path: Path
+) -> None:
+    near = voices.say("slt", "hello and good morning please open the project plan")
+    far = voices.say("kal16", "the red folder is not in the office please check the kitchen", level=0.02)
+    left = np.concatenate((near, np.zeros(6 * S, np.float32), far))
+    right = np.zeros(len(left), np.float32)
+    answer = voices.say("awb", "the new budget is ready and the report is on the network")
+    right[len(near) + S : len(near) + S + len(answer)] = answer
+    call = np.stack((left, right), axis=1) + media.noise(len(left) / S + 1, level=1e-4)[: len(left), np.newaxis]
+    soundfile.write(tmp_path / "far.wav", call, S)
+    prepared = front_end.prepare(tmp_path / "far.wav", Preprocess(), "silero", asr=Transcribe(channels="split"))
+    prepared.close()
+    assert prepared.streams[0].speech[-1].start > len(left) - len(far) - S
+    assert prepared.receipt.leveled_db > 15
 
 
 def test_the_one_track_that_is_heard_of_two_is_leveled(front_end: FrontEnd, tmp_path: Path) -> None:
