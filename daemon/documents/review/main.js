@@ -78,7 +78,7 @@ function showVoices() {
     return make("li", {}, button);
   });
   $("voices").replaceChildren(...items);
-  $("voices").hidden = !items.length;
+  $("voices").hidden = $("name-hint").hidden = !items.length;
 }
 
 function rename(button, index) {
@@ -181,7 +181,7 @@ $("next-doubt").addEventListener("click", () => goToDoubt(1));
 $("previous-doubt").addEventListener("click", () => goToDoubt(-1));
 $("threshold").addEventListener("input", () => {
   view.setThreshold(Number($("threshold").value) / 100);
-  $("threshold-value").textContent = `${$("threshold").value}%`;
+  $("threshold-value").textContent = `${$("threshold").value}% sure`;
   showState();
 });
 
@@ -238,7 +238,8 @@ function save(format) {
   memory.forget();
   isUnsaved = false;
   showState();
-  say(`Saved as ${link.download}.`);
+  const isWhole = format === "html" || format === "json"; // with all that a later correction needs
+  say(`Saved as ${link.download} in your downloads.${isWhole || !mark ? "" : " To go on another day, save this page (.html) as well."}`);
 }
 
 for (const [format, [name]] of Object.entries(SAVED_FORMATS)) {
@@ -311,6 +312,7 @@ if (restoredAt !== null) {
   const when = new Date(restoredAt).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
   say(`Your unsaved corrections of ${when} are back.`);
 }
+$("hint").hidden = !talk.doc.segments.length;
 showVoices();
 showState();
 player.onState();

@@ -1,6 +1,7 @@
 // What the reader sees and does: the paragraphs, the editor, search, marks, menus and the keyboard.
 
 const FOLLOW_AFTER = 4000; // milliseconds after the reader has scrolled
+const GROUP = 12; // paragraphs; a browser looks at each frame whether each of them is near the screen
 const ABOUT = 1; // seconds by which an estimated time of a word may be wrong
 
 /** The paragraphs. Each becomes words that can be clicked when it comes near the screen, so that ten hours open at once. */
@@ -18,8 +19,10 @@ class TextView {
     this.onEdited = () => {};
     this.watcher = new IntersectionObserver((entries) => this.#meet(entries), { rootMargin: "600px 0px" });
     this.rows = talk.paragraphs.map((paragraph) => this.#makeRow(paragraph));
-    this.root.replaceChildren(...this.rows.map(({ element }) => element));
-    for (const row of this.rows) this.watcher.observe(row.element);
+    this.groups = [];
+    for (let first = 0; first < this.rows.length; first += GROUP) this.groups.push(this.#makeGroup(first));
+    this.root.replaceChildren(...this.groups);
+    for (const group of this.groups) this.watcher.observe(group);
     this.nameVoices();
     this.root.addEventListener("click", (event) => this.#click(event));
     this.root.addEventListener("dblclick", (event) => this.#doubleClick(event));
@@ -226,15 +229,26 @@ class TextView {
       side.append(edit);
       element.append(side);
     }
-    element.style.containIntrinsicSize = `auto ${Math.round(34 + Math.ceil(text.length / 68) * 30)}px`;
+    row.height = 34 + Math.ceil(text.length / 68) * 30; // pixels, about
     return row;
+  }
+
+  /** Paragraphs that become words, and are laid out, together. */
+  #makeGroup(first) {
+    const rows = this.rows.slice(first, first + GROUP);
+    const group = make("div", { className: "group" }, ...rows.map(({ element }) => element));
+    group.dataset.first = first;
+    group.style.containIntrinsicSize = `auto ${rows.reduce((sum, { height }) => sum + height, 0)}px`;
+    return group;
   }
 
   #meet(entries) {
     let isNew = false;
     for (const { isIntersecting, target } of entries) {
-      const row = this.rows[target.dataset.index];
-      if (isIntersecting && !row.isNear) isNew = this.#hydrate(row) || isNew;
+      if (!isIntersecting) continue;
+      const first = Number(target.dataset.first);
+      for (const row of this.rows.slice(first, first + GROUP)) isNew = this.#hydrate(row) || isNew;
+      this.watcher.unobserve(target);
     }
     if (isNew) this.follow({ isForced: true });
   }
