@@ -229,7 +229,7 @@ class _Pass:
         return Cleaned(tuple(reader.tracks), tracks, left_out)
 
     def hides_recordings(self) -> bool:
-        """Return whether what looks like damage is another recording, in a format that says nothing about its end."""
+        """Return whether what looks like damage is another recording, in a format that does not state where it ends."""
         return len(list_parts(self.source, is_thorough=True)) > len(list_parts(self.source))
 
     @property

@@ -38,7 +38,7 @@ _DRM_TAGS: Final = frozenset({"drms", "drmi", "enca", "aavd"})
 _GLUED: Final = frozenset({"ac3", "eac3"})
 _CHECKED: Final = frozenset({"flac", "tta", "wavpack"})
 _BROADCAST: Final = frozenset({"mpegts", "mpeg"})
-# Most of an hour of a slow stream is read before its sound counts as missing.
+# Audio may begin up to an hour into a slow stream.
 _LONG_PROBE: Final = {"probesize": str(1 << 28), "analyzeduration": str(3_600_000_000)}
 _SLACK_S: Final = 0.25  # declared durations count encoder delay and padding
 # What a track is that is not the programme itself, by FFmpeg's flags.
@@ -78,7 +78,7 @@ class ContainerReader:
         self._limit_s = limit_s
         self._container = self._open({"ignore_length": "1"} if is_open_ended else {})
         if self._container.format.name in _BROADCAST and not all(map(_has_rate, self._container.streams.audio)):
-            self._container.close()  # the sound begins late; what it is shows in its first packet only
+            self._container.close()  # the audio begins late, and only its first packet shows the format
             self._container = self._open(_LONG_PROBE)
         try:
             self._streams: list[Any] = list(self._container.streams.audio)
@@ -129,7 +129,7 @@ class ContainerReader:
         """Return why a stream cannot be read, None where it can."""
         if stream.codec_context is None:
             return unreadable_error(self._source)
-        with suppress(UnicodeDecodeError):  # other tags are no letters
+        with suppress(UnicodeDecodeError):  # other tags are not text
             if stream.codec_context.codec_tag in _DRM_TAGS:
                 return drm_error()
         return None if stream.codec_context.sample_rate else unreadable_error(self._source)
@@ -196,9 +196,9 @@ class ContainerReader:
         self._finish(lines.values())
 
     def _finish(self, lines: Collection[_TrackDecoder]) -> None:
-        """Note what is missing in the tracks that were read; raise the reason where nothing could be read."""
+        """Record what is missing in the tracks that were read; raise an error if nothing could be read."""
         if self._container.format.name == "aac" and not signatures.ends_with_frames(self._source):
-            self.tracks[0].has_junk = True  # FFmpeg ends there without a word
+            self.tracks[0].has_junk = True  # FFmpeg ends there without an error
         is_cut_off = headers.is_cut_off(self._source)
         for line in lines:
             line.finish(is_cut_off=is_cut_off)
@@ -302,7 +302,7 @@ class _TrackDecoder:
     def _is_loss(self) -> bool:
         """Return whether a jump of the time stamps between two frames means that audio was lost.
 
-        Recorders skip pauses, too; but pages and packets that are missing have numbers.
+        Recorders skip pauses, too; only lost pages and packets leave a gap in the numbering.
         """
         if self._format_name == "ogg":
             return ogg.has_lost_pages(self._source)

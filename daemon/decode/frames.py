@@ -27,10 +27,10 @@ _BROADCAST: Final = frozenset({"mpegts", "mpeg"})
 _UNTIMED: Final = frozenset({"wmalossless"})
 _MAX_LOST_PACKET_S: Final = 30.0
 
-# Bare frames, which other programs put tags, padding and whatever they like before, between and after.
+# Bare frames; other programs write tags, padding and other data before, between and after them.
 _BARE: Final = frozenset({"mp3", "aac", "ac3", "eac3"})
 _SYNC: Final = re.compile(rb"\xff[\xe0-\xff]|\x0b\x77")
-_FIRST_FRAME: Final = re.compile(rb"Xing|Info|VBRI")  # programs write such a one at the start of a file
+_FIRST_FRAME: Final = re.compile(rb"Xing|Info|VBRI")  # encoders write such a frame at the start of a file
 _FIRST_FRAME_BYTES: Final = 200
 # Frame types for comfort noise, lost and empty frames: 3GPP TS 26.101 and TS 26.201, table 1a.
 _AMR_PAUSES: Final = {"amrnb": (8, 15), "amrwb": (9, 14, 15)}
@@ -65,7 +65,7 @@ class Clock:
 
     @property
     def has_begun(self) -> bool:
-        """Whether there was a frame already."""
+        """Whether a frame was decoded before."""
         return self._has_begun
 
     def measure(self, packet: Any) -> float:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
@@ -137,7 +137,7 @@ class BrokenPackets:
         return duration_s
 
     def end_run(self, content: bytes) -> tuple[float, bool]:
-        """Note that a packet could be decoded.
+        """Record that a packet was decoded.
 
         Returns:
             (how long the packets before it are that could not, in seconds; whether silence has to replace them).
@@ -150,7 +150,7 @@ class BrokenPackets:
         return sum(duration_s for _, duration_s in run), n_lost > 0
 
     def finish(self) -> None:
-        """Note that no packet follows."""
+        """Record that no packet follows."""
         self.n_lost += self._count_frames(self._run)
 
     @staticmethod
@@ -159,7 +159,7 @@ class BrokenPackets:
 
     @property
     def is_waiting(self) -> bool:
-        """Whether packets wait for a judgement."""
+        """Whether packets have not been classified yet."""
         return bool(self._run)
 
 

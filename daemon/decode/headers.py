@@ -165,7 +165,7 @@ class AudioChunk:
             audio and could not go back (sizes 0, 0x7FFF..., 0xFFFF...).
         available_bytes: the bytes from there to the end of the file.
         has_more: the declared bytes of a WAV file are followed by something that is not another chunk: maybe audio,
-            where a recorder was cut off before it wrote the true size.
+            if recording was interrupted before the true size was written.
     """
 
     offset: int
@@ -255,7 +255,7 @@ def is_cut_off(source: FileContent) -> bool:
 def has_no_length(source: FileContent) -> bool:
     """Return whether the length that FFmpeg gives for an AVI or Windows Media file is a guess.
 
-    So it is where an AVI file was never closed, and where junk follows a Windows Media file.
+    It is if an AVI file was never closed, or if junk follows a Windows Media file.
     """
     kind = audio_format(source.head)
     if kind == "AVI":
@@ -366,7 +366,7 @@ def mp3_length_s(source: FileContent) -> float | None:
 
 
 def id3_bytes(head: bytes) -> int:
-    """Return how long an ID3v2 tag is that begins so; 0 for anything else."""
+    """Return the length of the ID3v2 tag that begins with these bytes; 0 for anything else."""
     if not head.startswith(b"ID3") or len(head) < _ID3_HEADER_BYTES:
         return 0
     footer_bytes = _ID3_HEADER_BYTES if head[5] & _ID3_FOOTER else 0

@@ -30,9 +30,9 @@ _WAVPACK_INITIAL: Final = 0x800  # the first block of several that hold the same
 _PADDING_BYTES: Final = 1 << 16
 # A few bytes that prove little; FFmpeg reads joined files of these formats by itself.
 _WEAK: Final = frozenset({"MP3 or AAC", "AC-3"})
-# Formats that end where their frames do; FFmpeg reads joined files of the same format by itself.
+# Formats that end with their last frame; FFmpeg reads joined files of the same format by itself.
 _ENDLESS: Final = frozenset({"MP3 or AAC", "AC-3", "FLAC"})
-# Formats in which the libraries take what follows for audio, or for damage.
+# Formats in which the libraries mistake what follows for audio or damage.
 _BOUNDED: Final = frozenset({"MPEG-TS", "WavPack", "W64"})
 _SIGNATURE_BYTES: Final = 4
 _LARGEST_RIFF: Final = 0x7FFF_0000  # what a recorder that writes to a pipe states, and more
@@ -44,7 +44,7 @@ def list_parts(source: RecordingFile, *, is_thorough: bool = False) -> list[Reco
     Args:
         source: the file.
         is_thorough: whether to search formats that do not say where they end (FLAC, MP3, AAC) for the beginning of
-            another recording. Two of the same format are read as one without that.
+            another recording. Two of the same format are read as one even without it.
     """
     parts: list[RecordingFile] = []
     start: int | None = source.start
@@ -72,7 +72,7 @@ def list_parts(source: RecordingFile, *, is_thorough: bool = False) -> list[Reco
 
 
 def _list_ogg_parts(part: RecordingFile) -> tuple[list[RecordingFile], int | None]:
-    """Return the chained recordings of an Ogg file, and where another one begins behind them."""
+    """Return the chained recordings of an Ogg file, and where another one begins after them."""
     links = ogg.list_links(part)
     if not links:
         return [part], None

@@ -23,7 +23,7 @@ _RESYNC_BYTES: Final = 1 << 18  # four of the longest pages
 
 
 class Page(NamedTuple):
-    """One page: where it lies, its stream, its number in the stream, and whether the stream begins with it."""
+    """One page: its position, its stream, its number in the stream, and whether it is the first of the stream."""
 
     start: int
     stop: int

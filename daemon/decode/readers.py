@@ -113,7 +113,7 @@ def open_reader(source: RecordingFile, *, is_damaged: bool = False, limit_s: flo
 
 
 def _refuse_unreadable(source: RecordingFile) -> None:
-    """Raise the reason where the head of a file shows that it cannot be read."""
+    """Raise the reason if the head of a file shows that it cannot be read."""
     other = headers.other_format(source.head)
     if other is not None:
         raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
@@ -152,7 +152,7 @@ class _FileReader:
         # 16-bit samples are converted after sorting by channel: half the memory to move, and numpy converts faster.
         kind = "int16" if self._file.subtype == "PCM_16" else "float32"
         (number,) = numbers
-        # Never beyond the end that the header states: libFLAC would look for more, up to the end of the file.
+        # Never beyond the end that the header states: libFLAC would search the rest of the file for more frames.
         while self._n_left > 0:
             try:
                 read = self._file.read(min(n_read, self._n_left), dtype=kind, always_2d=True)

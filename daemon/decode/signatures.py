@@ -98,7 +98,7 @@ def find_frames(source: FileContent, start: int, n_bytes: int) -> int | None:
 
 
 def ends_with_frames(source: FileContent) -> bool:
-    """Return whether frames of MP3 or AAC lie one behind the other up to the end of a file."""
+    """Return whether consecutive frames of MP3 or AAC reach the end of a file."""
     first = max(source.start, source.size - _TAIL_BYTES)
     content = source.read_at(first, _TAIL_BYTES)
     for found in _FRAME.finditer(content):
@@ -111,7 +111,7 @@ def ends_with_frames(source: FileContent) -> bool:
 
 
 def has_frames(source: FileContent, start: int) -> bool:
-    """Return whether several frames of MP3 or AAC in a row begin here, or an ID3 tag with MP3 behind it."""
+    """Return whether several frames of MP3 or AAC in a row begin here, or an ID3 tag followed by MP3."""
     head = source.read_at(start, 10)
     start += headers.id3_bytes(head)
     for _ in range(_N_FRAMES):
@@ -123,7 +123,7 @@ def has_frames(source: FileContent, start: int) -> bool:
 
 
 def frame_bytes(head: bytes) -> int:
-    """Return how long the frame of MP3 or AAC (ADTS) is that begins so; 0 for anything else."""
+    """Return the length of the frame of MP3 or AAC (ADTS) that begins with these bytes; 0 for anything else."""
     if len(head) < 7 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:  # noqa: PLR2004  # a header of ADTS
         return 0
     if head[1] & 0xF6 == 0xF0:  # noqa: PLR2004  # ADTS: layer 0

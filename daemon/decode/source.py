@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HEAD_BYTES: Final = 4096
 _HASHED_BYTES: Final = 1 << 20
-_JUNK_BYTES: Final = 1 << 16  # as much may lie ahead of a recording: headers of a download, padding, remains of another
+_JUNK_BYTES: Final = 1 << 16  # the most junk before a recording: headers of a download, padding, the end of another
 
 
 class NotARecordingError(errors.JobError):
@@ -68,7 +68,7 @@ class RecordingFile:
             on_error.pop_all()
 
     def _skip_junk(self) -> int:
-        """Return where a recording begins behind something that is none; 0 where there is none."""
+        """Return where a recording begins after other data; 0 if there is none."""
         if headers.other_format(self.head) not in {None, headers.TEXT}:
             return 0
         return signatures.find(self, 0, _JUNK_BYTES) or signatures.find_frames(self, 0, _JUNK_BYTES) or 0

@@ -28,7 +28,7 @@ class AudioTrack:
         title: what the program that made it calls it.
         is_default: whether a player takes it by itself.
         extra: what it is if it is not the programme itself, such as "a commentary"; None for the programme.
-        has_junk: after the pass, whether something was skipped that was never audio of this track.
+        has_junk: after the pass, whether data that is not audio of this track was skipped.
         is_damaged: after the pass, whether anything was skipped or replaced by silence.
         notes: sentences for people, complete after the pass.
     """

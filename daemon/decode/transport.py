@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from daemon.decode.headers import FileContent
 
 _SYNC: Final = 0x47
-_SIZES: Final = (188, 192)  # the second with a clock before each packet, as cameras write it
+_SIZES: Final = (188, 192)  # 192 with a time stamp before each packet, as cameras write it
 _TAIL_BYTES: Final = 1 << 16
 _SAMPLE_BYTES: Final = 1 << 18
 _N_IN_A_ROW: Final = 3
 _MIN_SCRAMBLED: Final = 0.5  # of the packets with content
-_FIRST_MEDIA: Final = 0x20  # the numbers below are for tables
+_FIRST_MEDIA: Final = 0x20  # lower PIDs are for tables
 _PADDING: Final = 0x1FFF
 _N_AT_ONCE: Final = 5_000  # packets, 1 MB
 
 
 def packet_bytes(head: bytes) -> int:
-    """Return how long the packets of a stream are that begins so."""
+    """Return the length of the packets of the stream that begins with these bytes."""
     return _SIZES[0] if head[:1] == b"G" and head[188:189] == b"G" else _SIZES[1]
 
 
@@ -41,7 +41,7 @@ def end_of_packets(source: FileContent) -> int:
 
 
 def is_scrambled(source: FileContent) -> bool:
-    """Return whether most packets with content say that they are encrypted."""
+    """Return whether most packets with content are marked as encrypted."""
     n_bytes = packet_bytes(source.head)
     content = source.read_at(source.start + n_bytes - _SIZES[0], _SAMPLE_BYTES)
     heads = [content[at : at + 4] for at in range(0, len(content) - 3, n_bytes)]

@@ -1,4 +1,4 @@
-"""PCM files whose header does not say how long they are, or says less than the file holds."""
+"""PCM files whose header does not state their length, or states less than the file contains."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _PCM_16: Final = 16
 _FORM_BYTES: Final = 12
 _AUDIO_CHUNKS: Final = frozenset({b"data", b"SSND"})
 _FORMAT_CHUNKS: Final = frozenset({b"fmt ", b"fact", b"COMM", b"FVER"})
-# Bytes of texts and of compressed data, taken for 16-bit samples, are far louder than recordings: texts lie to one side
-# of zero, and compressed data jump from one end of the scale to the other.
+# Read as 16-bit samples, text and compressed data are far louder than recordings: text lies on one side of zero, and
+# compressed data jumps over the whole range.
 _MAX_MEAN: Final = 0.5  # of the RMS
 _LOUD: Final = 0.05 * (1 << 15)
 _DEAFENING: Final = 0.4 * (1 << 15)
@@ -29,9 +29,9 @@ _MIN_CORRELATION: Final = 0.3
 
 
 def complete(source: RecordingFile, chunk: AudioChunk) -> RecordingFile:
-    """Return a recording whose header was written before its length was known, with a header that has it.
+    """Return a recording whose header was written before its length was known, with the length filled in.
 
-    FFmpeg reads WAV, AIFF and CAF files without a length by itself, but not each way to write that it is unknown.
+    FFmpeg reads WAV, AIFF and CAF files without a length, but not every way to mark the length as unknown.
     """
     kind, start, n_bytes = headers.audio_format(source.head), source.start, chunk.available_bytes
     header = bytearray(source.read_at(start, chunk.offset - start))
