@@ -60,7 +60,7 @@ class CannotWriteError(ScribedError):
 
 
 class ChangedError(ScribedError):
-    """The recording changed while it was being transcribed; it is transcribed again, and no attempt is charged."""
+    """The recording changed while it was being transcribed; it is transcribed again, without counting an attempt."""
 
 
 class StoppedError(ScribedError):

@@ -112,7 +112,7 @@ def recorder(
 ) -> None:
     """Write a page that records from the microphone.
 
-    It opens in a browser from a file, needs no server, and puts finished recordings into the inbox.
+    It opens in a browser from a file, needs no server, and saves finished recordings to the inbox.
     """
     from daemon.cli.recorder import write_recorder
 

@@ -19,7 +19,7 @@ _ENDINGS: Final = (".html", ".htm")
 def write_recorder(output: Path, *, is_forced: bool) -> int:
     """Write the page; an existing file is overwritten only if `is_forced`."""
     if output.suffix.lower() not in _ENDINGS:
-        raise UsageError(f"{escape(str(output))} is not a page.", "Name it FILE.html, so that a browser opens it.")
+        raise UsageError(f"{escape(str(output))} does not end in .html.", "Name it FILE.html for the browser.")
     outputs.refuse_taken([output], [], is_forced=is_forced)
     outputs.write_file(output, render_recorder().encode(), is_forced=is_forced)
     sys.stderr.write(f"{escape(str(output))}\n")

@@ -199,7 +199,7 @@ def _compare_formats(config: Config) -> Iterator[_Conflict]:
         what = "the search index is made from json documents, and output.formats has none"
         yield (("search", "enabled"), ("output", "formats")), what, "add json to output.formats"
     if config.hooks.delivered is not None:
-        what = "the program is given the json document, and output.formats has none"
+        what = "the program needs the json document, but output.formats does not include json"
         yield (("hooks", "delivered"), ("output", "formats")), what, "add json to output.formats"
 
 

@@ -186,7 +186,7 @@ class Output(Section):
     )
     clips: bool = Field(
         default=False,
-        description="put the sound of what is flagged or missing into the html page, where it outlives the recording",
+        description="embed the audio of flagged and missing passages in the html page, where it outlasts the recording",
     )
     status_file: Literal["full", "counts", "off"] = Field(
         default="full", description="what outbox/STATUS.txt shows; counts is without names"
@@ -258,12 +258,12 @@ class Hooks(Section):
     delivered: CommandLine | None = Field(
         default=None,
         description=(
-            "program to run after each delivery, such as [/usr/local/bin/file-it, --new]; without a shell, and with the"
-            " path of the json document as its last argument"
+            "program and arguments to run after each delivery, such as [/usr/local/bin/file-it, --new]; without a"
+            " shell; the path of the json document is added as the last argument"
         ),
     )
     timeout_s: float = Field(
-        default=60.0, ge=1, le=3600, description="seconds until the program, with all that it has started, is killed"
+        default=60.0, ge=1, le=3600, description="seconds after which the program and its process group are killed"
     )
 
 
@@ -295,7 +295,7 @@ class Config(Section):
 
     @property
     def names_in_faults(self) -> Literal["full", "hashed"]:
-        """How a problem may name a recording: STATUS.txt shows problems to all, also where it shows counts only."""
+        """How a problem may name a recording: STATUS.txt shows problems to everyone, even if it shows only counts."""
         return "hashed" if self.output.status_file == "counts" else self.logging.names
 
 

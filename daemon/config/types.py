@@ -93,7 +93,7 @@ def _check_argument(text: str) -> str:
 
 
 def _check_program(words: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Check the program of a command line: a path, made absolute, or the name of an installed program."""
+    """Check a command: its program is a path, made absolute here, or the name of an installed program."""
     program, *arguments = words
     if not program.strip():
         raise ValueError("must begin with a program")

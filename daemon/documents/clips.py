@@ -1,4 +1,4 @@
-"""Clips: the sound of what is flagged or missing, inside the html page, for where the recording is not next to it."""
+"""Clips: the audio of flagged and missing passages, embedded in the html page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 MAX_CLIPS: Final = 20
 MAX_CLIP_S: Final = 30.0
 MAX_BYTES: Final = 5_000_000
-"""What all clips of a page may take in it."""
+"""The most bytes that all clips of a page may take."""
 _MARGIN_S: Final = 0.5  # before and after, so that a listener hears how it begins
 # The least urgent flag: the words are there, and only where two texts were joined is uncertain.
 _JOINED: Final = ("overlap",)
@@ -31,14 +31,14 @@ class Clip:
 
     @property
     def page_bytes(self) -> int:
-        """How much it takes in the page, as base64."""
+        """Its size in the page, as base64."""
         return 4 * -(-len(self.mp3) // 3)
 
 
 def choose_stretches(transcript: Transcript) -> list[tuple[float, float]]:
-    """Return the start and end, in seconds, of what is to be heard, in the order of time.
+    """Return the start and end, in seconds, of the passages for clips, in the order of time.
 
-    What is missing comes before what was tried twice, and that before what was joined. Of a stretch longer than a
+    Missing passages are chosen before those tried twice, and those before joined ones. Of a stretch longer than a
     clip, the rest is left for when the others have theirs.
     """
     segments = [segment for segment in transcript.segments if segment.flags]
@@ -52,7 +52,7 @@ def choose_stretches(transcript: Transcript) -> list[tuple[float, float]]:
 
 
 def fit_into_page(clips: Iterable[Clip]) -> list[Clip]:
-    """Return the first clips, as many as a page may hold."""
+    """Return the first clips, as many as fit into a page."""
     fitting, n_bytes = [], 0
     for clip in clips:
         n_bytes += clip.page_bytes

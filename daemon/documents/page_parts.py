@@ -1,4 +1,4 @@
-"""What the html pages share: their parts from files, and a policy that lets them load nothing else."""
+"""Shared by the html pages: reading their parts, and a policy that forbids them to load anything else."""
 
 from __future__ import annotations
 

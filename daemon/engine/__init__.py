@@ -88,12 +88,12 @@ def _is_short(room: Room, found: Checkpoint, *, is_cpu: bool) -> bool:
 
 
 def _address_bytes(found: Checkpoint) -> int:
-    """Return the address space that loading still takes at least; the libraries stay once they are loaded."""
+    """Return the least address space that loading still needs; libraries stay loaded."""
     return found.n_bytes if "torch" in sys.modules else found.address_bytes
 
 
 def _drop_locals(error: BaseException) -> None:
-    """Free what was loaded before an error: its traceback holds the frames, and a caller may keep it."""
+    """Free what was loaded before an error: its traceback holds the frames, and a caller may keep the error."""
     seen: BaseException | None = error
     while seen is not None:
         traceback.clear_frames(seen.__traceback__)

@@ -25,7 +25,7 @@ CPU_SLOTS: Final = 8
 # Kept free for kernels, the widest layers of a prefill, and fragmentation.
 _RESERVE_BYTES: Final = 450_000_000
 
-# What empties the caches of cuBLAS and of pinned memory; torch has no public functions for them.
+# They empty the caches of cuBLAS and of pinned memory; torch has no public functions for that.
 _PRIVATE_CACHES: Final = ("_cuda_clearCublasWorkspaces", "_host_emptyCache")
 
 # Compute capabilities: Ampere has tensor cores for bfloat16, Volta and Turing for float16.
@@ -55,7 +55,7 @@ def choose_device(setting: str, root: Path = Path("/")) -> torch.device:
     except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
         if isinstance(classify(error), TransientError):
             raise EngineUnavailableError(
-                f"The memory of the GPU {device} is taken by other programs.",
+                f"The memory of the GPU {device} is in use by other programs.",
                 "Free memory there (`nvidia-smi` lists the processes that use it).",
             ) from error
         n_gpus = torch.cuda.device_count()
@@ -185,12 +185,12 @@ def _do_nothing() -> None:
 
 
 def release_memory() -> None:
-    """Give memory that nothing refers to any more back to other programs.
+    """Return unreferenced memory to the operating system and the driver, for other programs.
 
-    On a GPU the context of this process, some hundred megabytes, stays until the process ends. Compiled functions stay
+    On a GPU the context of this process, a few hundred megabytes, stays until the process ends. Compiled functions stay
     too: they take the weights as arguments, and serve the next model of these sizes.
     """
-    gc.collect()  # models refer to themselves
+    gc.collect()  # models contain reference cycles
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]  # torch types only parts of itself
         for name in _PRIVATE_CACHES:
             getattr(torch._C, name, _do_nothing)()  # noqa: SLF001  # see there

@@ -93,10 +93,10 @@ class DeviceLoop:
         client.end(self._loss)
 
     def remove(self, client: DeviceClient, timeout_s: float) -> bool:
-        """Wait until a closed client has been released, and until the thread ended if it was the last one.
+        """Wait until a closed client has been released and, if it was the last one, the thread has ended.
 
         Returns:
-            False if that was not over in time.
+            False on a timeout.
         """
         deadline_s = time.monotonic() + timeout_s
         with self._changed:

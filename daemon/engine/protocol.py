@@ -141,7 +141,7 @@ class LoadedEngine(Engine, Protocol):
         ...
 
     def unload(self) -> None:
-        """Close it and give its memory back to other programs; afterwards only `close` may be called.
+        """Close it and free its memory; afterwards only `close` may be called.
 
         Raises:
             EngineLostError: the device does not respond.

@@ -28,7 +28,7 @@ log = structlog.get_logger()
 
 # How long `close` waits for the device thread; the service has ten seconds to stop.
 _CLOSE_S: Final = 5.0
-# A device that does not end its work within this time hangs.
+# A device that has not finished its work by then hangs.
 _UNLOAD_S: Final = 60.0
 # After running out of memory the engine keeps fewer slots for this long before it tries to get them back.
 _REGROW_S: Final = 600.0
@@ -148,7 +148,7 @@ class ContinuousEngine:
         self._loop.remove(self, _CLOSE_S)
 
     def unload(self) -> None:
-        """Close, and give the model's memory back to other programs; afterwards only `close` may be called.
+        """Close, and free the model's memory; afterwards only `close` may be called.
 
         Raises:
             EngineLostError: the device does not respond.
@@ -156,7 +156,7 @@ class ContinuousEngine:
         self.end(StoppedError("The model was unloaded."))
         if not self._loop.remove(self, _UNLOAD_S):
             raise EngineLostError(
-                "The GPU stopped responding: it does not give back the memory of the model.",
+                "The GPU stopped responding: the memory of the model was not freed.",
                 "The service exits and systemd restarts it. If this repeats, look for Xid errors in `journalctl -k`.",
             )
         # Whatever still refers to the engine must not keep the model.

@@ -70,7 +70,7 @@ def read_curve(state: Path, model: ModelIdentity) -> StoredCurve | None:
 
 
 class CurveReader:
-    """Reads a model's curve for one recording after the other; only a changed file is read again.
+    """Reads a model's curve for each recording; the file is read again only if it has changed.
 
     Any thread may call: two that find it changed both read it.
 

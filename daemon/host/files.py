@@ -82,7 +82,7 @@ def explained(what: str, folder: Path) -> AbstractContextManager[None]:
 
 
 class _Explained:
-    """See `explained`. A generator would take several times as long, and a recording enters a dozen of these."""
+    """See `explained`. A generator would take several times as long, and each recording uses a dozen of these."""
 
     __slots__ = ("_folder", "_what")
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _BLOCK_BYTES: Final = 1 << 20
-_BUFFER_BYTES: Final = 1 << 16  # with a size given, Python does not ask whether a new file is a terminal
+_BUFFER_BYTES: Final = 1 << 16  # with an explicit size, Python does not check whether a new file is a terminal
 _MAX_DEPTH: Final = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
 
 

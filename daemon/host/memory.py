@@ -78,7 +78,7 @@ def reuse_buffers() -> None:
 
 
 def trim() -> None:
-    """Give freed buffers back to the kernel that glibc's malloc keeps to reuse them."""
+    """Return the freed buffers that glibc's malloc keeps for reuse to the kernel."""
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Runs a program of the administrator: no shell, nothing inherited, a limit on its time, and nothing left behind."""
+"""Runs a program of the administrator: no shell, nothing inherited, a timeout, and no processes left behind."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 PROGRAM_PATH: Final = "/usr/local/bin:/usr/bin:/bin"
-"""Where a program that is given by its name alone is looked for, and its own $PATH."""
+"""Where a program given by name is searched for; also the $PATH of the program."""
 _LOOK_S: Final = 0.1  # a stop is noticed within this time
 _DEATH_S: Final = 1.0
 
 
 class Ended(Enum):
-    """Why a program ended: by itself, or killed because its time was over, or because it was to stop."""
+    """Why a program ended: by itself, killed after its timeout, or killed because the service stops."""
 
     ITSELF = "by itself"
     TIMEOUT = "timeout"
@@ -41,15 +41,15 @@ class ProgramEnd:
 def run_program(
     command: Sequence[str], environment: Mapping[str, str], timeout_s: float, stop: threading.Event, grace_s: float
 ) -> ProgramEnd:
-    """Run a program and wait for it. When it ends, and when its time is over, its whole process group is killed.
+    """Run a program and wait for it. When it exits or times out, its whole process group is killed.
 
-    It has no descriptors but its standard streams, which lead nowhere, is in a session of its own, and begins in "/".
+    Its standard streams are /dev/null and it inherits no other descriptors. It runs in a new session, in "/".
 
     Args:
         command: the program and its arguments.
-        environment: all of its environment.
+        environment: its complete environment.
         timeout_s: how long it may take.
-        stop: has it killed `grace_s` after this is set, or at once where `timeout_s` is over before.
+        stop: when set, the program is killed after `grace_s`, or after `timeout_s` if that is sooner.
         grace_s: see `stop`.
 
     Raises:
@@ -68,7 +68,7 @@ def run_program(
     try:
         how = _wait(process.pid, time.monotonic() + timeout_s, stop, grace_s)
     finally:
-        # It was not waited for yet: its number, which is that of its group, cannot belong to another process.
+        # It was not reaped yet, so its PID, which is the ID of its group, cannot belong to another process.
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         _reap(process, stop)
@@ -76,7 +76,7 @@ def run_program(
 
 
 def _wait(pid: int, ends_s: float, stop: threading.Event, grace_s: float) -> Ended:
-    """Wait until a child has ended, without taking note of that, or until it has to be killed."""
+    """Wait until a child has ended, without reaping it, or until it has to be killed."""
     child = os.pidfd_open(pid)
     try:
         poll = select.poll()
@@ -96,7 +96,7 @@ def _wait(pid: int, ends_s: float, stop: threading.Event, grace_s: float) -> End
 
 
 def _reap(process: subprocess.Popen[bytes], stop: threading.Event) -> None:
-    """Wait until a killed process is gone; one that hangs in the kernel, on a share for instance, holds no stop up."""
+    """Wait until a killed process is gone; one that hangs in the kernel, such as on a share, does not delay a stop."""
     while True:
         with suppress(subprocess.TimeoutExpired):
             process.wait(_DEATH_S)

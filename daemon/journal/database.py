@@ -96,8 +96,8 @@ CREATE TABLE looks (
     documents TEXT                              -- JSON: sha256 by name
 ) STRICT;
 """
-# Version 7 knows for which deliveries the program of `hooks.delivered` is still to run. With AUTOINCREMENT no number is
-# used twice, so that what has run is removed, and nothing else.
+# Version 7 records for which deliveries the program of `hooks.delivered` has not run yet. AUTOINCREMENT never reuses a
+# number, so that removing a finished run cannot remove another one.
 _TO_VERSION_7: Final = """
 CREATE TABLE hooks (
     hook_id INTEGER PRIMARY KEY AUTOINCREMENT,

@@ -1,4 +1,4 @@
-"""What a person hears: a small copy of the cleaned audio, and clips of what is flagged or missing."""
+"""Audio for listeners: a small copy of the cleaned audio, and clips of flagged and missing passages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from daemon.transcript import Transcript
 
 NO_COPY: Final = "The listening copy could not be written"
-NO_CLIPS: Final = "The clips in the page are not complete"
+NO_CLIPS: Final = "The clips in the page are incomplete"
 _N_DATE_LETTERS: Final = len("2026-01-30")
 
 

@@ -131,7 +131,7 @@ class RunControl:
         memory: keeps finished chunks.
         calibration: the curve of the confidence in words, None to leave the model's own probabilities.
         pace: how fast chunks may be submitted; None where the recording has the engine to itself.
-        warn: called with a clause on what the configuration asks for and could not be done.
+        warn: called with a clause that says which setting could not be applied.
     """
 
     raise_if_stopped: Callable[[], None]

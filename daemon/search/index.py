@@ -162,7 +162,7 @@ class SearchIndex:
             return {(row[0], row[1]) for row in self._db.execute("SELECT job_id, delivered_at FROM documents")}
 
     def has(self, place: DocumentPlace) -> bool:
-        """Return whether there is a transcript at this place, with whatever endings."""
+        """Return whether there is a transcript at this place, with any endings."""
         with self._lock, _explained("read"):
             return bool(self._ids_at(place))
 

@@ -1,4 +1,4 @@
-"""What keeps the index in step with the outbox: what is deleted leaves it, what is corrected enters it; rebuilding."""
+"""Keeps the index in step with the outbox: removes deleted transcripts, adds corrected ones, and rebuilds it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MAX_JSON_BYTES: Final = 256 << 20  # as `scribed render` reads
 _COARSEST_TIME_NS: Final = 2_000_000_000
 # How the review page names a corrected copy. Others are found while the service runs.
 _CORRECTED: Final = ".corrected"
-# A copy that cannot be read may still be on its way.
+# A copy that cannot be read may still be being written.
 _ARRIVING_NS: Final = 60_000_000_000
 # For people first.
 _SHOWN_FIRST: Final = ("txt", "md", "docx", "html")
@@ -65,7 +65,7 @@ class Upkeep:
     def add_corrected(self) -> int:
         """Index corrected copies that have appeared in the folders of indexed transcripts; return how many there were.
 
-        Only copies of transcripts that are in the index enter it: what was forgotten does not come back. To be called
+        Only copies of indexed transcripts are added, so that forgotten ones do not return. To be called
         after `forget_deleted`, which lists the folders.
 
         Raises:
@@ -126,7 +126,7 @@ class Upkeep:
         return gone
 
     def _note_appeared(self, where: tuple[Path, str], names: set[str]) -> None:
-        """Note the json documents that were not there when the folder was listed before, or since the service began."""
+        """Record the json documents that are new since the folder was last listed, or since the service started."""
         stems = {name.removesuffix(_JSON) for name in names if name.endswith(_JSON) and not name.startswith(".")}
         before = self._stems.get(where)
         new = {stem for stem in stems if _CORRECTED in stem} if before is None else stems - before

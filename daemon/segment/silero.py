@@ -133,7 +133,7 @@ class Silero:
 
 @functools.cache
 def load_silero() -> Silero:
-    """Return the model; cached, for arranging its weights takes a tenth of the time that ten seconds of audio take.
+    """Return the model, cached: arranging its weights takes a tenth of the time of processing ten seconds of audio.
 
     Raises:
         errors.EngineUnavailableError: its weights are not installed.

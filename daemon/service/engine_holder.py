@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _MAX_LOAD_S: Final = 1800.0
 # Memory is returned within seconds, unless the device does not respond.
 _MAX_UNLOAD_S: Final = 120.0
-# Of the ten seconds that a stop may take.
+# Part of the ten seconds in which the service stops.
 _CLOSE_S: Final = 5.0
 
 log = structlog.get_logger()
@@ -34,10 +34,10 @@ class Phase(Enum):
     """Where the engine is.
 
     ABSENT: it was never loaded.
-    LOADING: a thread loads it, the first time or again.
+    LOADING: a thread is loading it, for the first time or again.
     LOADED: it can be used.
-    UNLOADING: a thread gives its memory back.
-    UNLOADED: its memory was released, or loading it again failed.
+    UNLOADING: a thread is freeing its memory.
+    UNLOADED: its memory was freed, or loading it again failed.
     """
 
     ABSENT = "absent"
@@ -107,18 +107,18 @@ class EngineHolder:
         """Load the unloaded engine. A failure does not end the service; see `take_failure`."""
         try:
             self._start(Phase.LOADING, self._load_again, _MAX_LOAD_S)
-        except RuntimeError as error:  # not even memory for a thread
+        except RuntimeError as error:  # no memory for a thread
             self._failure = EngineUnavailableError(f"The model cannot be loaded: {error}.", "Free some memory.")
             self._end(Phase.UNLOADED)
 
     def unload(self) -> None:
-        """Give the memory of the loaded engine back. Nothing may be using it, and from now on nothing can."""
+        """Unload the engine and free its memory. It must not be in use, and cannot be used from now on."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
         try:
             self._start(Phase.UNLOADING, partial(self._unload, engine), _MAX_UNLOAD_S)
-        except RuntimeError:  # not even memory for a thread: it stays, and is unloaded some time later
+        except RuntimeError:  # no memory for a thread: the engine stays, and is unloaded later
             self._engine, self._phase, self._ends_s = engine, Phase.LOADED, math.inf
 
     def take_failure(self) -> ScribedError | None:
@@ -131,7 +131,7 @@ class EngineHolder:
         self._loss = error
 
     def is_within_limit(self) -> bool:
-        """Whether nothing is loading or unloading, or it is still within its time limit."""
+        """Whether no loading or unloading has exceeded its time limit."""
         return self._monotonic() < self._ends_s
 
     def find_loss(self) -> ScribedError | None:

@@ -48,7 +48,7 @@ class Health:
         """
         self._publisher.beat()
         engine = self._holder.engine
-        # Without an engine, nothing is loaded, or loading and unloading take their time.
+        # Without an engine nothing is loaded; loading and unloading have their own time limit.
         is_alive = self._holder.is_within_limit() if engine is None else engine.is_alive()
         if not is_ready:
             if self._holder.is_within_limit():

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from daemon.status.faults import Faults
     from daemon.status.metrics import Counters
 
-_STOP_S: Final = 4.0  # of the eight that a stop of the service may take
+_STOP_S: Final = 4.0  # of the eight seconds in which the service stops
 _JOIN_S: Final = 6.0
 _RETRY_S: Final = 15.0
-# What failed stays failed: it is shown for a day.
+# A failed run is not repeated, so its fault is shown for a day.
 _SHOWN_S: Final = 86_400.0
 _FAILED: Final = "hook: failed"
 _NOT_STARTED: Final = "hook: not started"
@@ -42,15 +42,14 @@ log = structlog.get_logger()
 class HookRunner:
     """Runs the hook on a thread of its own, so that no recording waits for it.
 
-    The journal has the queue: a delivery enters it in the step that commits it, and leaves it when the program has
-    ended by itself or by its timeout. A crash, or a stop of the service that interrupts it, repeats it; an exit code
-    does not.
+    The queue is in the journal: a delivery is added by the transaction that commits it, and removed when the program
+    has exited or timed out. A run that a crash or a stop of the service interrupts is repeated; one that fails is not.
 
     Args:
         settings: the current configuration.
         journal: has the queue.
-        shared: the folders; while a share of theirs is away, the hook waits.
-        faults: where it is noted that the program fails.
+        shared: the folders; while one of their shares is not mounted, the hook waits.
+        faults: shows failures of the program.
         counters: figures since the start.
     """
 
@@ -66,7 +65,7 @@ class HookRunner:
         self._wanted = threading.Event()
         self._idle = threading.Event()
         self._lock = threading.Lock()  # guards `_wanted` and `_idle` together
-        self._has_run: set[int] = set()  # the journal could not record it yet
+        self._has_run: set[int] = set()  # but the journal could not record it yet
         self._hooks = settings.current.hooks
         self._thread = threading.Thread(target=self._run, name="hook")
 
@@ -88,13 +87,13 @@ class HookRunner:
         self._faults.note(_LEFT_OUT, what, remedy, _SHOWN_S)
 
     def look(self) -> None:
-        """Have the thread look at the queue and the configuration."""
+        """Wake the thread, so that it checks the queue and the configuration."""
         with self._lock:
             self._idle.clear()
             self._wanted.set()
 
     def start(self) -> None:
-        """Begin with what an earlier run has left."""
+        """Start the thread, with what an earlier run of the service left in the queue."""
         self._thread.start()
 
     def is_idle(self, timeout_s: float) -> bool:
@@ -102,12 +101,12 @@ class HookRunner:
         return self._idle.wait(timeout_s)
 
     def stop(self) -> None:
-        """Start no more programs, and have the one that runs killed in a few seconds; `close` waits for it."""
+        """Start no more programs, and kill the running one after a few seconds; `close` waits for that."""
         self._is_stopping.set()
         self._wanted.set()
 
     def close(self) -> None:
-        """Stop and wait until that is done."""
+        """Stop, and wait until the thread has ended."""
         self.stop()
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
@@ -131,7 +130,7 @@ class HookRunner:
                 self._wanted.wait(wait_s)
 
     def _work_through(self) -> bool:
-        """Run the program for all that waits; return False where it has to be tried again later."""
+        """Run the program for all waiting deliveries; return False if it has to be tried again later."""
         while not self._is_stopping.is_set():
             self._record_runs()
             hooks = self._follow_settings()
@@ -150,7 +149,7 @@ class HookRunner:
             self._has_run.discard(hook_id)
 
     def _follow_settings(self) -> Hooks:
-        """Return the settings; with another program, what was wrong with the old one is over."""
+        """Return the settings; clear the faults of the old program if there is a new one."""
         hooks = self._settings.current.hooks
         if hooks != self._hooks:
             self._hooks = hooks
@@ -161,7 +160,7 @@ class HookRunner:
         return hooks
 
     def _is_away(self) -> bool:
-        """Whether a share is away; the loop says so."""
+        """Whether a share is not mounted; the main loop reports it."""
         try:
             self._shared.check_mounts()
         except ScribedError:
@@ -169,7 +168,7 @@ class HookRunner:
         return False
 
     def _run_one(self, due: DueHook, program: tuple[str, ...], timeout_s: float) -> bool:
-        """Run the program for one delivery; return False where that has to be tried again."""
+        """Run the program for one delivery; return False if that has to be tried again."""
         if (reason := self._find_obstacle(due)) is not None:
             self._has_run.add(due.hook_id)
             self.leave_out(due.job, reason)
@@ -181,7 +180,7 @@ class HookRunner:
             )
         except OSError as error:
             what = f"The program of hooks.delivered cannot be started ({error.strerror}): {escape(program[0])}."
-            remedy = "`sudo scribed check` says why. Deliveries wait for it, and it is tried again by itself."
+            remedy = "`sudo scribed check` says why. Deliveries wait for it, and the service keeps trying."
             self._faults.note(_NOT_STARTED, what, remedy)
             return False
         self._faults.clear(_NOT_STARTED)
@@ -194,9 +193,9 @@ class HookRunner:
         return True
 
     def _find_obstacle(self, due: DueHook) -> str | None:
-        """Return why a document is not handed to the program: members can put a link in the place of anything.
+        """Return why a document is not passed to the program, or None: members can replace any file with a link.
 
-        One that is gone is: the program may need its name only.
+        A missing document is passed on: the program may need only its name.
 
         Raises:
             TransientError: it cannot be looked at now.
@@ -210,13 +209,13 @@ class HookRunner:
             except (FileNotFoundError, NotADirectoryError):
                 return None
             except LinkInTheWayError:
-                return "a link is in the place of its folder"
-            except PermissionError:  # of a member's own folder: the others do not wait for it
-                return "its folder is closed to the service"
+                return "its folder was replaced by a link"
+            except PermissionError:  # a member's own folder: other deliveries do not wait for it
+                return "the service has no access to its folder"
         return None if facts is None or stat.S_ISREG(facts.st_mode) else "its json document is not a file any more"
 
     def _report(self, job: Job, end: ProgramEnd, timeout_s: float) -> None:
-        """Count how the program ended, and show a failure: it is not repeated."""
+        """Count a finished run, and show its failure; it is not repeated."""
         if end.how is Ended.ITSELF and end.code == 0:
             log.info("hook.finished", job_id=job.job_id, path=job.path)
             self._counters.add_hook(is_failed=False)

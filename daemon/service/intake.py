@@ -245,7 +245,7 @@ class Intake:
     def has_work(self) -> bool:
         """Whether a recording is ready for the model, or is arriving and will be.
 
-        What waits for an unknown time does not count: a job that is delayed, a file that is not readable.
+        A delayed job or an unreadable file does not count: it may wait for a long time.
 
         Raises:
             TransientError: the journal cannot be read.

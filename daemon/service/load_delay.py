@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
     from daemon.config import ModelSettings
 
-# Between two attempts at first; it is also the unit's RestartSec.
+# The first wait between two attempts; the same as the unit's RestartSec.
 FIRST_WAIT_S: Final = 5.0
 _MAX_WAIT_S: Final = 300.0
 _MAX_DOUBLINGS: Final = 10
-# A model that is still being copied changes between two looks.
+# A model that is still being copied changes between two checks.
 _LOOK_S: Final = 2.0
 
 
 def wait_after(n_failed: int) -> float:
-    """Return how many seconds pass between the latest of some failed attempts in a row and the next one."""
+    """Return the seconds between the last of several failed attempts in a row and the next one."""
     doublings = min(n_failed - 1, _MAX_DOUBLINGS)
     return min(FIRST_WAIT_S * 2**doublings, _MAX_WAIT_S) if n_failed else 0.0
 

@@ -1,4 +1,4 @@
-"""Whether the model is in memory: `model.idle_unload_min` minutes without work, and other programs get its memory."""
+"""Keeps the model in memory, and unloads it after `model.idle_unload_min` minutes without work."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Residency:
         holder: has the engine.
         is_needed: whether a recording needs the model, or will soon.
         publisher: shows how loading goes.
-        faults: where it is noted why the model cannot be loaded again.
+        faults: shows why the model cannot be loaded again.
         delay: between attempts to load it again.
         idle_s: after how many seconds without work to unload it; infinite for never.
         monotonic: clock in seconds, injectable for tests.
@@ -54,7 +54,7 @@ class Residency:
 
     @property
     def state(self) -> str:
-        """The state of the service while it runs: loading, ready or idle. A model that is waited for is loading."""
+        """The state of the service while it runs: loading (also between attempts to load again), ready or idle."""
         return "loading" if self._n_failed else _STATES.get(self.holder.phase, "loading")
 
     def left_s(self) -> float:
@@ -83,10 +83,10 @@ class Residency:
                 self._load("Loading the model again.")
 
     def _find_need(self) -> bool | None:
-        """Return whether the model is needed, None where that cannot be found out now."""
+        """Return whether the model is needed, None if that is unknown now."""
         try:
             return self.is_needed()
-        except (TransientError, NoPermissionError, OSError):  # the loop shows why
+        except (TransientError, NoPermissionError, OSError):  # the main loop reports it
             return None
 
     def _unload_if_idle(self) -> None:
@@ -101,7 +101,7 @@ class Residency:
             self.holder.unload()
 
     def _retry_if_due(self) -> None:
-        """Load it again although an attempt has failed, even if nothing needs it any more: the fault must not stay."""
+        """Try again to load it after a failure, even if nothing needs it any more, so that the fault is cleared."""
         if self.delay.is_due():
             self._load("Trying again to load the model.")
 

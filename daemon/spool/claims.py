@@ -62,7 +62,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class OpenClaim:
-    """What is read of a claim before work on it begins; leaving the context closes it.
+    """A claim that is opened before work on it begins; leaving the context closes it.
 
     Attributes:
         folder: of the claim.

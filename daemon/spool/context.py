@@ -59,7 +59,7 @@ class Context:
         hook: what runs after each delivery.
         resumed: ids of the jobs that an earlier run left: temporary files of theirs may be anywhere.
         own: ids of the jobs that this run has claimed.
-        fresh: ids of those of them on which no work was tried yet, and that are to be transcribed.
+        fresh: ids of those of them that are to be transcribed and have not been attempted yet.
         begun: ids of the jobs on which this run has begun work: their recordings were in their claims.
         reserved: ids of those of them that have reserved names for their documents.
     """
@@ -115,7 +115,7 @@ class Context:
         if not self.journal.commit_delivery(job.job_id, None if name is None else folder / name):
             self.hook.leave_out(job, "too many deliveries wait for it")
         elif name is None:
-            self.hook.leave_out(job, "output.formats of its folder leave json out")
+            self.hook.leave_out(job, "output.formats of its folder does not include json")
         else:
             self.hook.add(job)
 

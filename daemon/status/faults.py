@@ -33,7 +33,7 @@ class Faults:
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}
         self._monotonic = monotonic
-        self._ends_s: dict[str, float] = {}  # of those that pass
+        self._ends_s: dict[str, float] = {}  # of faults with a time
 
     def note(self, key: str, what: str, remedy: str, shown_s: float = math.inf) -> None:
         """Remember a fault; it is logged when it is new or has changed.
@@ -42,7 +42,7 @@ class Faults:
             key: of the fault.
             what: what is wrong.
             remedy: what to do.
-            shown_s: how long it is shown, for what has happened and cannot be found fixed; else until it is cleared.
+            shown_s: how long to show it; infinite to show it until it is cleared. For events that no one clears.
         """
         what, remedy = self.conceal(what), self.conceal(remedy)
         with self._lock:

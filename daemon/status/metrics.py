@@ -101,7 +101,7 @@ class Counters:
             yield from _single("scribed_gap_seconds_total", "counter", "Speech without text.", self._gaps_s)
             text = "Deliveries for which the program of hooks.delivered is done."
             yield from _single("scribed_hooks_total", "counter", text, self._n_hooks)
-            text = "Of these, those for which it failed or was not run."
+            text = "Deliveries for which the program of hooks.delivered failed or was not run."
             yield from _single("scribed_hooks_failed_total", "counter", text, self._n_hooks_failed)
 
 
@@ -151,7 +151,7 @@ def _gauges(gauges: Gauges) -> Iterator[str]:
     yield from _family("scribed_info", "gauge", "The version that runs.", info)
     text = "Whether the service runs; 0 after an orderly stop."
     yield from _single("scribed_up", "gauge", text, gauges.state != "stopped")
-    text = "Whether recordings are transcribed as they come; also while the model is unloaded because it was idle."
+    text = "Whether recordings are transcribed as they arrive; 1 also while the idle model is unloaded."
     yield from _single("scribed_ready", "gauge", text, gauges.state in {"ready", "idle"})
     places = (f'scribed_recordings{{place="{place}"}} {count}' for place, count in gauges.recordings.items())
     yield from _family("scribed_recordings", "gauge", "Recordings by where they are.", places)

@@ -40,7 +40,7 @@ _UNEXPECTED_REMEDY: Final = "Try again. If it fails again, send the maintainers 
 _DISK_REMEDY: Final = "Check the disks and shares of scribed's folders."
 SKIPPED: Final = "corrections"
 """The key of the fault that a correction was skipped."""
-_SKIPPED_REMEDY: Final = "Write the rule so that it needs less time; the notes of the transcript say the same."
+_SKIPPED_REMEDY: Final = "Simplify the rule and reload the service. The notes of the transcript name the rule, too."
 _SKIPPED_SHOWN_S: Final = 86_400.0
 _MAX_SKIPPED_CHARS: Final = 300
 

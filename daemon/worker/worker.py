@@ -283,7 +283,7 @@ class Worker:
         if is_concluded:
             self._end(run)
         elif run.pending is not None and run.pending.done():
-            self._advance(run)  # its turn at the engine has come: no other thread need begin
+            self._advance(run)  # it has a place at the engine already, so no other thread has to begin
         else:
             self._await(run)
 

@@ -381,7 +381,7 @@ def test_command_that_cannot_be_run_is_refused(tmp_path: Path, value: str, why: 
 def test_program_without_json_documents_is_refused(tmp_path: Path) -> None:
     (fault,) = faults_of(tmp_path, "hooks: {delivered: [logger]}\noutput: {formats: [txt]}\n")
     assert fault == (
-        "hooks.delivered (line 1): the program is given the json document, and output.formats has none; "
+        "hooks.delivered (line 1): the program needs the json document, but output.formats does not include json; "
         "add json to output.formats"
     )
 

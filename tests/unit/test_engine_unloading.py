@@ -173,7 +173,7 @@ def test_device_that_does_not_respond_is_lost(folder: Path, monkeypatch: pytest.
     future = engine.submit(make_chunk())
     assert model.has_begun.wait(TIMEOUT_S)
     try:
-        with pytest.raises(EngineLostError, match="does not give back the memory"):
+        with pytest.raises(EngineLostError, match="the memory of the model was not freed"):
             engine.unload()
     finally:
         model.may_end.set()

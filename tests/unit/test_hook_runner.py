@@ -269,7 +269,7 @@ def test_link_in_the_place_of_a_folder_is_not_followed(bench: Bench, program: Pa
     document.parent.symlink_to(bench.root / "elsewhere")
     bench.finish()
     assert bench.runs() == []
-    assert "a link is in the place of its folder" in faults_of(bench)[0]
+    assert "its folder was replaced by a link" in faults_of(bench)[0]
 
 
 def test_folder_that_is_closed_to_the_service_does_not_hold_the_others_up(
@@ -288,7 +288,7 @@ def test_folder_that_is_closed_to_the_service_does_not_hold_the_others_up(
     bench.deliver("two")
     bench.finish()
     assert [run[2] for run in bench.runs()] == ["job-two"]
-    assert "its folder is closed to the service" in faults_of(bench)[0]
+    assert "the service has no access to its folder" in faults_of(bench)[0]
 
 
 def test_document_that_was_fetched_already_is_announced_all_the_same(bench: Bench, program: Path) -> None:

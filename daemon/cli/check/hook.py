@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from daemon.cli.check.finding import Installation
 
-_MAX_SCRIPT_LINE: Final = 256  # what the kernel reads of it
-# Where the unit shows the service something else than it shows us.
+_MAX_SCRIPT_LINE: Final = 256  # the kernel reads no more of it
+# Folders that look different inside the sandbox of the unit.
 _HOMES: Final = ("/home", "/root", "/run/user")
 _TEMPORARY: Final = ("/tmp", "/var/tmp")  # noqa: S108  # nothing is written there
 _ELSEWHERE: Final = "Install it in /usr/local/bin."
 
 
 def find_programs(installation: Installation) -> tuple[Path, ...]:
-    """Return the program of `hooks.delivered` and, if it is a script, its interpreter; nothing where none is set."""
+    """Return the program of `hooks.delivered` and, if it is a script, its interpreter; nothing if none is set."""
     command = installation.config.hooks.delivered
     if command is None:
         return ()
@@ -35,14 +35,14 @@ def find_programs(installation: Installation) -> tuple[Path, ...]:
 
 
 def check_program(installation: Installation) -> Iterator[Finding]:
-    """Check the program as the service's user: it is there, may be executed, and cannot be changed by others."""
+    """Check as the service's user that the program exists, is executable, and cannot be changed by others."""
     programs = find_programs(installation)
     faults = [fault for program in programs if (fault := _examine(program)) is not None]
     yield from faults
     if programs and not faults:
         yield Finding("ok", f"hook: {programs[0]}")
     for path in _changeable(programs, installation.config.folders.inbox):
-        what = f"hook: others can change {path}, and so act with the rights of the service"
+        what = f"hook: others can change {path}, and so run code with the rights of the service"
         yield Finding("warning", what, f"sudo chmod g-w,o-w {path}")
 
 
@@ -68,7 +68,7 @@ def check_unit(unit: str, facts: Mapping[str, str], installation: Installation) 
 
 
 def _depth(path: Path, listed: str) -> int:
-    """Return how many parts the longest of the listed paths has that contain this one, 0 where none does."""
+    """Return the number of parts of the longest listed path that contains this one; 0 if none does."""
     folders = (Path(word.lstrip("-+")) for word in listed.split())
     return max((len(folder.parts) for folder in folders if path.is_relative_to(folder)), default=0)
 
@@ -77,7 +77,7 @@ def _examine(program: Path) -> Finding | None:
     try:
         facts = program.stat()
     except PermissionError:
-        what = f"hook: the service's user may not enter the folder of {program}"
+        what = f"hook: the service's user has no access to the folder of {program}"
         return Finding("fault", what, _ELSEWHERE, ExitCode.NO_PERMISSION)
     except OSError:
         where = "" if program.is_absolute() else f" in {PROGRAM_PATH.replace(':', ', ')}"
@@ -97,7 +97,7 @@ def _find_interpreter(program: Path) -> Iterator[Path]:
     try:
         with program.open("rb") as stream:
             line = stream.readline(_MAX_SCRIPT_LINE)
-    except OSError:  # missing, or a program that may be executed and not read
+    except OSError:  # missing, or executable but not readable
         return
     words = line.removeprefix(b"#!").split()
     if line.startswith(b"#!") and words:
@@ -105,7 +105,7 @@ def _find_interpreter(program: Path) -> Iterator[Path]:
 
 
 def _changeable(programs: Iterable[Path], inbox: Path) -> Iterator[Path]:
-    """Yield each program, and each folder on the way to it, that all can write to, or those who share the inbox."""
+    """Yield each program, and each of its parent folders, that everyone or the group of the inbox can write to."""
     seen: set[Path] = set()
     members = inbox.stat().st_gid if inbox.is_dir() else None
     for program in programs:
