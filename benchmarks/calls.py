@@ -1,14 +1,14 @@
-"""Telephone calls: which recordings are taken for calls, and what each side costs in words.
+"""Telephone calls: which recordings are treated as calls, and the word errors of each side.
 
     python benchmarks/calls.py [DIR] [--short] [--docs docs]
 
-Of 40 calls with an echo 25 dB down, and of 40 recordings that are none, each a minute long, the first table says how
-many are split into their channels. Voices are flite's, or those of DIR: recordings of one person each, ten seconds or
-more.
+The first table shows how many of 40 calls with an echo at -25 dB, and of 40 other recordings, are split into their
+channels; each takes a minute. The voices are flite's, or those of the recordings in DIR: one person each, at least ten
+seconds.
 
-Then two voices talk for ten minutes, each in its channel, over each other for a third of the time. The word error of
-each side is compared with that of the same side alone. The demo model knows the voices of espeak-ng only, so these
-always are; its training has used the voices, but none of the texts. With `--docs` the tables go into
+Then two voices talk for ten minutes, each in its own channel, both at once for a third of the time. The word error of
+each side is compared with that of the same side alone. These voices are always those of espeak-ng, the only ones that
+the demo model knows; it was trained on the voices, but not on the texts. `--docs` writes the tables to
 DOCS/accuracy.md.
 """
 

@@ -228,7 +228,7 @@ def list_chunks(source: FileContent) -> Iterator[tuple[bytes, int, int]]:
         n_padding = -n_bytes % pad
         is_odd = pad == _EVEN and n_padding > 0
         if is_odd and _is_chunk(source, offset) and not _is_chunk(source, offset + 1):
-            n_padding = 0  # some programs forget the byte that makes a chunk even
+            n_padding = 0  # some programs omit the padding byte of an odd chunk
         offset += n_padding
 
 

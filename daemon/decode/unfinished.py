@@ -51,7 +51,7 @@ def complete(source: RecordingFile, chunk: AudioChunk) -> RecordingFile:
 
 
 def pad(source: RecordingFile) -> RecordingFile:
-    """Return a WAV or AIFF file in which chunks of odd length lack their last byte with a header in which none does."""
+    """Return a WAV or AIFF file whose odd chunks lack their padding byte with a padded header; others unchanged."""
     header = source.read_at(source.start, _FORM_BYTES)
     is_odd = False
     for name, offset, n_bytes in headers.list_chunks(source):

@@ -1,6 +1,6 @@
 """Transcript to documents, as bytes; no I/O.
 
-What reads documents is loaded when it is first asked for: only `scribed render` and the search index read any.
+The reader of documents is imported on first use: only `scribed render` and the search index need it.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Echoes between the streams of a recording: what a channel or a track has of another one's talker is not heard twice.
+"""Echoes between the streams of a recording: speech that one picks up from another is not transcribed twice.
 
 An echo is far quieter than what it repeats and than the stream's own talker, and has the same waveform, delayed. All
 three have to hold: someone who says "yes" softly while the other talks is not an echo.
@@ -29,11 +29,11 @@ _DELAY_FRAMES: Final = 19  # 0.6 s: longer than the echo of any network
 _BELOW_OTHER_DB: Final = 15.0
 _BELOW_OWN_DB: Final = 12.0
 _MIN_FRAMES: Final = 8  # of an echo: 256 ms
-_LONGEST: Final = 4 * SAMPLE_RATE_HZ  # that is compared
+_LONGEST: Final = 4 * SAMPLE_RATE_HZ  # most samples that are compared
 # Of two talkers, at the delay that fits best; an echo under noise that is as loud reaches 0.7.
 _MIN_CORRELATION: Final = 0.4
 _SILENCE_DBFS: Final = -120.0
-_MIN_SPEECH_FRAMES: Final = 8  # what is left between echoes and is shorter belongs to them
+_MIN_SPEECH_FRAMES: Final = 8  # shorter speech between echoes belongs to them
 
 
 def leave_out_echoes(waveforms: Sequence[Waveform], examined: Sequence[Examined]) -> list[tuple[Span, ...]]:
@@ -71,7 +71,7 @@ class _Sound:
 
 
 def _without_echoes(sound: _Sound, others: Sequence[_Sound], speech: tuple[Span, ...]) -> tuple[Span, ...]:
-    """Return the speech of a stream without what it has from others."""
+    """Return the speech of a stream without echoes of others."""
     levels = sound.levels
     is_speech = to_mask(to_frames(speech), len(levels))
     loudest = [other.loudest_before(len(levels)) for other in others]

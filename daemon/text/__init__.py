@@ -1,6 +1,6 @@
 """Work on plain text: spacing, tokens and sentences, alignment, the merge of overlapping texts, word errors. Pure.
 
-All but the languages is loaded when it is first asked for: every command reads the configuration, which needs no more.
+All but the languages is imported on first use: every command reads the configuration, which needs nothing else.
 """
 
 from importlib import import_module

@@ -1,6 +1,6 @@
 """Corrections: replacements in the text, in the order of the configuration. Pure.
 
-Every command reads the configuration, and few configurations have corrections: what these need is loaded with them.
+Every command reads the configuration, but few configurations have corrections, so their imports are deferred.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`model.idle_unload_min` on a GPU: the memory is really there for other programs, and taken again."""
+"""`model.idle_unload_min` on a GPU: the memory is really free for other programs, and used again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `scribed check` says of the program of hooks.delivered."""
+"""What `scribed check` reports about the program of hooks.delivered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def installed(tmp_path: Path) -> Callable[..., Installation]:
     return make
 
 
-def test_no_program_is_no_finding(installed: Callable[..., Installation]) -> None:
+def test_without_a_program_there_is_no_finding(installed: Callable[..., Installation]) -> None:
     assert list(hook.check_program(installed())) == []
     assert list(hook.check_unit("scribed.service", facts_of_unit(), installed())) == []
 

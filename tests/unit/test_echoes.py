@@ -79,7 +79,7 @@ def test_microphones_in_one_room_hear_each_talker_once(tmp_path: Path) -> None:
     assert seconds(heard[1], 0, at - S) < 0.5
 
 
-def test_soft_answer_while_the_other_talks_is_no_echo(tmp_path: Path) -> None:
+def test_soft_answer_while_the_other_talks_is_not_an_echo(tmp_path: Path) -> None:
     one, other, at = turns()
     answer = voices.say("kal16", "yes of course", level=0.04)
     one[at + S : at + S + len(answer)] += answer

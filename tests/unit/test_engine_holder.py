@@ -163,7 +163,7 @@ def test_nothing_can_begin_to_use_an_engine_that_is_being_unloaded() -> None:
         (MemoryError(), "Loading the model failed unexpectedly (MemoryError). See the log for the reason."),
     ],
 )
-def test_failure_to_load_again_is_no_loss_and_holds_nothing(error: Exception, what: str) -> None:
+def test_failure_to_load_again_is_not_a_loss_and_keeps_no_memory(error: Exception, what: str) -> None:
     bench = Bench(ScriptedEngine())
     bench.load()
     bench.do(bench.holder.unload)

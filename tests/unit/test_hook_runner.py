@@ -229,7 +229,7 @@ def test_program_runs_one_at_a_time(bench: Bench) -> None:
     assert bench.counts() == (8, 0)
 
 
-def test_program_that_is_turned_off_does_not_run_for_what_waited(bench: Bench, program: Path) -> None:
+def test_removed_hook_does_not_run_for_waiting_deliveries(bench: Bench, program: Path) -> None:
     bench.set(bench.root / "missing")
     bench.deliver("one")
     bench.finish()
@@ -245,7 +245,7 @@ def test_program_that_is_turned_off_does_not_run_for_what_waited(bench: Bench, p
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
-def test_what_is_put_in_the_place_of_a_document_is_not_handed_on(bench: Bench, program: Path, kind: str) -> None:
+def test_replaced_document_is_not_passed_to_the_program(bench: Bench, program: Path, kind: str) -> None:
     (bench.root / "secret").write_text("secret")
     bench.set(program, "--new")
     document = bench.deliver("one")
@@ -262,7 +262,7 @@ def test_what_is_put_in_the_place_of_a_document_is_not_handed_on(bench: Bench, p
     assert bench.journal.count_hooks() == 0
 
 
-def test_link_in_the_place_of_a_folder_is_not_followed(bench: Bench, program: Path) -> None:
+def test_link_that_replaced_a_folder_is_not_followed(bench: Bench, program: Path) -> None:
     bench.set(program, "--new")
     document = bench.deliver("one", "team")
     document.parent.rename(bench.root / "elsewhere")
@@ -272,7 +272,7 @@ def test_link_in_the_place_of_a_folder_is_not_followed(bench: Bench, program: Pa
     assert "its folder was replaced by a link" in faults_of(bench)[0]
 
 
-def test_folder_that_is_closed_to_the_service_does_not_hold_the_others_up(
+def test_folder_without_access_does_not_delay_other_deliveries(
     bench: Bench, program: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     descend = Folder.descend
@@ -291,7 +291,7 @@ def test_folder_that_is_closed_to_the_service_does_not_hold_the_others_up(
     assert "the service has no access to its folder" in faults_of(bench)[0]
 
 
-def test_document_that_was_fetched_already_is_announced_all_the_same(bench: Bench, program: Path) -> None:
+def test_program_runs_even_if_the_document_was_removed(bench: Bench, program: Path) -> None:
     bench.set(program, "--new")
     document = bench.deliver("one", "team")
     document.unlink()
@@ -300,7 +300,9 @@ def test_document_that_was_fetched_already_is_announced_all_the_same(bench: Benc
     assert bench.runs() == [["--new", str(document), "job-one"]]
 
 
-def test_program_waits_while_a_share_is_away(bench: Bench, program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_program_waits_while_a_share_is_not_mounted(
+    bench: Bench, program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outbox = bench.shared.folders.outbox
     bench.set(program, "--new")
     bench.deliver("one")

@@ -1,4 +1,4 @@
-"""Programs of the administrator: what they are given, and what is left of them."""
+"""Programs of the administrator: their arguments and environment, and that no process of them is left."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ def test_bytes_before_the_audio_change_nothing(ending: str, before: bytes, folde
 
 @pytest.mark.parametrize("after", [bytes(4096), NOTES, JUNK, APE, ID3V1], ids=len)
 @pytest.mark.parametrize("ending", FORMATS)
-def test_bytes_after_the_audio_are_no_damage(ending: str, after: bytes, folder: Path) -> None:
+def test_bytes_after_the_audio_are_not_damage(ending: str, after: bytes, folder: Path) -> None:
     alone = read(folder, f"alone.{ending}", encoded(folder, "low", ending))[1]
     receipt = read(folder, f"after.{ending}", encoded(folder, "low", ending) + after)[1]
     assert_whole(receipt)
@@ -167,7 +167,7 @@ def test_unfinished_rf64_is_read_whole(size: bytes, folder: Path) -> None:
 
 
 @pytest.mark.parametrize(("ending", "name", "order"), [("wav", b"data", "<I"), ("aiff", b"SSND", ">I")])
-def test_odd_chunk_without_its_last_byte_is_passed(ending: str, name: bytes, order: str, folder: Path) -> None:
+def test_odd_chunk_without_its_padding_byte_is_skipped(ending: str, name: bytes, order: str, folder: Path) -> None:
     content = encoded(folder, "low", ending)
     at = content.index(name)
     chunk = b"NAME" + struct.pack(order, 7) + b"a title"[:7]

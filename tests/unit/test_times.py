@@ -55,7 +55,7 @@ def test_sound_that_starts_long_after_the_picture_keeps_its_time(ending: str, fo
     assert receipt.notes == ()
 
 
-def test_clock_that_does_not_begin_at_0_is_no_missing_audio(folder: Path) -> None:
+def test_clock_that_does_not_begin_at_0_is_not_missing_audio(folder: Path) -> None:
     path = folder / "offset.mka"
     media.ffmpeg("-itsoffset", "3", "-i", folder / "first.wav", "-c:a", "aac", path)
     edges, _, receipt = read(path)
@@ -69,7 +69,7 @@ def test_codec_tag_without_letters_is_read(folder: Path) -> None:
     assert read(path)[2].is_complete
 
 
-def test_pause_in_an_ogg_file_is_no_lost_page(folder: Path) -> None:
+def test_pause_in_an_ogg_file_is_not_a_lost_page(folder: Path) -> None:
     sounds = ["-i", str(folder / "first.wav"), "-itsoffset", "6", "-i", str(folder / "second.wav")]
     path = folder / "two.ogg"
     media.ffmpeg(*sounds, "-map", "0", "-map", "1", "-c:a", "libvorbis", path)

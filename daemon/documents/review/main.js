@@ -238,8 +238,8 @@ function save(format) {
   memory.forget();
   isUnsaved = false;
   showState();
-  const isWhole = format === "html" || format === "json"; // with all that a later correction needs
-  say(`Saved as ${link.download} in your downloads.${isWhole || !mark ? "" : " To go on another day, save this page (.html) as well."}`);
+  const isWhole = format === "html" || format === "json"; // has everything needed to correct it later
+  say(`Saved as ${link.download} in your downloads.${isWhole || !mark ? "" : " To continue another day, save this page (.html) as well."}`);
 }
 
 for (const [format, [name]] of Object.entries(SAVED_FORMATS)) {

@@ -1,7 +1,7 @@
 // What the reader sees and does: the paragraphs, the editor, search, marks, menus and the keyboard.
 
 const FOLLOW_AFTER = 4000; // milliseconds after the reader has scrolled
-const GROUP = 12; // paragraphs; a browser looks at each frame whether each of them is near the screen
+const GROUP = 12; // paragraphs; the browser checks in each frame whether each group is near the screen
 const ABOUT = 1; // seconds by which an estimated time of a word may be wrong
 
 /** The paragraphs. Each becomes words that can be clicked when it comes near the screen, so that ten hours open at once. */
@@ -233,7 +233,7 @@ class TextView {
     return row;
   }
 
-  /** Paragraphs that become words, and are laid out, together. */
+  /** Paragraphs that are split into words, and laid out, together. */
   #makeGroup(first) {
     const rows = this.rows.slice(first, first + GROUP);
     const group = make("div", { className: "group" }, ...rows.map(({ element }) => element));
