@@ -103,7 +103,7 @@ def test_recording_is_put_into_the_inbox_and_transcribed(start_browser: Start, t
     opened.page.keyboard.insert_text("Memo: Friday?")
     opened.page.keyboard.press("Enter")
     opened.page.keyboard.press("Enter")
-    opened.until("document.getElementById('message').textContent.includes('no longer in this browser')")
+    opened.until("document.getElementById('message').textContent.includes('removed from this browser')")
     assert "“Memo Friday.webm” was saved to “inbox”" in opened.page.locator("#message").inner_text()
     assert opened.page.locator("#list li").count() == 0
     assert instance.names("inbox") == ["Memo Friday.webm"]
@@ -144,7 +144,7 @@ def test_file_in_the_inbox_is_never_overwritten(start_browser: Start, tmp_path: 
     record(opened, 1)
     opened.page.keyboard.insert_text("talk")
     opened.page.get_by_role("button", name="Save to the inbox").click()
-    opened.until("document.getElementById('message').textContent.includes('no longer in this browser')")
+    opened.until("document.getElementById('message').textContent.includes('removed from this browser')")
     assert (inbox / "talk.webm").read_text() == "another"
     assert (inbox / "talk (3).webm").stat().st_size > 1000
     assert stat.S_IMODE((inbox / "talk (3).webm").stat().st_mode) & stat.S_IRUSR
@@ -158,7 +158,7 @@ def test_recording_is_kept_when_the_folder_is_missing(start_browser: Start, tmp_
     record(opened, 1)
     shutil.rmtree(inbox)
     opened.page.get_by_role("button", name="Save to the inbox").click()
-    opened.until("document.getElementById('message').textContent.includes('is not there any more')")
+    opened.until("document.getElementById('message').textContent.includes('was not found')")
     assert opened.page.locator("#list li").count() == 1
     assert download(opened, tmp_path).stat().st_size > 1000
 
@@ -238,7 +238,7 @@ def test_full_storage_ends_the_recording_and_loses_nothing(hearing: BrowserConte
     record(opened, 2, has_stop=False)
     session = hearing.new_cdp_session(opened.page)
     session.send("Storage.overrideQuotaForOrigin", {"origin": "file://", "quotaSize": 1})
-    opened.until("document.getElementById('message').textContent.includes('has no room for more')")
+    opened.until("document.getElementById('message').textContent.includes('storage is full')")
     session.send("Storage.overrideQuotaForOrigin", {"origin": "file://"})
     opened.page.wait_for_selector("#list li")
     receipt = prepared(download(opened, tmp_path), tmp_path)
@@ -306,7 +306,7 @@ def test_microphone_without_sound_is_reported(start_browser: Start, tmp_path: Pa
         file.writeframes(bytes(2 * 16000))
     opened = open_recorder(start_browser(silence), tmp_path)
     opened.page.locator("#try").click()
-    opened.until("document.getElementById('message').textContent.includes('gives no sound')")
+    opened.until("document.getElementById('message').textContent.includes('no sound from the microphone')")
     assert opened.page.locator("#level").get_attribute("aria-valuenow") == "0"
     assert opened.page.locator("#stop").is_hidden()
 
