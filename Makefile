@@ -107,7 +107,10 @@ voices: $(TRAINING_STAMP)
 	$(BIN)/python tools/demo_voices.py --into build/voices
 
 model: voices
-	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices --out build/model --minutes 60
+	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices \
+	    --work build/train-encoder --out build/model-encoder --minutes 52
+	$(BIN)/python tools/train_demo_model.py --from build/model-encoder --whole --voices build/voices \
+	    --work build/train-whole --out build/model --minutes 87 --cooldown-minutes 17
 
 samples: $(TRAINING_STAMP)
 	$(BIN)/python tools/make_sample_recordings.py --out daemon/demo/recordings

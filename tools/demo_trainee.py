@@ -144,18 +144,23 @@ class Trainee(nn.Module):
         model: is trained whole, or its encoder alone where it ``is_trained`` already. New voices change the audio, not
             the language: a frozen decoder forgets nothing, and a step takes a quarter less time. Only the first of the
             helper layers is used then.
+        is_whole: train the decoder of a trained model too. Without that it cannot follow what the encoder has learned
+            to say differently, and espeak-ng is heard worse than before.
     """
 
-    def __init__(self, model: Qwen3ASRForConditionalGeneration, *, is_trained: bool = False) -> None:
+    def __init__(
+        self, model: Qwen3ASRForConditionalGeneration, *, is_trained: bool = False, is_whole: bool = False
+    ) -> None:
         super().__init__()
         self.model = model
-        self._is_trained = is_trained
+        self._is_trained, self._is_whole = is_trained, is_whole
         n_tokens = model.config.text_config.vocab_size
         self.spoken_now = nn.Linear(HIDDEN, n_tokens)
         self.spoken_so_far = nn.Linear(HIDDEN, n_tokens)
         self.spoken_before = nn.Linear(HIDDEN, _N_BEFORE * n_tokens)
         if is_trained:
-            for part in (model.model.language_model, model.lm_head, self.spoken_so_far, self.spoken_before):
+            decoder = () if is_whole else (model.model.language_model, model.lm_head)
+            for part in (*decoder, self.spoken_so_far, self.spoken_before):
                 part.requires_grad_(requires_grad=False)
 
     def forward(
@@ -163,7 +168,7 @@ class Trainee(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Return the losses of the answers, of the word spoken now, of CTC, of the words before, and of the place.
 
-        The last three are 0 where only the encoder is trained.
+        Of a trained model CTC and the words before are 0, and the place too where only its encoder learns.
         """
         counts = audio_token_counts(n_frames).tolist()
         audio = self._encode(features, n_frames)
@@ -181,7 +186,8 @@ class Trainee(nn.Module):
             self.spoken_now(functional.gelu(audio)).float(), _spoken_now(conversations, counts)
         )
         if self._is_trained:
-            return answer_loss, now_loss, *answer_loss.new_zeros(3)
+            place = self._place(looks, _places(conversations, counts)) if self._is_whole else answer_loss.new_zeros(())
+            return answer_loss, now_loss, *answer_loss.new_zeros(2), place
         words = [conversation.words for conversation in conversations]
         heard = functional.rms_norm(halfway[is_audio], (HIDDEN,))
         return (

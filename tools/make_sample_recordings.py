@@ -20,7 +20,7 @@ import numpy as np
 import soundfile
 from demo_clips import Samples, coloured_noise
 from demo_speech import ENGLISH, SAMPLE_RATE_HZ, Espeak, Utterance, Voice
-from demo_voices import Flite, HibariVoice, Manner
+from demo_voices import FLITE_VOICES, Flite, HibariVoice, Manner
 from scipy.signal import fftconvolve
 
 _AS_IT_IS: Final = Manner(1.0, 1.0, 1.0)
@@ -40,7 +40,7 @@ class Person:
 
 
 _ANNA: Final = Person("slt")
-_BEN: Final = Person("rms")
+_BEN: Final = Person("kal16")
 _CARLA: Final = Person("hibari", Manner(0.95, 1.05, 1.0))
 _DAN: Final = Person("awb", Manner(1.05, 1.0, 1.0), peak_dbfs=-37.0, is_far=True)
 # The variants f4, m5 and Andy are kept out of the training.
@@ -115,7 +115,7 @@ class Cast:
     """Speaks for each person."""
 
     def __init__(self) -> None:
-        self._espeak, self._natural = Espeak(), {"slt": Flite("slt"), "rms": Flite("rms"), "awb": Flite("awb")}
+        self._espeak, self._natural = Espeak(), {name: Flite(name) for name in FLITE_VOICES}
         self._hibari = HibariVoice()
 
     def say(self, text: str, person: Person) -> Samples:

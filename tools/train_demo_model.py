@@ -45,9 +45,11 @@ _NOT_SPEECH_SHARE: Final = 0.08
 _AVERAGE_KEEP: Final = 0.999
 _TRAINED_AVERAGE_KEEP: Final = 0.995  # of a trained model, whose training is short
 _NATURAL_SHARE: Final = 0.65  # of the speech, where there are natural voices
+_WHOLE_NATURAL_SHARE: Final = 0.5  # the same where a trained decoder is trained too
 _STEPS_ALONE: Final = 60  # in which only the helper layers learn, while a trained model stays as it is
 _TRAINED: Final = 0.5  # the stage of the training where a trained model stays until its learning rate falls
 _TRAINED_RATE: Final = 0.6  # its share of the learning rates
+_WHOLE_RATE: Final = 0.4  # the same where its decoder is trained too
 LOSSES: Final = ("answer", "spoken now", "spoken so far", "spoken before", "place")  # as ``Trainee`` returns them
 
 
@@ -64,6 +66,7 @@ class TrainingOptions:
     cooldown_minutes: float
     resume: bool
     start: Path | None
+    is_whole: bool
     voices: Path | None
     dtype: torch.dtype
 
@@ -105,7 +108,9 @@ class Trainer:
         self._shared_rng = random.Random(options.seed)  # lengths must agree between processes
         self._rng = random.Random(options.seed + 1 + rank)
         self._tokenizer = build_tokenizer([ENGLISH])
-        self._trainee = Trainee(build_model(self._tokenizer), is_trained=options.start is not None).train()
+        self._trainee = Trainee(
+            build_model(self._tokenizer), is_trained=options.start is not None, is_whole=options.is_whole
+        ).train()
         if options.start is not None:
             trained = Qwen3ASRForConditionalGeneration.from_pretrained(options.start, dtype=torch.float32)
             self._trainee.model.load_state_dict(trained.state_dict())
@@ -132,11 +137,16 @@ class Trainer:
             self._load()
         self._pool = SpeechPool(ENGLISH, self._rng, _POOL_S / 4 if options.start else _POOL_S, held_out=False)
         self._natural = RecordedPool(options.voices / "training", self._rng) if options.voices else None
-        speech = MixedPool(self._pool, self._natural, _NATURAL_SHARE, self._rng) if self._natural else self._pool
+        share = _WHOLE_NATURAL_SHARE if options.is_whole else _NATURAL_SHARE
+        speech = MixedPool(self._pool, self._natural, share, self._rng) if self._natural else self._pool
         noises = NoiseBank(self._rng.getrandbits(30), 24 if options.start else 48)
         self._maker = ClipMaker(self._rng, speech, noises, varied=True)
         self._converse = ConversationMaker(self._tokenizer, ENGLISH, self._rng)
         self._features = WarpedLogMel()
+
+    @property
+    def _trains_encoder_alone(self) -> bool:
+        return self._options.start is not None and not self._options.is_whole
 
     def _learned(self) -> dict[str, torch.nn.Parameter]:
         return {k: v for k, v in self._trainee.named_parameters() if v.requires_grad}
@@ -173,7 +183,7 @@ class Trainer:
         return _TRAINED + (1 - _TRAINED) * max(0.0, 1 - left)
 
     def _one_step(self, progress: float) -> torch.Tensor:
-        share = _TRAINED_RATE if self._options.start else 1.0
+        share = (_WHOLE_RATE if self._options.is_whole else _TRAINED_RATE) if self._options.start else 1.0
         for optimizer, peak in zip(self._optimizers, PEAK_LEARNING_RATES, strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = share * peak * learning_rate(progress, self._step)
@@ -204,11 +214,11 @@ class Trainer:
         return torch.stack([loss.detach().float() for loss in losses])
 
     def _clips(self, progress: float) -> list[Clip]:
-        weights = _TRAINED_LENGTH_WEIGHTS if self._options.start else length_weights(progress)
+        weights = _TRAINED_LENGTH_WEIGHTS if self._trains_encoder_alone else length_weights(progress)
         low, high = self._shared_rng.choices(LENGTHS_S, weights)[0]
         longest = self._shared_rng.uniform((low + high) / 2, high)
         seconds, clips = (max(low, longest * 0.7), longest), []
-        batch_s = _TRAINED_BATCH_S if self._options.start else _BATCH_S
+        batch_s = _TRAINED_BATCH_S if self._trains_encoder_alone else _BATCH_S
         for _ in range(max(1, min(_MOST_CLIPS, round(batch_s / longest)))):
             if self._rng.random() < _NOT_SPEECH_SHARE:
                 clips.append(self._maker.not_speech(self._rng.uniform(0.5, longest)))
@@ -308,6 +318,7 @@ def main() -> None:
     )
     parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in --work")
     parser.add_argument("--from", type=Path, dest="start", metavar="DIR", help="start from an exported model")
+    parser.add_argument("--whole", action="store_true", help="with --from: train the decoder too")
     parser.add_argument("--voices", type=Path, metavar="DIR", help="natural voices, as demo_voices.py wrote them")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="to compute in")
     parser.add_argument("--evaluate", type=Path, metavar="DIR", help="print the table of a trained model")
@@ -323,6 +334,7 @@ def main() -> None:
             arguments.cooldown_minutes,
             arguments.resume,
             arguments.start,
+            arguments.whole,
             arguments.voices,
             getattr(torch, arguments.dtype),
         )
