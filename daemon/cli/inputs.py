@@ -6,6 +6,7 @@ The daemon takes only regular files from its inbox. A person at a shell names wh
 from __future__ import annotations
 
 import os
+import select
 import stat
 import sys
 from contextlib import ExitStack, contextmanager
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STANDARD_INPUT: Final = "-"
 _STDIN: Final = 0
 _BLOCK_BYTES: Final = 1 << 20
+_LOOK_MS: Final = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,14 @@ def _copy(word: str, target: int) -> None:
     else:
         source = os.open(word, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        while block := os.read(source, _BLOCK_BYTES):
+        ready = select.poll()
+        ready.register(source, select.POLLIN)
+        while True:
+            # Python would notice a Ctrl-C that comes just before a read only when the read returns.
+            if not ready.poll(_LOOK_MS):
+                continue
+            if not (block := os.read(source, _BLOCK_BYTES)):
+                return
             while block:
                 block = block[os.write(target, block) :]
     finally:

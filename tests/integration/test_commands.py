@@ -201,9 +201,12 @@ def test_transcribe_writes_documents_and_leaves_the_recording_in_place(
     assert has_right_words(references["memo.wav"], ended.stdout.replace("== memo.wav ==", ""))
 
 
-def test_prepare_writes_the_same_samples_as_sox(make_instance: MakeInstance, tmp_path: Path) -> None:
-    instance = make_instance()
-    source, ours, theirs = SAMPLES / "meeting.flac", tmp_path / "ours.wav", tmp_path / "theirs.wav"
+@pytest.mark.parametrize(("name", "leveling"), [("memo.wav", "auto"), ("meeting.flac", "off")])
+def test_prepare_writes_the_same_samples_as_sox(
+    make_instance: MakeInstance, tmp_path: Path, name: str, leveling: str
+) -> None:
+    instance = make_instance(preprocess={"leveling": leveling})  # one person in the meeting is far quieter
+    source, ours, theirs = SAMPLES / name, tmp_path / "ours.wav", tmp_path / "theirs.wav"
     ended = instance.run("prepare", str(source), "-o", str(ours), "--json")
     assert ended.returncode == 0, ended.stderr
     receipt = json.loads(ended.stdout)
