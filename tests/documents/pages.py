@@ -150,9 +150,9 @@ class Opened:
                 const look = async () => {{
                     if ({condition}) resolve();
                     else if (performance.now() > end) reject(new Error("not within {_PATIENCE_MS} ms"));
-                    else setTimeout(look, 20);
+                    else setTimeout(() => look().catch(reject), 20);
                 }};
-                look();
+                look().catch(reject);
             }})"""
         )
 

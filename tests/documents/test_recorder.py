@@ -180,6 +180,7 @@ def test_recording_with_a_pause_is_read_completely(hearing: BrowserContext, tmp_
     assert receipt["codec"] == "opus"
     assert receipt["duration_s"] == pytest.approx(int(shown.partition(":")[2]), abs=1.5)
     page.get_by_role("button", name="Listen").click()
+    page.wait_for_selector("#list audio")
     opened.until("Number.isFinite(document.querySelector('audio').duration)")
 
 
