@@ -70,7 +70,7 @@ def demo(into: Path | None, option: Path | None, *, is_forced: bool) -> int:
     if n_done < len(references):
         raise ScribedError(f"Only {n_done} of {len(references)} recordings were transcribed.", f"See {root / _LOG}.")
     console.print(Text(f"\nThe transcripts are in {shown}/outbox, the recordings in {shown}/processed."))
-    console.print("The demo model knows 174 words spoken by a synthetic voice; `scribed fetch-model` gets")
+    console.print("The demo model knows 174 words spoken by synthetic voices; `scribed fetch-model` gets")
     console.print(f"a real model. The daemon's log is {_LOG} in the same folder.")
     page = root / "outbox" / f"{_stem(max(references, key=lambda name: len(references[name])))}.html"
     console.print(

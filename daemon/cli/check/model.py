@@ -25,7 +25,7 @@ def check_model(installation: Installation) -> Iterator[Finding]:
         return
     yield Finding("ok", f"model: {found.folder} ({found.n_bytes / 1e6:,.0f} MB)")
     if str(path) == configfile.DEMO_MODEL:
-        remedy = "It knows 174 English words spoken by a synthetic voice: fine for trying scribed, not for real work."
+        remedy = "It knows 174 English words spoken by synthetic voices: fine for trying scribed, not for real work."
         yield Finding("warning", "model: the demo model is configured", remedy)
 
 
