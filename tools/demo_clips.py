@@ -38,6 +38,7 @@ _FRAMES_PER_WINDOW: Final = 100
 _N_BINS: Final = _N_FFT // 2 + 1
 _BIN_HZ: Final = np.arange(_N_BINS) * SAMPLE_RATE_HZ / _N_FFT
 _NOISE_S: Final = 40
+_EXCERPT_SHARE: Final = 0.2  # of the utterances of a clip: a phrase that was said before
 _MOST_WARP: Final = 0.2
 _WARPS: Final = np.linspace(1 - _MOST_WARP, 1 + _MOST_WARP, 17)
 
@@ -286,16 +287,33 @@ def _dip(rng: random.Random) -> Samples:
 _Spoken = list[tuple[str, tuple[int, int]]]  # each word with its first and last sample
 
 
-def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bool) -> tuple[Samples, _Spoken]:
-    """Join utterances and pauses; with ``may_cut`` the last utterance may exceed the end."""
+def _excerpt(rng: random.Random, utterance: Utterance) -> Utterance:
+    """Cut 1 to 4 words out of an utterance."""
+    n_words = len(utterance.words)
+    first = rng.randrange(n_words)
+    last = min(n_words, first + rng.randint(1, 4))
+    borders = utterance.borders[first : last + 1]
+    samples = utterance.samples[borders[0] : borders[-1]]
+    return Utterance(samples, utterance.words[first:last], tuple(border - borders[0] for border in borders))
+
+
+def _timeline(
+    rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bool, excerpts: float
+) -> tuple[Samples, _Spoken]:
+    """Join utterances and pauses; with ``may_cut`` the last utterance may exceed the end.
+
+    ``excerpts`` is the share of those that are words said before in the clip: a model that looks for its place by the
+    last words alone loses it where they come again, which happens in talk far more often than in random sentences.
+    """
     sound = np.zeros(n_samples, np.float32)
     spoken: _Spoken = []
     session: list[Utterance] = []
+    said: list[Utterance] = []
     at, misfits = 0, 0
     while at < n_samples and misfits < 12:
         if not session or rng.random() < 0.2:  # change the voice
             session = pool.session()
-        utterance = session.pop()
+        utterance = _excerpt(rng, rng.choice(said)) if said and excerpts and rng.random() < excerpts else session.pop()
         n = len(utterance.samples)
         if n > n_samples - at and not may_cut:
             misfits += 1
@@ -305,20 +323,23 @@ def _timeline(rng: random.Random, pool: Sessions, n_samples: int, *, may_cut: bo
         sound[at : at + len(piece)] = piece * np.float32(gain)
         borders = zip(utterance.borders[:-1], utterance.borders[1:], strict=True)
         spoken += [(word, (at + b, at + e)) for word, (b, e) in zip(utterance.words, borders, strict=True)]
+        said.append(utterance)
         at += n + int(rng.choice((rng.uniform(0.03, 0.3), rng.uniform(0.3, 2.0))) * SAMPLE_RATE_HZ)
     return sound, spoken
 
 
-def _speech(rng: random.Random, pool: Sessions, n_samples: int, cut_share: float) -> tuple[Samples, _Spoken]:
+def _speech(
+    rng: random.Random, pool: Sessions, n_samples: int, cut_share: float, excerpts: float
+) -> tuple[Samples, _Spoken]:
     """Make at most ``n_samples`` of speech: whole utterances between short silences, or an excerpt cut in mid-word."""
     if rng.random() < cut_share:  # cut at both ends, or at the end alone
         skip = rng.choice((0, rng.randrange(3 * SAMPLE_RATE_HZ)))
-        sound, spoken = _timeline(rng, pool, n_samples + skip, may_cut=True)
+        sound, spoken = _timeline(rng, pool, n_samples + skip, may_cut=True, excerpts=excerpts)
         end = n_samples + skip
         kept = [(word, (b - skip, e - skip)) for word, (b, e) in spoken if min(e, end) - max(b, skip) > (e - b) / 2]
         return sound[skip:], kept
     lead = int(min(rng.uniform(0, 0.5), n_samples / SAMPLE_RATE_HZ * 0.2) * SAMPLE_RATE_HZ)
-    sound, spoken = _timeline(rng, pool, n_samples - lead, may_cut=False)
+    sound, spoken = _timeline(rng, pool, n_samples - lead, may_cut=False, excerpts=excerpts)
     end = (spoken[-1][1][1] if spoken else 0) + int(rng.uniform(0, 0.5) * SAMPLE_RATE_HZ)
     later = [(word, (b + lead, e + lead)) for word, (b, e) in spoken]
     return np.concatenate([np.zeros(lead, np.float32), sound[: max(end, 1)]]), later
@@ -342,7 +363,7 @@ class ClipMaker:
         rng = self._rng
         while True:
             n_most = int(rng.uniform(*seconds) * SAMPLE_RATE_HZ)
-            sound, spoken = _speech(rng, self._pool, n_most, cut_share)
+            sound, spoken = _speech(rng, self._pool, n_most, cut_share, _EXCERPT_SHARE * self._varied)
             if spoken and len(sound) >= min(seconds[0], 0.5) * SAMPLE_RATE_HZ:
                 break
         if snr_db is not None:

@@ -159,8 +159,8 @@ class Trainee(nn.Module):
         self.spoken_so_far = nn.Linear(HIDDEN, n_tokens)
         self.spoken_before = nn.Linear(HIDDEN, _N_BEFORE * n_tokens)
         if is_trained:
-            decoder = () if is_whole else (model.model.language_model, model.lm_head)
-            for part in (*decoder, self.spoken_so_far, self.spoken_before):
+            decoder = () if is_whole else (model.model.language_model, model.lm_head, self.spoken_before)
+            for part in (*decoder, self.spoken_so_far):
                 part.requires_grad_(requires_grad=False)
 
     def forward(
@@ -168,7 +168,7 @@ class Trainee(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         """Return the losses of the answers, of the word spoken now, of CTC, of the words before, and of the place.
 
-        Of a trained model CTC and the words before are 0, and the place too where only its encoder learns.
+        Of a trained model CTC is 0, and where only its encoder learns the words before and the place are 0 too.
         """
         counts = audio_token_counts(n_frames).tolist()
         audio = self._encode(features, n_frames)
@@ -185,15 +185,14 @@ class Trainee(nn.Module):
         now_loss = functional.cross_entropy(
             self.spoken_now(functional.gelu(audio)).float(), _spoken_now(conversations, counts)
         )
-        if self._is_trained:
-            place = self._place(looks, _places(conversations, counts)) if self._is_whole else answer_loss.new_zeros(())
-            return answer_loss, now_loss, *answer_loss.new_zeros(2), place
+        if self._is_trained and not self._is_whole:
+            return answer_loss, now_loss, *answer_loss.new_zeros(3)
         words = [conversation.words for conversation in conversations]
         heard = functional.rms_norm(halfway[is_audio], (HIDDEN,))
         return (
             answer_loss,
             now_loss,
-            self._ctc(self.spoken_so_far(heard), counts, words),
+            answer_loss.new_zeros(()) if self._is_trained else self._ctc(self.spoken_so_far(heard), counts, words),
             self._before(heard, conversations, counts),
             self._place(looks, _places(conversations, counts)),
         )
