@@ -65,13 +65,14 @@ def conceal_paths(text: str, roots: Iterable[str], known: Iterable[str] = ()) ->
         known: paths below a root which the text may name; they and the folders above them are found whole, even with
             blanks in them. Where any other name ends is unknown: the rest of its sentence is hidden with it.
     """
-    names = {name for path in known for name in _with_folders(path)}
+    names = {name for path in known for name in with_folders(path)}
     for root in sorted(roots, key=len, reverse=True):
         text = _conceal_below(text, f"{root}/", sorted(names, key=len, reverse=True))
     return text
 
 
-def _with_folders(path: str) -> Iterator[str]:
+def with_folders(path: str) -> Iterator[str]:
+    """Yield the name of a file, its path, and the paths of the folders above it."""
     yield path.rpartition("/")[2]
     while path:
         yield path

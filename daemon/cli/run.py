@@ -52,7 +52,7 @@ def _run(option: Path | None, flags: Flags, *, once: bool) -> ExitCode:
     from daemon.host.privileges import become_owner, hide_memory, leave_no_core
     from daemon.host.systemd import Notifier
     from daemon.service.service import Service
-    from daemon.status.targets import shared_folders
+    from daemon.status.hiding import shared_folders
 
     config, path = config_option.read(option)
     become_owner(config.folders.state)

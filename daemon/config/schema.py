@@ -293,11 +293,6 @@ class Config(Section):
     hooks: Hooks = Field(default_factory=Hooks)
     cluster: Cluster = Field(default_factory=Cluster)
 
-    @property
-    def names_in_faults(self) -> Literal["full", "hashed"]:
-        """How a problem may name a recording: STATUS.txt shows problems to everyone, even if it shows only counts."""
-        return "hashed" if self.output.status_file == "counts" else self.logging.names
-
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) of the configuration file, for editors.

@@ -82,9 +82,10 @@ class HookRunner:
         """Report that the program will not run for a delivery, and why."""
         log.warning("hook.left_out", job_id=job.job_id, path=job.path, reason=reason)
         self._counters.add_hook(is_failed=True)
-        what = f"The program of hooks.delivered is not run for {self._show(job)}: {reason}."
+        name = self._show(job)
+        what = f"The program of hooks.delivered is not run for {name}: {reason}."
         remedy = "Run it by hand. The log names each such recording (SCRIBED_EVENT=hook.left_out)."
-        self._faults.note(_LEFT_OUT, what, remedy, _SHOWN_S)
+        self._faults.note(_LEFT_OUT, what, remedy, _SHOWN_S, names=(name,))
 
     def look(self) -> None:
         """Wake the thread, so that it checks the queue and the configuration."""
@@ -225,12 +226,13 @@ class HookRunner:
             reason = f"killed after {timeout_s:g} s"
         log.warning("hook.failed", job_id=job.job_id, path=job.path, reason=reason)
         self._counters.add_hook(is_failed=True)
-        what = f"The program of hooks.delivered failed for {self._show(job)}: {reason}."
+        name = self._show(job)
+        what = f"The program of hooks.delivered failed for {name}: {reason}."
         remedy = "It is not repeated: run it by hand. The log names each failure (SCRIBED_EVENT=hook.failed)."
-        self._faults.note(_FAILED, what, remedy, _SHOWN_S)
+        self._faults.note(_FAILED, what, remedy, _SHOWN_S, names=(name,))
 
     def _show(self, job: Job) -> str:
-        return shown_name(job.path, self._settings.current.names_in_faults)
+        return shown_name(job.path, self._settings.current.logging.names)
 
 
 def _environment(due: DueHook) -> Mapping[str, str]:

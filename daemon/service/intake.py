@@ -12,6 +12,7 @@ from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.inbox import Arriving, Scan
 from daemon.status.arrival_faults import report_scan
+from daemon.status.hiding import names_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -88,7 +89,8 @@ class Intake:
             self.scan = self._inbox.scan()
         except OSError as error:
             what = f"The inbox cannot be listed: {files.describe_error(error)}."
-            self._faults.note("inbox", what, "Check that its disk or share is mounted.")
+            remedy = "Check that its disk or share is mounted."
+            self._faults.note("inbox", what, remedy, names=names_in(error, self._config.folders))
         except TransientError as error:
             self._faults.note("inbox", error.what, error.remedy)
         else:
@@ -176,7 +178,8 @@ class Intake:
                 for claim in claimed.claims:
                     self._begin(claim)
         if fault is not None:
-            self._faults.note("claim", fault.what, fault.remedy)
+            names = tuple(f"/{arrival.path}" for arrival in chosen)
+            self._faults.note("claim", fault.what, fault.remedy, names=names)
         else:
             self._faults.clear("claim")
 

@@ -13,6 +13,7 @@ from daemon.errors import ExitCode, NoPermissionError, TransientError
 from daemon.host import files
 from daemon.inbox import Scan
 from daemon.service.reload import reload_settings
+from daemon.status.hiding import names_in
 
 if TYPE_CHECKING:
     from daemon.config import Config
@@ -157,14 +158,13 @@ class Loop:
         except (TransientError, NoPermissionError) as error:
             self._note_failed_turn(error)
         except OSError as error:
-            self._note_failed_turn(
-                TransientError(f"A folder cannot be used: {files.describe_error(error)}.", _DISK_REMEDY)
-            )
+            fault = TransientError(f"A folder cannot be used: {files.describe_error(error)}.", _DISK_REMEDY)
+            self._note_failed_turn(fault, names_in(error, self._config.folders))
         else:
             self._faults.clear("turn")
 
-    def _note_failed_turn(self, fault: ScribedError) -> None:
-        self._faults.note("turn", fault.what, fault.remedy)
+    def _note_failed_turn(self, fault: ScribedError, names: tuple[str, ...] = ()) -> None:
+        self._faults.note("turn", fault.what, fault.remedy, names=names)
         if self._once is not None:
             self._once.give_up()
 

@@ -9,7 +9,7 @@ import structlog
 from daemon import config as configuration
 from daemon import configfile, logs
 from daemon.errors import ConfigError
-from daemon.status.targets import shared_folders
+from daemon.status.hiding import shared_folders
 from daemon.worker.outcomes import SKIPPED
 
 if TYPE_CHECKING:

@@ -15,7 +15,9 @@ from daemon.service.parts import Surroundings, build
 from daemon.service.reload import sha256_of
 from daemon.service.start import Start
 from daemon.spool import SharedFolders
+from daemon.status import Snapshot
 from daemon.status.faults import Faults
+from daemon.status.hiding import conceal_names
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,6 +60,7 @@ class Service:
         """
         around, faults = self._around, Faults()
         config = around.settings.current
+        conceal_names(faults, config, Snapshot(state="loading", updated_at=""))  # the first turn may find some
         shared = SharedFolders(config.folders)
         with ExitStack() as held:
             journal = Start(around, shared, faults).open(held, once=once)

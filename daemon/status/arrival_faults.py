@@ -39,11 +39,12 @@ def _report_unreadable(faults: Faults, paths: tuple[str, ...], names: str) -> No
     if not paths:
         faults.clear(_UNREADABLE)
         return
-    first = shown_name(paths[0], names)
-    what = f"The service has no permission to read {shortened(first)} in the inbox"
+    first = shortened(shown_name(paths[0], names))
+    what = f"The service has no permission to read {first} in the inbox"
     if len(paths) > 1:
         what += f" and {len(paths) - 1} more"
-    faults.note(_UNREADABLE, f"{what}.", "Give the service's user read permission on it; it is taken then.")
+    remedy = "Give the service's user read permission on it; it is taken then."
+    faults.note(_UNREADABLE, f"{what}.", remedy, names=(first,))
 
 
 def _report_folders(faults: Faults, found: tuple[FolderFault, ...], names: str) -> None:
@@ -53,7 +54,8 @@ def _report_folders(faults: Faults, found: tuple[FolderFault, ...], names: str) 
     for key, fault in listed.items():
         shown = shortened(shown_name(fault.path, names))
         what = f"{shown} in the inbox cannot be used: {fault.reason}. Everything else in the inbox is claimed as usual."
-        faults.note(key, what, "Check its disk or share, or move what is in it to another folder of the inbox.")
+        remedy = "Check its disk or share, or move what is in it to another folder of the inbox."
+        faults.note(key, what, remedy, names=(shown,))
     if len(found) > len(listed):
         what = f"{len(found) - len(listed)} more folders in the inbox cannot be used."
         faults.note(_MORE, what, "Check their disk or share.")

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import structlog
 
 from daemon.host.clock import now
 from daemon.status.snapshot import Fault
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+Conceal = Callable[[str, tuple[str, ...]], str]
 
 log = structlog.get_logger()
+
+
+def show_as_it_is(text: str, names: tuple[str, ...]) -> str:
+    """Return the text; names may be shown."""
+    del names
+    return text
 
 
 class Faults:
@@ -25,17 +30,17 @@ class Faults:
         monotonic: clock in seconds, injectable for tests.
 
     Attributes:
-        conceal: applied to every text, to hide names of recordings and folders in it where that is configured.
+        conceal: applied to every text and the names it has, to hide them where that is configured.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self.conceal: Callable[[str], str] = str
+        self.conceal: Conceal = show_as_it_is
         self._lock = threading.Lock()
         self._faults: dict[str, Fault] = {}
         self._monotonic = monotonic
         self._ends_s: dict[str, float] = {}  # of faults with a time
 
-    def note(self, key: str, what: str, remedy: str, shown_s: float = math.inf) -> None:
+    def note(self, key: str, what: str, remedy: str, shown_s: float = math.inf, *, names: tuple[str, ...] = ()) -> None:
         """Remember a fault; it is logged when it is new or has changed.
 
         Args:
@@ -43,11 +48,14 @@ class Faults:
             what: what is wrong.
             remedy: what to do.
             shown_s: how long to show it; infinite to show it until it is cleared. For events that no one clears.
+            names: every name of a recording or a folder that the texts have, as they have it, so that it can be hidden
+                where it must not be shown. Paths below a shared folder need not be listed. A name that begins with /
+                is hidden only within a path.
         """
-        what, remedy = self.conceal(what), self.conceal(remedy)
+        what, remedy = self.conceal(what, names), self.conceal(remedy, names)
         with self._lock:
             known = self._faults.get(key)
-            self._faults[key] = Fault(what, known.since if known else now(), remedy)
+            self._faults[key] = Fault(what, known.since if known else now(), remedy, names)
             self._ends_s[key] = self._monotonic() + shown_s
         if known is None or known.what != what:
             log.warning("service.fault_found", what=what, remedy=remedy)

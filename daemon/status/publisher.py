@@ -7,12 +7,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from daemon.display import conceal_paths, shown_name
+from daemon.display import shown_name
 from daemon.errors import ScribedError
 from daemon.host.clock import now
 from daemon.status import metrics
+from daemon.status.hiding import conceal_names, shared_folders
 from daemon.status.snapshot import MAX_LISTED, Delivered, Failed, Model, Running, Snapshot
-from daemon.status.targets import StatusFiles, Target, shared_folders
+from daemon.status.targets import StatusFiles, Target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -236,22 +237,6 @@ def show_stopped(config: Config, journal: Journal, faults: Faults) -> None:
             faults=faults.standing(),
         ),
     )
-
-
-def conceal_names(faults: Faults, config: Config, snapshot: Snapshot) -> None:
-    """Keep names of recordings and sub-folders out of the faults from now on, if `logging.names` says so."""
-    if config.logging.names != "hashed":
-        faults.conceal = str
-        return
-    paths = (
-        *(arriving.path for arriving in snapshot.arriving[:MAX_LISTED]),
-        *snapshot.waiting[:MAX_LISTED],
-        *(running.name for running in snapshot.running),
-        *(delivered.name for delivered in snapshot.recent),
-        *(failed.name for failed in snapshot.failed),
-    )
-    roots = tuple(map(str, shared_folders(config.folders)))
-    faults.conceal = lambda text: conceal_paths(text, roots, paths)
 
 
 def _midnight() -> str:

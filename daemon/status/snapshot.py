@@ -69,11 +69,16 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A problem that a person has to fix: what is wrong, since when (UTC), and what to do."""
+    """A problem that a person has to fix: what is wrong, since when (UTC), and what to do.
+
+    Attributes:
+        names: of recordings and folders, as these texts have them, besides paths below a shared folder.
+    """
 
     what: str
     since: str
     remedy: str
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,10 @@ def as_dict(snapshot: Snapshot) -> dict[str, Any]:
         "recent": [_printable(delivered) for delivered in snapshot.recent],
         "failed": [_printable(failed) for failed in snapshot.failed[:MAX_LISTED]],
         "n_failed": snapshot.n_failed,
-        "faults": [_printable(fault) for fault in snapshot.faults],
+        "faults": [
+            {"what": printable(fault.what), "since": fault.since, "remedy": printable(fault.remedy)}
+            for fault in snapshot.faults
+        ],
         "config_sha256": snapshot.config_sha256,
     }
 
@@ -144,6 +152,6 @@ def _arriving(arriving: Arriving) -> dict[str, Any]:
     }
 
 
-def _printable(part: Running | Delivered | Failed | Fault) -> dict[str, Any]:
+def _printable(part: Running | Delivered | Failed) -> dict[str, Any]:
     """Return the fields of a part; what repeats a file's name may hold bytes that are not UTF-8."""
     return {key: printable(value) if isinstance(value, str) else value for key, value in asdict(part).items()}

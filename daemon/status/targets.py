@@ -13,6 +13,7 @@ from daemon.errors import TransientError
 from daemon.host import own_files
 from daemon.host.clock import now
 from daemon.status.heartbeat import BEAT_S, sign_of_life
+from daemon.status.hiding import shared_folders, without_names
 from daemon.status.reading import is_running
 from daemon.status.render import render_status_txt
 from daemon.status.snapshot import SNAPSHOT_NAME, STATUS_NAME, Snapshot, as_dict
@@ -22,15 +23,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.config import Config
-    from daemon.config.schema import Folders
     from daemon.status.faults import Faults
 
 _SNAPSHOT_MODE: Final = 0o640
-
-
-def shared_folders(folders: Folders) -> tuple[Path, ...]:
-    """Return the folders into which others may write."""
-    return folders.inbox, folders.outbox, folders.processed, folders.failed
 
 
 class Target:
@@ -120,6 +115,8 @@ class StatusFiles:
 
 def _write_text(config: Config, path: Path, snapshot: Snapshot, at: datetime) -> None:
     is_full = config.output.status_file == "full"
+    if not is_full:
+        snapshot = without_names(snapshot, config)
     text = render_status_txt(snapshot, shows_names=is_full, names=config.logging.names, now=at)
     own_files.overwrite(path, text.encode(), config.output.mode_bits)
 

@@ -6,12 +6,14 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from daemon.config import RecordingSettings, read_folder_settings
+from daemon.configfile import clip
 from daemon.display import shown_name
 
 if TYPE_CHECKING:
     from daemon.config import BrokenSettings, Config
     from daemon.status.faults import Faults
 
+_MAX_NAME_CHARS: Final = 300
 _REMEDY: Final = "Fix or remove it. Until then, the settings around it apply."
 
 
@@ -43,14 +45,16 @@ class FolderSettings:
                 )
 
     def _note(self, folder: str, broken: tuple[BrokenSettings, ...], config: Config) -> None:
-        names = config.logging.names
         for each in broken:
-            what = each.describe(lambda path: shown_name(path, names))
-            self._faults.note(_key(each.folder), f"The settings in {what}.", _REMEDY)
+            self._note_one(each, clip(shown_name(each.folder, config.logging.names), _MAX_NAME_CHARS))
         found = {each.folder for each in broken}
         for fixed in self._broken & _with_parents(folder) - found:
             self._faults.clear(_key(fixed))
         self._broken = self._broken - _with_parents(folder) | found
+
+    def _note_one(self, broken: BrokenSettings, name: str) -> None:
+        what = f"The settings in {broken.describe(lambda _: name)}."
+        self._faults.note(_key(broken.folder), what, _REMEDY, names=(name,) if broken.folder else ())
 
 
 def _key(folder: str) -> str:

@@ -138,9 +138,9 @@ class Outcomes:
             job: the job.
             what: a clause, such as "correction 1 (x) was skipped in one segment: it took too long".
         """
-        name = shown_name(job.path, self._settings.of(job.job_id).names_in_faults)
+        name = shown_name(job.path, self._settings.current.logging.names)
         what = f"In {name}, {shortened(what, _MAX_SKIPPED_CHARS)}."
-        self._resources.faults.note(SKIPPED, what, _SKIPPED_REMEDY, _SKIPPED_SHOWN_S)
+        self._resources.faults.note(SKIPPED, what, _SKIPPED_REMEDY, _SKIPPED_SHOWN_S, names=(name,))
 
     def cancel(self, job: Job) -> None:
         """Move a job's recording to failed, because its user asked for it."""
@@ -204,6 +204,6 @@ class Outcomes:
     def _back_off(self, job: Job, error: ScribedError) -> None:
         """Try again later, because of a problem that the recording did not cause."""
         log.warning("job.delayed", job_id=job.job_id, path=job.path, what=error.what)
-        self._resources.faults.note(job.job_id, error.what, error.remedy)
+        self._resources.faults.note(job.job_id, error.what, error.remedy, names=(f"/{job.path}",))
         self._attempts.back_off(job.job_id)
         self._rest(job.job_id)

@@ -7,7 +7,7 @@ import os
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
@@ -20,7 +20,9 @@ from daemon.journal import Journal
 from daemon.journal.records import Reservation, Result
 from daemon.service.hook_runner import HookRunner
 from daemon.spool import SharedFolders
+from daemon.status import Snapshot
 from daemon.status.faults import Faults
+from daemon.status.hiding import without_names
 from daemon.status.metrics import Counters, render
 from tests.integration.instance import wait_until
 from tests.unit.test_metrics import GAUGES, samples
@@ -142,17 +144,22 @@ def test_failure_is_reported_and_not_repeated(bench: Bench, program: Path) -> No
     assert faults_of(bench) == []
 
 
-@pytest.mark.parametrize("how", ["hashed names", "counts"])
-def test_name_of_a_recording_is_hashed_where_it_failed(bench: Bench, how: str) -> None:
-    bench.set("false", names="hashed" if how == "hashed names" else "full")
-    if how == "counts":
-        output = bench.settings.current.output.model_copy(update={"status_file": "counts"})
-        bench.settings.swap(bench.settings.current.model_copy(update={"output": output}))
-    bench.deliver("one")
+@pytest.mark.parametrize("how", ["failed", "left out"])
+@pytest.mark.parametrize("names", ["full", "hashed"])
+def test_name_of_a_recording_is_hashed_where_that_is_set(
+    bench: Bench, names: Literal["full", "hashed"], how: str
+) -> None:
+    bench.set("false", names=names)
+    document = bench.deliver("one")
+    if how == "left out":
+        document.unlink()
+        document.symlink_to("/etc/passwd")
     bench.finish()
     (what,) = faults_of(bench)
-    assert "one" not in what
-    assert "name:" in what
+    assert ("one" in what) is (names == "full")
+    for fault in without_names(Snapshot("ready", "", faults=bench.faults.standing()), bench.settings.current).faults:
+        assert "one" not in fault.what
+        assert "name:" in fault.what
 
 
 def test_program_that_hangs_is_killed_and_the_next_one_runs(bench: Bench) -> None:

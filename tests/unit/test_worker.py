@@ -19,7 +19,9 @@ from daemon.job import JobState
 from daemon.journal import Journal
 from daemon.service.intake import Intake
 from daemon.spool import PRIVATE_FOLDER, SharedFolders, Spool
+from daemon.status import Snapshot
 from daemon.status.faults import Faults
+from daemon.status.hiding import without_names
 from daemon.text.corrections import Correction
 from daemon.worker import MAX_EARLY_CRASHES, Resources, Worker, count_places, worker
 from daemon.worker.runs import Stage
@@ -167,10 +169,12 @@ def test_correction_that_times_out_is_shown_for_a_day_and_in_the_transcript(benc
     note = "correction 2 ((a|aa)+$) was skipped in one segment: it took too long, or made the text too long"
     assert fault.what == f"In talk.wav, {note}."
     assert note in json.loads((bench.config.folders.outbox / "talk.json").read_text())["audio"]["notes"]
-    bench.change(output=Output(status_file="counts"))
     bench.run(bench.claim("secret.wav"))
-    (fault,) = bench.resources.faults.standing()
-    assert "secret" not in fault.what
+    found = Snapshot("ready", "", faults=bench.resources.faults.standing())
+    assert found.faults[0].what.startswith("In secret.wav, ")
+    (hidden,) = without_names(found, bench.config).faults
+    assert "secret" not in hidden.what
+    assert note in hidden.what
 
 
 def test_job_error_moves_recording_to_failed_without_retry(bench: Bench) -> None:
