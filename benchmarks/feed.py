@@ -46,7 +46,7 @@ import structlog
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
 from daemon.config import Config, Folders, ModelSettings, SegmentSettings, Watch
-from daemon.decode import SAMPLE_RATE_HZ, Waveform, open_unlinked
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, open_unlinked, stored_bytes
 from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.errors import StoppedError
 from daemon.frontend import AudioStream, Prepared
@@ -182,10 +182,14 @@ class PacedFrontEnd:
             if self._closed.wait(audio_s / self.speed):
                 raise StoppedError("The service is stopping.")
         with open_unlinked(self._cache) as file:
-            os.ftruncate(file.fileno(), 4 * n_samples)
+            os.ftruncate(file.fileno(), stored_bytes(n_samples))
             waveform = Waveform(io.FileIO(os.dup(file.fileno())), n_samples)
         receipt = Receipt(audio_s, SAMPLE_RATE_HZ, 1, "pcm", peak_dbfs=None, gain_db=0.0, clipped_s=0.0)
         return Prepared((AudioStream(waveform, (Span(0, n_samples),)),), receipt)
+
+    def measure_room(self, path: Path, *_: object) -> int:
+        """Return the room that the audio of a recording takes."""
+        return stored_bytes(int(path.stat().st_size / self.bytes_per_s * SAMPLE_RATE_HZ))
 
     def is_recording(self, path: Path) -> bool:
         """Take everything for a recording."""

@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # ahead of this folder, whose daemon.py is not the package
 
-from daemon.decode import SAMPLE_RATE_HZ, Waveform
+from daemon.decode import SAMPLE_RATE_HZ, Waveform, stored_bytes
 from daemon.decode.encoding import ENCODED_FORMATS, encode
 from daemon.documents import render
 from tests.documents.pages import sample_many
@@ -116,7 +116,7 @@ def measure_copy() -> None:
         for form in ENCODED_FORMATS:
             for n_minutes in (10, 60 * N_HOURS):
                 n_samples = 60 * n_minutes * SAMPLE_RATE_HZ
-                os.truncate(path, 4 * n_samples)  # float32; a hole takes no room
+                os.truncate(path, stored_bytes(n_samples))  # a hole takes no room
                 silence = Waveform(io.FileIO(path), n_samples)
                 with silence.file, io.FileIO(Path(folder) / form, "w+") as target:
                     began_s = time.process_time()

@@ -11,6 +11,7 @@ import soundfile
 import soxr
 
 from daemon.decode import AudioFiles, RecordingFile, cleaning
+from daemon.decode.packing import pack, unpack
 from daemon.decode.receipts import make_receipt
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ def decode(
 def samples_of(waveform: Waveform) -> NDArray[np.float32]:
     """Return a whole waveform, shape (n,)."""
     return waveform.read(0, waveform.n_samples)
+
+
+def as_stored(samples: NDArray[np.float32], gain: float = 1.0) -> NDArray[np.float32]:
+    """Return samples, shape (n,), as they are read from a waveform that they were written to from its start."""
+    return unpack(pack(samples), gain)[: len(samples)]
 
 
 def similarity(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:

@@ -3,6 +3,7 @@
 `daemon.decode.cleaning` does the work. It loads the codecs, so only audio processes import it.
 """
 
+from daemon.decode.packing import stored_bytes
 from daemon.decode.source import NotARecordingError, RecordingFile
 from daemon.decode.waveform import (
     MAX_STREAMS,
@@ -24,4 +25,5 @@ __all__ = [
     "Waveform",
     "WaveformWriter",
     "open_unlinked",
+    "stored_bytes",
 ]

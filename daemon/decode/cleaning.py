@@ -219,7 +219,8 @@ class _Pass:
                 raise next(track.fault for track in heard if track.fault is not None)
             if any((track.declared_s or 0.0) > self._limit_s for track in readable):
                 raise _too_long_error(self.settings)
-            cleaners = {track.number: self._cleaner(track, len(readable)) for track in readable}
+            n_left = range(len(readable) - 1, -1, -1)
+            cleaners = {track.number: self._cleaner(track, n) for track, n in zip(readable, n_left, strict=True)}
             self._read(reader, cleaners)
         if len(parts) > 1:
             self._read_on(parts[1:], cleaners)
@@ -275,11 +276,11 @@ class _Pass:
         first = next(iter(cleaners.values()))
         first.note_joined(1 + len(parts), n_lost)
 
-    def _cleaner(self, track: AudioTrack, n_tracks: int) -> _TrackCleaner:
-        """Return the cleaner of a track, which is split where that is wanted and there is room for it."""
+    def _cleaner(self, track: AudioTrack, n_left: int) -> _TrackCleaner:
+        """Return the cleaner of a track; it is split where that is wanted and leaves room for tracks that follow."""
         alone = self.alone.get(track.number)
         n_channels = track.channels if self.wanted.is_split else 1
-        if n_channels > 1 and self.files.n_free < n_tracks - 1 + n_channels:
+        if n_channels > 1 and self.files.n_free < n_left + n_channels:
             track.notes.append(
                 f"Its {track.channels} channels were mixed: there are too many to transcribe each alone."
             )

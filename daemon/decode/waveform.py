@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from daemon import errors
+from daemon.decode.packing import BLOCK, BLOCK_SAMPLES, count_blocks, pack, stored_bytes, unpack
 from daemon.host import files
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ SAMPLE_RATE_HZ: Final = 16_000
 MAX_STREAMS: Final = 8
 """How many tracks and channels of one recording are kept apart."""
 
-_SAMPLE_BYTES: Final = 4
 _NOT_STORED: Final = "the decoded audio could not be stored"
 # Errors of file systems without unnamed files (NFS, some overlays).
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
@@ -40,7 +40,7 @@ class Waveform:
     It owns its file: close it after the last `read` has returned.
 
     Attributes:
-        file: where it is stored, as float32 before the gain.
+        file: where it is stored, in the blocks of `daemon.decode.packing`, before the gain.
         n_samples: its length.
         gain: linear factor, applied by `read`.
         pieces: the samples [start, stop) that were recorded, in order; pauses of the recorder lie between them.
@@ -76,8 +76,10 @@ class Waveform:
             errors.TransientError: the disk cannot be read.
         """
         start = min(max(start, 0), self.n_samples)
-        samples = np.empty(min(max(stop, start), self.n_samples) - start, np.float32)
-        rest, offset = samples.view(np.uint8).data, start * _SAMPLE_BYTES
+        stop = min(max(stop, start), self.n_samples)
+        first = start // BLOCK_SAMPLES
+        blocks = np.empty(count_blocks(stop) - first, BLOCK)
+        rest, offset = blocks.view(np.uint8).data, first * BLOCK.itemsize
         while rest:
             try:
                 n_bytes = os.preadv(self.file.fileno(), [rest], offset)
@@ -86,9 +88,7 @@ class Waveform:
             if n_bytes == 0:
                 raise errors.TransientError("The decoded audio is shorter than what was written.")
             rest, offset = rest[n_bytes:], offset + n_bytes
-        if self.gain != 1.0:
-            samples *= np.float32(self.gain)
-        return samples
+        return unpack(blocks, self.gain)[start - first * BLOCK_SAMPLES : stop - first * BLOCK_SAMPLES]
 
     def has_audio(self, start: int, stop: int) -> bool:
         """Return whether any of the samples [start, stop) was recorded."""
@@ -104,10 +104,13 @@ class Waveform:
         """Put samples, shape (n,), in the place of those from `start` on; `read` returns them within rounding.
 
         Raises:
-            errors.TransientError: the disk does not take them.
+            errors.TransientError: the disk cannot be read, or does not take them.
         """
-        raw = samples if self.gain == 1.0 else samples / np.float32(self.gain)
-        rest, offset = np.ascontiguousarray(raw, np.float32).view(np.uint8).data, start * _SAMPLE_BYTES
+        stop = start + len(samples)
+        first, last = start // BLOCK_SAMPLES * BLOCK_SAMPLES, count_blocks(stop) * BLOCK_SAMPLES
+        before, after = self.read(first, start), self.read(stop, last)  # what shares a block with them
+        raw = np.concatenate((before, samples, after)) / np.float32(self.gain)
+        rest, offset = pack(raw).view(np.uint8).data, stored_bytes(first)
         while rest:
             try:
                 n_bytes = os.pwrite(self.file.fileno(), rest, offset)
@@ -204,6 +207,7 @@ class WaveformWriter:
         self._cache = cache
         self._file: io.FileIO | None = open_unlinked(cache) if file is None else file
         self._pieces: list[tuple[int, int]] = []
+        self._pending = np.zeros(0, np.float32)  # the beginning of a block
         self.n_samples = 0
 
     def append(self, block: NDArray[np.float32]) -> None:
@@ -212,12 +216,7 @@ class WaveformWriter:
         Raises:
             errors.TransientError: the disk is full.
         """
-        if self._file is None:
-            raise ValueError("the waveform is finished")
-        rest = np.ascontiguousarray(block, np.float32).view(np.uint8).data
-        with files.explained(_NOT_STORED, self._cache):
-            while rest:
-                rest = rest[self._file.write(rest) :]
+        self._write(np.asarray(block, np.float32))
         if len(block):
             goes_on = bool(self._pieces) and self._pieces[-1][1] == self.n_samples
             start = self._pieces.pop()[0] if goes_on else self.n_samples
@@ -230,28 +229,40 @@ class WaveformWriter:
         Raises:
             errors.TransientError: the disk cannot take a file of that length.
         """
-        if self._file is None:
-            raise ValueError("the waveform is finished")
-        self.n_samples += n_samples
+        n_missing = min(-self.n_samples % BLOCK_SAMPLES, n_samples)
+        self._write(np.zeros(n_missing, np.float32))
+        n_blocks, n_rest = divmod(n_samples - n_missing, BLOCK_SAMPLES)
         with files.explained(_NOT_STORED, self._cache):
-            self._file.truncate(self.n_samples * _SAMPLE_BYTES)
-            self._file.seek(0, os.SEEK_END)
-
-    def restart(self) -> None:
-        """Discard what was written and start again."""
-        if self._file is None:
-            raise ValueError("the waveform is finished")
-        self._file.seek(0)
-        self._file.truncate()
-        self._pieces.clear()
-        self.n_samples = 0
+            self._open_file.truncate(self._open_file.seek(n_blocks * BLOCK.itemsize, os.SEEK_CUR))
+        self._write(np.zeros(n_rest, np.float32))
+        self.n_samples += n_samples
 
     def finish(self, gain: float = 1.0) -> Waveform:
-        """Return the audio as a waveform that is read with `gain`."""
+        """Return the audio as a waveform that is read with `gain`.
+
+        Raises:
+            errors.TransientError: the disk is full.
+        """
+        self._write(np.zeros(-len(self._pending) % BLOCK_SAMPLES, np.float32))
+        file, self._file = self._open_file, None
+        return Waveform(file, self.n_samples, gain, tuple(self._pieces))
+
+    @property
+    def _open_file(self) -> io.FileIO:
         if self._file is None:
             raise ValueError("the waveform is finished")
-        file, self._file = self._file, None
-        return Waveform(file, self.n_samples, gain, tuple(self._pieces))
+        return self._file
+
+    def _write(self, samples: NDArray[np.float32]) -> None:
+        """Write all whole blocks that there are now, and keep the rest."""
+        file = self._open_file
+        audio = np.concatenate((self._pending, samples)) if len(self._pending) else samples
+        n_whole = len(audio) // BLOCK_SAMPLES * BLOCK_SAMPLES
+        self._pending = audio[n_whole:].copy()
+        rest = pack(audio[:n_whole]).view(np.uint8).data
+        with files.explained(_NOT_STORED, self._cache):
+            while rest:
+                rest = rest[file.write(rest) :]
 
     def __enter__(self) -> Self:
         """Return itself."""

@@ -46,8 +46,24 @@ class Probe:
 
 
 @dataclass(frozen=True, slots=True)
+class MeasureRoom:
+    """Request: how much room does the audio of the recording take whose descriptor comes with it?
+
+    Attributes:
+        tracks: the setting `transcribe.tracks`.
+        channels: the setting `transcribe.channels`.
+        limit_s: the longest recording that is decoded.
+    """
+
+    tracks: Literal["auto", "all"] | int
+    channels: Literal["auto", "mix", "split"]
+    limit_s: float
+    kind: Literal["measure room"] = "measure room"
+
+
+@dataclass(frozen=True, slots=True)
 class StoredAudio:
-    """Cleaned audio in a file, float32 at 16 kHz before the gain is applied."""
+    """Cleaned audio in a file, at 16 kHz before the gain is applied; see `daemon.decode.packing`."""
 
     n_samples: Annotated[int, Field(ge=1)]
     gain: Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -97,8 +113,16 @@ class Probed:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomMeasured:
+    """Response to `MeasureRoom`: the bytes, None where the recording will not be decoded."""
+
+    n_bytes: Annotated[int, Field(ge=0)] | None
+    kind: Literal["room measured"] = "room measured"
+
+
+@dataclass(frozen=True, slots=True)
 class StreamReady:
-    """One track or channel: its audio is in a file, as float32 at 16 kHz before the gain is applied.
+    """One track or channel: its audio is in a file, at 16 kHz before the gain is applied.
 
     Attributes:
         file: which of the files that came with the request, from 0.
@@ -150,8 +174,8 @@ class Bug:
     kind: Literal["bug"] = "bug"
 
 
-Request: TypeAlias = Prepare | Probe | Encode
-Response: TypeAlias = Ready | Probed | AudioReady | Encoded | AudioFailed | Bug
+Request: TypeAlias = Prepare | Probe | MeasureRoom | Encode
+Response: TypeAlias = Ready | Probed | RoomMeasured | AudioReady | Encoded | AudioFailed | Bug
 DaemonEnd: TypeAlias = Channel[Request, Response]
 ProcessEnd: TypeAlias = Channel[Response, Request]
 

@@ -22,6 +22,7 @@ from daemon.decode import (
     RecordingFile,
     Waveform,
     open_unlinked,
+    stored_bytes,
 )
 from daemon.frontend.messages import (
     AudioFailed,
@@ -29,10 +30,12 @@ from daemon.frontend.messages import (
     Bug,
     Encode,
     Encoded,
+    MeasureRoom,
     Prepare,
     Probe,
     Probed,
     Ready,
+    RoomMeasured,
     StoredAudio,
     StreamReady,
 )
@@ -58,7 +61,6 @@ _PROBE_LIMIT_S: Final = 20.0
 _LIMIT_S: Final = 60.0
 _LIMIT_BYTES_PER_S: Final = 1e6
 _LIMIT_TIMES_REAL_TIME: Final = 10.0
-_SAMPLE_BYTES: Final = 4
 _BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _ERRORS: Final = {
     kind.__name__: kind
@@ -272,6 +274,29 @@ class FrontEnd:
                 return True
         return isinstance(response, Probed) and response.is_recording
 
+    def measure_room(self, path: Path, settings: Preprocess, asr: Transcribe) -> int | None:
+        """Return how many bytes the audio of a recording takes at most; does not wait for other work.
+
+        Args:
+            path: the recording.
+            settings: the `preprocess` section of the configuration.
+            asr: the `transcribe` section.
+
+        Returns:
+            bytes by its headers, None where it will not be decoded.
+
+        Raises:
+            errors.NoPermissionError: the file is not readable.
+            errors.TransientError: the file is gone, or its disk or share does not answer.
+        """
+        request = MeasureRoom(asr.tracks, asr.channels, 3600.0 * settings.max_duration_h)
+        try:
+            with RecordingFile.open(path) as source:
+                response = self._ask(request, (source.descriptor,), lambda: _PROBE_LIMIT_S, lambda: None)
+        except errors.JobError:  # decoding fails, too, and says why
+            return None
+        return response.n_bytes if isinstance(response, RoomMeasured) else None
+
     def close(self) -> None:
         """End all processes; threads that wait for one get errors.StoppedError."""
         with self._changed:
@@ -404,7 +429,7 @@ def _can_go_on(response: Response) -> bool:
 def _audio_s(descriptors: Sequence[int]) -> float:
     """Return how much audio some files hold so far, in seconds; pauses that take no room do not count."""
     n_bytes = sum(_BLOCK_BYTES * os.fstat(descriptor).st_blocks for descriptor in descriptors)
-    return n_bytes / (_SAMPLE_BYTES * SAMPLE_RATE_HZ)
+    return n_bytes / stored_bytes(SAMPLE_RATE_HZ)
 
 
 def _fits(response: AudioReady, descriptors: Sequence[int]) -> bool:
@@ -421,7 +446,7 @@ def _stream_fits(stream: StreamReady, descriptors: Sequence[int]) -> bool:
     return (
         all(_are_within(edges, stream.n_samples) for edges in in_order)
         and stream.file < len(descriptors)
-        and os.fstat(descriptors[stream.file]).st_size == _SAMPLE_BYTES * stream.n_samples
+        and os.fstat(descriptors[stream.file]).st_size == stored_bytes(stream.n_samples)
     )
 
 

@@ -28,16 +28,19 @@ from daemon.config import Preprocess
 from daemon.decode import AudioFiles, MixedWaveform, RecordingFile, Waveform, readers
 from daemon.decode.cleaning import is_recording
 from daemon.decode.encoding import ENCODED_FORMATS, encode
+from daemon.decode.room import measure_room
 from daemon.frontend.messages import (
     AudioFailed,
     AudioReady,
     Bug,
     Encode,
     Encoded,
+    MeasureRoom,
     Prepare,
     Probe,
     Probed,
     Ready,
+    RoomMeasured,
     StreamReady,
     process_end,
 )
@@ -128,8 +131,8 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
         if isinstance(request, Encode):
             return _encode(request, descriptors)
         with RecordingFile(descriptors[0]) as source:
-            if isinstance(request, Probe):
-                return Probed(is_recording(source))
+            if not isinstance(request, Prepare):
+                return _look(source, request)
             with ExitStack() as stack:
                 files = [stack.enter_context(io.FileIO(descriptor, "r+b")) for descriptor in descriptors[1:]]
                 return _prepare(source, files, request)
@@ -139,6 +142,13 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
         return AudioFailed(MemoryError.__name__, _OUT_OF_MEMORY, _OUT_OF_MEMORY_REMEDY)
     except Exception:  # noqa: BLE001  # the daemon raises it, as if it had happened there
         return Bug(traceback.format_exc())
+
+
+def _look(source: RecordingFile, request: Probe | MeasureRoom) -> Probed | RoomMeasured:
+    """Say what the headers of a recording show."""
+    if isinstance(request, Probe):
+        return Probed(is_recording(source))
+    return RoomMeasured(measure_room(source, request.tracks, request.channels, request.limit_s))
 
 
 def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare) -> AudioReady:

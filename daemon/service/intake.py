@@ -6,23 +6,27 @@ import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.errors import NoPermissionError, ScribedError, TransientError
 from daemon.host import files
 from daemon.inbox import Arriving, Scan
+from daemon.service.cache_room import CacheRoom
 from daemon.status.arrival_faults import report_scan
 from daemon.status.hiding import names_in
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from daemon.config import Config, Settings
     from daemon.inbox import Arrival, Inbox
     from daemon.job import Fingerprint, Job
+    from daemon.service.cache_room import Shortage
     from daemon.spool.claims import Claim
     from daemon.status import Fault
     from daemon.worker import InProgress, Resources, Worker
+
+_ROOM: Final = "room"
 
 
 @dataclass(slots=True)
@@ -66,6 +70,14 @@ class Intake:
         self._settling: dict[str, _Settling] = {}
         self._claimed: set[str] = set()  # of what the last scan found settled
         self._refused: dict[str, Fingerprint] = {}  # what `unsupported: ignore` leaves where it is
+        self._cache_room = CacheRoom(
+            lambda: settings.current,
+            lambda folder: worker.folder_settings.of(folder, settings.current),
+            resources.spool,
+            resources.front_end,
+            self._find_undecoded,
+        )
+        self._waits_for_room = False  # and nothing in progress will free any
 
     @property
     def _config(self) -> Config:
@@ -159,14 +171,7 @@ class Intake:
 
     def _claim_all(self, settled: Iterable[Arrival]) -> None:
         """Claim as many recordings as there is room for; one that cannot be claimed does not stop the others."""
-        chosen: list[Arrival] = []
-        room = self._worker.room()
-        for arrival in self.claimable(settled):
-            if room.n <= 0:
-                break
-            # There may be room for a shorter one.
-            if not self.is_refused(arrival) and room.take(arrival.fingerprint.n_bytes):
-                chosen.append(arrival)
+        chosen = self._choose(self.claimable(settled))
         fault: ScribedError | None = None
         if chosen:
             try:
@@ -175,6 +180,7 @@ class Intake:
                 fault = error
             else:
                 fault = claimed.fault
+                self._cache_room.note_claimed(claimed.claims)
                 for claim in claimed.claims:
                     self._begin(claim)
         if fault is not None:
@@ -182,6 +188,43 @@ class Intake:
             self._faults.note("claim", fault.what, fault.remedy, names=names)
         else:
             self._faults.clear("claim")
+
+    def _choose(self, settled: Sequence[Arrival]) -> list[Arrival]:
+        """Return the recordings that there is room for, on the disk too."""
+        chosen: list[Arrival] = []
+        room = self._worker.room()
+        if room.n <= 0:
+            return chosen
+        shortage: Shortage | None = None
+        self._cache_room.begin(settled)
+        for arrival in settled:
+            n_bytes = arrival.fingerprint.n_bytes
+            # There may be room for a shorter one.
+            if self.is_refused(arrival) or not room.has(n_bytes):
+                continue
+            lacking = self._cache_room.take(arrival)
+            if lacking is not None:
+                shortage = shortage or lacking
+                continue
+            room.take(n_bytes)
+            chosen.append(arrival)
+            if room.n <= 0:
+                break
+        self._note_shortage(shortage)
+        return chosen
+
+    def _note_shortage(self, shortage: Shortage | None) -> None:
+        """Note which recording waits for room for its audio, None for none."""
+        self._waits_for_room = shortage is not None and self._worker.is_idle()
+        if shortage is None:
+            self._faults.clear(_ROOM)
+        else:
+            self._faults.note(_ROOM, shortage.what, shortage.remedy, names=(shortage.name,))
+
+    def _find_undecoded(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Return those of some jobs that are claimed and whose audio is not on the disk yet."""
+        unfinished = {job.job_id for job in self._resources.journal.unfinished()}
+        return (frozenset(job_ids) & unfinished) - self._worker.decoded()
 
     def _begin(self, claim: Claim) -> None:
         self._claimed.add(claim.arrival.path)
@@ -264,7 +307,8 @@ class Intake:
 
     def claim_fault(self) -> Fault | None:
         """Return the fault that keeps recordings from being claimed, if there is one."""
-        faults = map(self._faults.find, ("share", "turn", "inbox", "claim"))
+        keys = ("share", "turn", "inbox", "claim", *((_ROOM,) if self._waits_for_room else ()))
+        faults = map(self._faults.find, keys)
         return next((fault for fault in faults if fault is not None), None)
 
 

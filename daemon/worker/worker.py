@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
-from daemon.decode import SAMPLE_RATE_HZ
+from daemon.decode import SAMPLE_RATE_HZ, stored_bytes
 from daemon.documents import LISTENING_COPIES, Sound, render
 from daemon.errors import ChangedError, StoppedError
 from daemon.evaluation import CurveReader
@@ -45,7 +45,7 @@ MAX_AHEAD: Final = 64
 MAX_LONG_AHEAD: Final = 32
 # These threads assemble, write and sync documents. They wait for the disk most of the time, and several share a sync.
 _N_DELIVERING: Final = 8
-_SAMPLE_BYTES: Final = 4
+_DECODED: Final = frozenset({Stage.PREPARED, Stage.TRANSCRIBING})
 _BEGUN: Final = frozenset({Stage.PREPARING, Stage.TRANSCRIBING})
 
 log = structlog.get_logger()
@@ -58,13 +58,16 @@ class RoomAhead:
     n: int
     n_long: int
 
+    def has(self, n_bytes: int) -> bool:
+        """Return whether there is room for a recording of this size."""
+        return self.n > 0 and (n_bytes <= LONG_BYTES or self.n_long > 0)
+
     def take(self, n_bytes: int) -> bool:
         """Use up room for a recording of this size; return False if there is none for it."""
-        is_long = n_bytes > LONG_BYTES
-        if self.n <= 0 or (is_long and self.n_long <= 0):
+        if not self.has(n_bytes):
             return False
         self.n -= 1
-        self.n_long -= is_long
+        self.n_long -= n_bytes > LONG_BYTES
         return True
 
 
@@ -159,6 +162,10 @@ class Worker:
         """Return the ids of the running jobs."""
         with self._changed:
             return frozenset(self._runs)
+
+    def decoded(self) -> frozenset[str]:
+        """Return the ids of the running jobs whose audio is on the disk."""
+        return frozenset(run.job.job_id for run in self._list() if run.stage in _DECODED)
 
     def take_changed(self) -> list[Job]:
         """Return, once, the jobs whose recording changed while it was being transcribed: they must settle again."""
@@ -255,7 +262,7 @@ class Worker:
             n_free = files.free_bytes(self._settings.current.folders.cache)
         except OSError:  # decoding finds out, and says what is wrong
             return True
-        return waiting_s * SAMPLE_RATE_HZ * _SAMPLE_BYTES <= n_free
+        return waiting_s * stored_bytes(SAMPLE_RATE_HZ) <= n_free
 
     def _hurry(self, run: Run) -> None:
         """Have a run look at once whether it is to end; one that is being decoded looks by itself."""

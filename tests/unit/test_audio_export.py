@@ -13,7 +13,7 @@ import pytest
 
 from daemon import audio_export, errors
 from daemon.config import Preprocess
-from daemon.decode import Waveform, WaveformWriter
+from daemon.decode import Waveform, WaveformWriter, stored_bytes
 from daemon.host import files
 from tests import media
 from tests.media import decode
@@ -33,8 +33,8 @@ def silent_waveform(duration_s: float, cache: Path) -> Waveform:
     """A waveform whose file is one hole."""
     with WaveformWriter(cache) as writer:
         waveform = writer.finish()
-    os.ftruncate(waveform.file.fileno(), round(duration_s * 16_000) * 4)
     waveform.n_samples = round(duration_s * 16_000)
+    os.ftruncate(waveform.file.fileno(), stored_bytes(waveform.n_samples))
     return waveform
 
 

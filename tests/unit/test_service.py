@@ -15,12 +15,14 @@ import pytest
 import soundfile
 
 from daemon.config import Config, Folders, ModelSettings, Watch
+from daemon.host import files
 from daemon.host.systemd import Notifier
 from daemon.journal import JOURNAL_NAME
 from daemon.service import engine_holder
 from daemon.service.loop import Loop
 from daemon.service.service import Service
 from daemon.spool import second_look
+from tests import media
 from tests.conftest import SAMPLES
 from tests.integration.instance import FOLDERS, wait_until
 from tests.scripted_engine import ScriptedEngine
@@ -229,6 +231,30 @@ def test_each_recording_is_in_exactly_one_list(make_harness: Callable[..., Harne
         threading.Event().wait(0.1)
     assert running
     assert set(listed) == names
+
+
+def test_recording_whose_audio_does_not_fit_on_the_disk_waits_with_a_reason(
+    make_harness: Callable[..., Harness], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service keeps 256 MiB free; there are 4 more, and the long recording is ten minutes, or 19 MB of audio."""
+    n_free = [(256 + 4) << 20]
+    monkeypatch.setattr(files, "free_bytes", lambda _folder: n_free[0])
+    make_harness(0.2)
+    inbox, outbox = tmp_path / "inbox", tmp_path / "outbox"
+    media.ffmpeg("-f", "lavfi", "-i", "sine=r=8000:d=600", "-c:a", "pcm_alaw", "-f", "wav", inbox / "long.wav.part")
+    (inbox / "long.wav.part").rename(inbox / "long.wav")
+    shutil.copyfile(SAMPLES / "memo.wav", inbox / "memo.wav")
+    wait_until((outbox / "memo.json").exists, "the short one is delivered")
+    wait_until(lambda: "the audio of long.wav may take" in (outbox / "STATUS.txt").read_text(), "the reason is shown")
+    status = status_of(tmp_path)
+    assert status["queue"]["waiting"] == ["long.wav"]
+    assert [fault["what"] for fault in status["faults"]] == [
+        f"The disk of {tmp_path}/cache has less than the 275 MiB left that the audio of long.wav may take."
+    ]
+    assert (inbox / "long.wav").exists()
+    n_free[0] = 1 << 40
+    wait_until((outbox / "long.json").exists, "it is delivered when there is room")
+    wait_until(lambda: not status_of(tmp_path)["faults"], "nothing is wrong any more")
 
 
 def test_fault_in_each_turn_of_the_loop_is_shown(make_harness: Callable[..., Harness], tmp_path: Path) -> None:
