@@ -86,7 +86,8 @@ class RecordingSettings:
 
     def with_notes(self, more: Iterable[str]) -> RecordingSettings:
         """Return the settings with more notes for the receipt."""
-        return replace(self, notes=(*self.notes, *more))
+        notes = (*self.notes, *more)
+        return replace(self, notes=notes) if len(notes) > len(self.notes) else self
 
     def of_name(self, name: str) -> RecordingSettings:
         """Return the settings with the language that the name of the recording carries, if it may carry one."""

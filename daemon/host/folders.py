@@ -320,6 +320,11 @@ class Folder:
         if is_durable:
             self.sync()
 
+    def write_new(self, name: str, content: bytes) -> None:
+        """Write a file for us alone into a folder of ours that has none of this name; a crash may cut it short."""
+        with os.fdopen(self._create(name), "wb", _BUFFER_BYTES) as stream:
+            stream.write(content)
+
     def unlink(self, name: str) -> None:
         """Remove a file durably."""
         with self._naming(name):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -16,6 +16,7 @@ from daemon.host.clock import file_stamp
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from types import TracebackType
 
 _BUSY_MS: Final = 10_000
 _MODE: Final = 0o600
@@ -111,9 +112,10 @@ _STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSI
 log = structlog.get_logger()
 
 
-@contextmanager
-def explained_database(verb: str) -> Iterator[None]:
+class explained_database:  # noqa: N801  # used like a function
     """Turn an SQLite error with an outside cause into one of ours.
+
+    A generator would take several times as long, and each recording uses a dozen of these.
 
     Args:
         verb: completes "The journal cannot be ...".
@@ -121,13 +123,22 @@ def explained_database(verb: str) -> Iterator[None]:
     Raises:
         TransientError: the disk is full or failing, or another process holds the file too long.
     """
-    try:
-        yield
-    except sqlite3.DatabaseError as error:
-        if type(error) not in _OUTSIDE:
-            raise
-        remedy = "Check the state folder: is its disk full, and can the service's user write there?"
-        raise TransientError(f"The journal cannot be {verb}: {error}.", remedy) from error
+
+    __slots__ = ("_verb",)
+
+    def __init__(self, verb: str) -> None:
+        self._verb = verb
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Raise our error in place of SQLite's."""
+        if isinstance(error, sqlite3.DatabaseError) and type(error) in _OUTSIDE:
+            remedy = "Check the state folder: is its disk full, and can the service's user write there?"
+            raise TransientError(f"The journal cannot be {self._verb}: {error}.", remedy) from error
 
 
 def open_database(path: Path) -> tuple[sqlite3.Connection, int | None]:

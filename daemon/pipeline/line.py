@@ -29,7 +29,7 @@ from daemon.transcript import Processing, Source, Transcript
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from daemon.config import Config, RecordingSettings
+    from daemon.config import Config, Preprocess, RecordingSettings, SegmentSettings, Transcribe
     from daemon.engine import Engine
     from daemon.frontend import FrontEnd
     from daemon.pipeline.recognition import Wait
@@ -158,14 +158,32 @@ def resume_key(source: Source, config: Config, settings: RecordingSettings, mode
     Texts of finished chunks are used again under the same key only. The documents' formats are not
     in it, nor the device: text stays good when a recording is resumed on another GPU.
     """
-    facts = {
-        "audio": source.sha256,
-        "preprocess": settings.audio.model_dump(mode="json"),
-        "segment": config.segment.model_dump(mode="json"),
-        "transcribe": settings.asr.model_dump(mode="json", exclude=set(_WORDLESS)),
-        "model": [model.name, model.digest, model.dtype],
-    }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    others = _other_facts.as_json(settings.audio, config.segment, settings.asr, model)
+    return hashlib.sha256(f'{{"audio": "{source.sha256}", {others[1:]}'.encode()).hexdigest()
+
+
+class _OtherFacts:
+    """What decides the words besides the audio. Most recordings share it, so the last answer is kept."""
+
+    def __init__(self) -> None:
+        self._last: tuple[tuple[object, ...], str] = (), ""
+
+    def as_json(self, audio: Preprocess, segment: SegmentSettings, asr: Transcribe, model: ModelIdentity) -> str:
+        """Return it as JSON, sorted by key."""
+        made_from, text = self._last
+        if made_from != (audio, segment, asr, model):
+            facts = {
+                "preprocess": audio.model_dump(mode="json"),
+                "segment": segment.model_dump(mode="json"),
+                "transcribe": asr.model_dump(mode="json", exclude=set(_WORDLESS)),
+                "model": [model.name, model.digest, model.dtype],
+            }
+            text = json.dumps(facts, sort_keys=True)
+            self._last = (audio, segment, asr, model), text
+        return text
+
+
+_other_facts: Final = _OtherFacts()
 
 
 def _describe(recording: Recording, file: RecordingFile, control: RunControl) -> Source:

@@ -48,16 +48,16 @@ def report_shares(
 
 def assemble_streams(heard: Sequence[HeardStream]) -> tuple[Segment, ...]:
     """Return the text of all streams in the order of time; what was heard in several is there once."""
-    segments = [
-        tuple(
-            replace(segment, track=part.stream.track, channel=part.stream.channel)
-            for segment in assemble(part.results, part.speech)
-        )
-        for part in heard
-    ]
+    segments = [_name_stream(assemble(part.results, part.speech), part.stream) for part in heard]
     if len(heard) > 1:
         segments = keep_once(segments, [part.stream.waveform for part in heard])
     return tuple(sorted((each for part in segments for each in part), key=lambda each: (each.start_s, each.end_s)))
+
+
+def _name_stream(segments: tuple[Segment, ...], stream: AudioStream) -> tuple[Segment, ...]:
+    if stream.track is None and stream.channel is None:
+        return segments
+    return tuple(replace(segment, track=stream.track, channel=stream.channel) for segment in segments)
 
 
 def measure_streams(receipt: Receipt, heard: Sequence[HeardStream]) -> Coverage:

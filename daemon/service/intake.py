@@ -244,8 +244,9 @@ class Intake:
 
     def has_more(self) -> bool:
         """Whether the last scan found recordings that could be claimed and are not."""
-        left_out = self._claimed | self._refused.keys()
-        return any(arrival.path not in left_out for arrival in self.scan.settled)
+        # The first are claimed first, so that looking from the end usually finds one at once.
+        left = (one.path for one in reversed(self.scan.settled) if one.path not in self._claimed)
+        return any(path not in self._refused for path in left)
 
     def is_refused(self, arrival: Arrival) -> bool:
         """Whether `unsupported: ignore` leaves this file in the inbox."""

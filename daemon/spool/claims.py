@@ -7,6 +7,7 @@ import os
 import stat
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -17,13 +18,13 @@ from daemon.host.clock import now
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.inbox import fingerprint_of
 from daemon.job import Job
-from daemon.spool.limits import find_too_long
+from daemon.spool import limits
 from daemon.spool.names import hotwords_name, new_job_id
 from daemon.spool.notes import Note, write_note
 from daemon.spool.private import open_private
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
@@ -146,13 +147,14 @@ class Claims:
                 return claimed
             claims = held.enter_context(open_private(inbox))
             self._record(claims, begun)
+            name_bytes = cache(limits.name_bytes)  # asks each disk once for all of them
             for arrival, job in begun:
                 with self._noting_fault(job, claimed, has_begun=True), claims.descend(job.job_id) as claim:
                     _move_in(sources[job.folder], claim, job)
                     has_changed = fingerprint_of(claim.lstat(job.name)) != arrival.fingerprint
                     claimed.claims.append(Claim(job, arrival, has_changed))
                     self._context.own.add(job.job_id)
-                    if not self._plan_failure_if_too_long(job):
+                    if not self._plan_failure_if_too_long(job, name_bytes):
                         self._context.fresh.add(job.job_id)
             for folder in {one.job.folder for one in claimed.claims}:
                 sources[folder].sync()
@@ -164,7 +166,9 @@ class Claims:
     def _noting_fault(self, job: Job, claimed: Claimed, *, has_begun: bool) -> Iterator[None]:
         """Undo the claim of one recording, if it has begun, where it fails; that it is gone is not a fault."""
         try:
-            with files.explained("The recording cannot be claimed", self._context.shared.roots.inbox / job.folder):
+            with files.explained(
+                "The recording cannot be claimed", _within(self._context.shared.roots.inbox, job.folder)
+            ):
                 try:
                     yield
                 except _GONE:
@@ -184,7 +188,7 @@ class Claims:
             for job in jobs:
                 claims.mkdir(job.job_id, _PRIVATE_FOLDER)
                 with claims.descend(job.job_id) as claim:
-                    write_note(claim, Note(job, roots))
+                    write_note(claim, Note(job, roots), is_first=True)
             claims.sync()
             looks = self._looks.choose((job.job_id, arrival.close_seen) for arrival, job in begun)
             self._context.journal.add_all(jobs, roots, looks)
@@ -193,9 +197,9 @@ class Claims:
                 self._drop(job)
             raise
 
-    def _plan_failure_if_too_long(self, job: Job) -> bool:
+    def _plan_failure_if_too_long(self, job: Job, name_bytes: Callable[[Path], int]) -> bool:
         roots = self._context.shared.roots
-        too_long = find_too_long(job.name, self._context.outcome_folder(job), roots)
+        too_long = limits.find_too_long(job.name, self._context.outcome_folder(job), roots, name_bytes)
         if too_long is not None:
             self._context.journal.plan_failure(job.job_id, *too_long)
         return too_long is not None
@@ -207,7 +211,7 @@ class Claims:
         with ExitStack() as on_error:
             with files.explained("The claimed recording cannot be found", folder):
                 claim = on_error.enter_context(self._context.claim_of(job))
-                claim.sync()
+                files.sync_descriptor(claim.fd)  # no other thread changes it, so there is no sync to share
                 fingerprint = fingerprint_of(claim.lstat(job.name))
             self._context.begun.add(job.job_id)
             found = OpenClaim(claim, claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))
@@ -294,6 +298,10 @@ def remove_claim(claims: Folder, job_id: str, *, is_durable: bool = True) -> Non
         for name in left:
             os.unlink(name, dir_fd=claim.fd)
         claims.rmdir(job_id, is_durable=is_durable)
+
+
+def _within(root: Path, folder: str) -> Path:
+    return root / folder if folder else root
 
 
 def _read_hotwords(claim: Folder, job: Job) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from daemon.journal.records import FailedPlace, Reason
 from daemon.spool.names import NAME_BYTES, fit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from daemon.journal.records import Roots
@@ -23,22 +24,26 @@ _WHAT: Final = "Its path is too long for the folder {folder} ({n_bytes} bytes; t
 _REMEDY: Final = "Shorten the name of the recording, or of the folders it is in, and move it back into the inbox."
 
 
-def find_too_long(name: str, folder: str, roots: Roots) -> tuple[Reason, FailedPlace] | None:
+def find_too_long(
+    name: str, folder: str, roots: Roots, name_bytes_of: Callable[[Path], int] | None = None
+) -> tuple[Reason, FailedPlace] | None:
     """Look for an outcome folder in which the longest path of a recording does not fit.
 
     Args:
         name: of the recording.
         folder: its outcome folder within outbox, processed and failed.
         roots: where these are.
+        name_bytes_of: answers as `name_bytes`, which asks the disk each time.
 
     Returns:
         (why it cannot be transcribed, where it goes within failed), or None where all fits.
     """
+    name_bytes_of = name_bytes_of or name_bytes
     for root in (roots.outbox, roots.processed, roots.failed):
         if (n_bytes := _path_bytes(root, folder, name)) > _PATH_BYTES:
             what = _WHAT.format(folder=root, n_bytes=n_bytes, limit=_PATH_BYTES)
             return Reason(what, _REMEDY), place_in_failed(name, folder, roots.failed)
-        limit = name_bytes(root)
+        limit = name_bytes_of(root)
         longest = max((len(os.fsencode(part)) for part in folder.split("/")), default=0)
         n_bytes = max(longest, 0 if limit >= NAME_BYTES else len(os.fsencode(name)) + _SPARE)
         if n_bytes > limit:
@@ -71,4 +76,5 @@ def name_bytes(root: Path) -> int:
 
 def _path_bytes(root: Path, folder: str, name: str) -> int:
     longest_name = min(len(os.fsencode(name)) + _SPARE, NAME_BYTES)
-    return len(os.fsencode(root / folder)) + 1 + longest_name + 1
+    within = len(os.fsencode(folder)) + 1 if folder else 0
+    return len(os.fsencode(root)) + 1 + within + longest_name + 1

@@ -6,6 +6,7 @@ import hashlib
 import os
 import secrets
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
@@ -76,6 +77,7 @@ def error_note_name(audio_name: str) -> str:
     return fit(audio_name, len(ERROR_SUFFIX)) + ERROR_SUFFIX
 
 
+@lru_cache(maxsize=1024)  # each recording asks for it several times
 def hotwords_name(audio_name: str) -> str:
     """Return the name of the hotwords file next to a recording."""
     return fit(_split(audio_name)[0], len(HOTWORDS_SUFFIX)) + HOTWORDS_SUFFIX

@@ -64,10 +64,15 @@ class Note:
     earlier: SecondLook | None = None
 
 
-def write_note(claim: Folder, note: Note) -> None:
+def write_note(claim: Folder, note: Note, *, is_first: bool = False) -> None:
     """Record where a claimed recording came from and, once known, where it goes.
 
     It is not synced: the journal is, and this note matters only where that is lost.
+
+    Args:
+        claim: the folder of the claim.
+        note: what is known.
+        is_first: nothing is in the folder yet, so that a note that a crash cuts short is no loss.
     """
     content: dict[str, Any] = {"path": note.job.path, "claimed_at": note.job.claimed_at}
     if note.roots is not None:
@@ -79,7 +84,11 @@ def write_note(claim: Folder, note: Note) -> None:
     if note.earlier is not None:
         content["earlier"] = {"n_again": note.earlier.n_again, "documents": dict(note.earlier.documents)}
     # Bytes of names that are not UTF-8 are kept: json writes them as escapes.
-    claim.replace(NOTE_NAME, json.dumps(content).encode(), _MODE, note.job.job_id, is_durable=False)
+    text = json.dumps(content).encode()
+    if is_first:
+        claim.write_new(NOTE_NAME, text)
+    else:
+        claim.replace(NOTE_NAME, text, _MODE, note.job.job_id, is_durable=False)
 
 
 def read_note(claim: Folder, job_id: str) -> Note | None:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=64)
-def _path_between(start: Path, end: Path) -> str:
-    return os.path.relpath(end, start)
+def _path_between(start: Path, end: Path, folder: str) -> str:
+    return os.path.relpath(end / folder, start / folder)
 
 
 class Spool:
@@ -142,7 +142,7 @@ class Spool:
     def audio_folder(self, job: Job) -> str:
         """Return the folder to which the audio of a job will move, relative to that of its documents."""
         folder, roots = self._context.outcome_folder(job), self.shared.roots
-        return _path_between(roots.outbox / folder, roots.processed / folder)
+        return _path_between(roots.outbox, roots.processed, folder)
 
     def explain_second_set(self, job: Job) -> str | None:
         """Return why the job's documents will not replace those of its earlier delivery, None where they will."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from bisect import insort
 from typing import TYPE_CHECKING, Final
 
 from daemon.worker.crew import Crew
@@ -42,7 +43,7 @@ class Preparation:
         self._n_decoders = n_decoders
         self._crew = Crew(n_decoders + 1, "prepare")
         self._lock = threading.Lock()
-        self._queue: list[Run] = []
+        self._queue: list[Run] = []  # by rank, which never changes
         self._busy: set[Run] = set()
 
     @property
@@ -53,7 +54,7 @@ class Preparation:
     def add(self, run: Run) -> None:
         """Queue a recording."""
         with self._lock:
-            self._queue.append(run)
+            insort(self._queue, run, key=_rank)
         self.go_on()
 
     def withdraw(self, run: Run) -> bool:
@@ -87,10 +88,10 @@ class Preparation:
             return None
         if n_free == 0 and not all(run.is_long for run in self._busy):
             return None
-        first = min(self._queue, key=_rank)
+        first = self._queue[0]
         if not first.is_long or (n_free > 0 and self._may_store()):
             return first
-        return min((run for run in self._queue if not run.is_long), key=_rank, default=None)
+        return next((run for run in self._queue if not run.is_long), None)
 
     def _work(self, run: Run) -> None:
         try:

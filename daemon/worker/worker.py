@@ -121,6 +121,7 @@ class Worker:
         self._changed = threading.Condition()  # guards the runs; notified at the end of each
         self._runs: dict[str, Run] = {}
         self._ahead: set[Run] = set()  # those of which the engine has never had a chunk
+        self._long_ahead: set[Run] = set()  # the long ones among them
         self._isolated: Run | None = None  # one that was isolated when it began
         self._is_stopping = threading.Event()
         self._places = Places(lambda: resources.engines.engine, monotonic)
@@ -198,6 +199,8 @@ class Worker:
             run = Run(job, self._settings.of(job.job_id), n_bytes, self._monotonic(), is_suspect=job.is_suspect)
             self._runs[job.job_id] = run
             self._ahead.add(run)
+            if run.is_long:
+                self._long_ahead.add(run)
             self._isolated = run if job.is_isolated else None
         self._preparation.add(run)
         return True
@@ -247,7 +250,11 @@ class Worker:
             return RoomAhead(0, 0)
         if self._isolated is not None and self._isolated.is_suspect:
             return RoomAhead(0, 0)
-        return RoomAhead(MAX_AHEAD - len(self._ahead), MAX_LONG_AHEAD - sum(run.is_long for run in self._ahead))
+        return RoomAhead(MAX_AHEAD - len(self._ahead), MAX_LONG_AHEAD - len(self._long_ahead))
+
+    def _leave_ahead(self, run: Run) -> None:
+        self._ahead.discard(run)
+        self._long_ahead.discard(run)
 
     def _may_store(self) -> bool:
         """Whether another long recording may be decoded: those that wait take no more of the disk than it has left."""
@@ -378,7 +385,7 @@ class Worker:
         steps = transcribe_prepared(run.prepared, run.config, watched, control)
         with self._changed:
             run.stage = Stage.TRANSCRIBING
-            self._ahead.discard(run)
+            self._leave_ahead(run)
         self._preparation.go_on()
         self._wake()  # another one may be claimed
         return steps
@@ -439,7 +446,7 @@ class Worker:
         finally:
             with self._changed:
                 del self._runs[job.job_id]
-                self._ahead.discard(run)
+                self._leave_ahead(run)
                 self._isolated = None if self._isolated is run else self._isolated
                 self._changed.notify_all()
             self._preparation.go_on()
