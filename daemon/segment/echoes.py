@@ -101,9 +101,10 @@ def _touches(is_echo: NDArray[np.bool_], start: int, stop: int) -> bool:
 def _is_copy(quiet: Waveform, loud: Waveform, first: int, last: int) -> bool:
     """Return whether frames of one waveform repeat the other, at most 0.6 s later."""
     start, stop = first * FRAME_SAMPLES, min(last * FRAME_SAMPLES, first * FRAME_SAMPLES + _LONGEST)
-    n_before = min(_DELAY_FRAMES * FRAME_SAMPLES, start)
+    n_before = _DELAY_FRAMES * FRAME_SAMPLES
     heard = quiet.read(start, stop).astype(np.float64)
-    said = loud.read(start - n_before, stop).astype(np.float64)
+    said = loud.read(max(0, start - n_before), stop).astype(np.float64)
+    said = np.pad(said, (n_before + stop - start - len(said), 0))  # before the recording it was silent
     size = 1 << (len(heard) + len(said)).bit_length()
     products = np.fft.irfft(np.conj(np.fft.rfft(heard, size)) * np.fft.rfft(said, size), size)[: n_before + 1]
     sums = np.concatenate(([0.0], np.cumsum(said**2)))

@@ -66,6 +66,18 @@ def test_echo_of_the_other_side_is_not_heard_twice(echo_db: float, delay_s: floa
     assert seconds(heard[1], at, len(one)) == pytest.approx(seconds(found[1], at, len(one)), abs=0.3)
 
 
+@pytest.mark.parametrize("lead_s", [0.0, 0.1, 0.5])
+def test_echo_at_the_start_of_the_recording_is_not_heard_twice(lead_s: float, tmp_path: Path) -> None:
+    lead = round(lead_s * S)
+    one, other, at = (part[S - lead :] if isinstance(part, np.ndarray) else part - S + lead for part in turns())
+    noise = [media.noise(len(one) / S, level=3e-4, seed=seed) for seed in (1, 2)]
+    echo = np.concatenate((np.zeros(1920, np.float32), one[:-1920])) * np.float32(0.056)
+    found, heard = hear([one + noise[0], other + echo + noise[1]], tmp_path)
+    assert seconds(found[1], 0, at - S) > 1.5
+    assert seconds(heard[1], 0, at - S) < 0.3
+    assert seconds(heard[0], 0, at - S) == pytest.approx(seconds(found[0], 0, at - S), abs=0.3)
+
+
 def test_microphones_in_one_room_hear_each_talker_once(tmp_path: Path) -> None:
     one, other, at = turns()
     noise = [media.noise(len(one) / S, level=1e-4, seed=seed) for seed in (1, 2)]
