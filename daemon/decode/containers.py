@@ -10,8 +10,8 @@ import av
 import av.error
 
 from daemon import errors
-from daemon.decode import headers, ogg, signatures, transport
-from daemon.decode.frames import BrokenPackets, Clock, Collector
+from daemon.decode import asf, avi, headers, ogg, signatures, transport
+from daemon.decode.frames import MIN_GAP_S, BrokenPackets, Clock, Collector
 from daemon.decode.source import FileView, NotARecordingError, RecordingFile
 from daemon.decode.tracks import AudioTrack
 
@@ -32,10 +32,12 @@ _MAX_BROKEN_PER_GOOD: Final = 3
 # Formats whose length FFmpeg takes from the bit rate, the file size or the last time stamp.
 _GUESSED_DURATIONS: Final = frozenset({"wav", "w64", "aac", "ac3", "eac3", "amr", "mpegts", "mpeg", "dss"})
 # Formats in which a jump of the time stamps means damage; in the others recorders may skip pauses.
-_GAPLESS: Final = frozenset({"flac", "mp3", "aac", "ac3", "eac3", "asf"})
+_GAPLESS: Final = frozenset({"flac", "mp3", "aac", "ac3", "eac3"})
 _DRM_TAGS: Final = frozenset({"drms", "drmi", "enca", "aavd"})
 # Formats in which FFmpeg puts junk and the frame before it into one packet.
 _GLUED: Final = frozenset({"ac3", "eac3"})
+# Formats that number their pages or packets.
+_LOSSES: Final = {"ogg": ogg.has_lost_pages, "mpegts": transport.has_lost_packets, "asf": asf.has_lost_packets}
 _CHECKED: Final = frozenset({"flac", "tta", "wavpack"})
 _BROADCAST: Final = frozenset({"mpegts", "mpeg"})
 # Audio may begin up to an hour into a slow stream.
@@ -76,6 +78,7 @@ class ContainerReader:
         self._source = source
         self._view = FileView(source)
         self._limit_s = limit_s
+        self._is_lossy: bool | None = None  # not known yet
         self._container = self._open({"ignore_length": "1"} if is_open_ended else {})
         if self._container.format.name in _BROADCAST and not all(map(_has_rate, self._container.streams.audio)):
             self._container.close()  # the audio begins late, and only its first packet shows the format
@@ -184,7 +187,7 @@ class ContainerReader:
         for stream in self._container.streams:
             if stream.index not in lines:
                 stream.discard = av.stream.Discard.all
-        for packet in self._checked_packets(lines, raise_if_stopped):
+        for packet in self._place_pauses(self._checked_packets(lines, raise_if_stopped), lines):
             line = lines[packet.stream.index]
             for block in line.push(packet):
                 yield line.track.number, block
@@ -213,7 +216,33 @@ class ContainerReader:
             stream.codec_context.options = {"err_detect": "crccheck+explode"}
         name, tick_s = container.format.name, float(stream.time_base)
         clock = Clock(name, stream.codec_context.name, container.start_time, tick_s, self._limit_s)
-        return _TrackDecoder(self._source, self.tracks[number - 1], name, clock)
+        return _TrackDecoder(self._source, self.tracks[number - 1], name, clock, self._has_losses)
+
+    def _place_pauses(self, packets: Iterator[Any], lines: dict[int, _TrackDecoder]) -> Iterator[Any]:
+        """Return the packets with their time stamps corrected where FFmpeg does not see a pause."""
+        if self._container.format.name == "ogg":
+            return ogg.place_pauses(packets, MIN_GAP_S, self._has_losses)
+        if self._container.format.name != "avi":
+            return packets
+        pauses = {}
+        for index, line in lines.items():
+            stream = self._container.streams[index]
+            entries = stream.index_entries
+            n_frames = entries[len(entries) - 1].timestamp + 1 if len(entries) else 0
+            if (stream.duration or 0) > n_frames:  # the header declares more than the index has
+                pauses[index] = avi.list_pauses(self._source, index)
+                line.track.declares_end |= bool(pauses[index].places)
+        return avi.place_pauses(packets, pauses) if pauses else packets
+
+    def _has_losses(self) -> bool:
+        """Return whether a jump of the time stamps means that audio was lost; the file is searched once.
+
+        Recorders skip pauses, too; only lost pages and packets leave a gap in the numbering.
+        """
+        if self._is_lossy is None:
+            name = self._container.format.name
+            self._is_lossy = _LOSSES[name](self._source) if name in _LOSSES else name in _GAPLESS
+        return self._is_lossy
 
     def _checked_packets(self, lines: dict[int, _TrackDecoder], raise_if_stopped: Callable[[], None]) -> Iterator[Any]:
         """Yield the packets of the streams; every now and then, look for a stop request and for encryption."""
@@ -246,11 +275,19 @@ class ContainerReader:
 class _TrackDecoder:
     """Decodes one track, packet by packet."""
 
-    def __init__(self, source: RecordingFile, track: AudioTrack, format_name: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        source: RecordingFile,
+        track: AudioTrack,
+        format_name: str,
+        clock: Clock,
+        has_losses: Callable[[], bool],
+    ) -> None:
         self.track = track
         self._source = source
         self._format_name = format_name
         self._clock = clock
+        self._has_losses = has_losses
         self._collector = Collector(track.rate_hz, track.channels)
         self._broken = BrokenPackets(format_name, track.codec)
         self._n_good = 0
@@ -279,7 +316,7 @@ class _TrackDecoder:
             is_first = not self._clock.has_begun
             gap_s = self._clock.advance(frame)
             if gap_s:
-                self.track.is_damaged |= not is_first and self._is_loss()
+                self.track.is_damaged |= not is_first and self._has_losses()
                 yield from self._collector.drain()
                 yield gap_s
             yield from self._collector.push(frame)
@@ -298,17 +335,6 @@ class _TrackDecoder:
             self._clock.skip(duration_s)
             yield from self._collector.drain()
             yield duration_s
-
-    def _is_loss(self) -> bool:
-        """Return whether a jump of the time stamps between two frames means that audio was lost.
-
-        Recorders skip pauses, too; only lost pages and packets leave a gap in the numbering.
-        """
-        if self._format_name == "ogg":
-            return ogg.has_lost_pages(self._source)
-        if self._format_name == "mpegts":
-            return transport.has_lost_packets(self._source)
-        return self._format_name in _GAPLESS
 
     def drain(self) -> Iterator[NDArray[np.float32]]:
         """Yield what is left after the last packet."""

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 BLOCK_VALUES: Final = 1 << 17
 """Samples of all channels in one block: 1.5 s of 44.1 kHz stereo, 0.5 MB."""
 
-_MIN_GAP_S: Final = 0.1  # a shorter jump of the time stamps is rounding
+MIN_GAP_S: Final = 0.1
+"""A shorter jump of the time stamps is rounding."""
 # A longer jump in a broadcast format is a cut or a new clock, and no pause.
 _MAX_BROADCAST_GAP_S: Final = 10.0
 _BROADCAST: Final = frozenset({"mpegts", "mpeg"})
@@ -99,7 +100,7 @@ class Clock:
         if self._is_broadcast and self._has_begun and abs(jump_s) > _MAX_BROADCAST_GAP_S:
             self.n_jumps += 1
             return 0.0
-        if jump_s < _MIN_GAP_S:
+        if jump_s < MIN_GAP_S:
             return 0.0
         if self._passed_s + jump_s > self._limit_s:
             self.n_jumps += 1

@@ -297,6 +297,15 @@ def _end_of_asf(head: bytes) -> int:
     return 0 if flags & 1 else n_bytes
 
 
+def asf_packet_bytes(head: bytes) -> int:
+    """Return the length of the packets of a Windows Media file, 0 if it does not state one."""
+    at = head.find(_ASF_FILE_PROPERTIES)
+    if at < 0 or len(head) < at + 100:
+        return 0
+    least, most = struct.unpack("<2I", head[at + 92 : at + 100])
+    return int(least) if least == most else 0
+
+
 def _end_of_mp4(source: FileContent) -> int:
     """Return where the last box of the file ends."""
     offset = source.start

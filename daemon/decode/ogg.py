@@ -1,4 +1,4 @@
-"""The pages of an Ogg file: where one chained recording ends and the next begins, and whether any are lost.
+"""The pages of an Ogg file: where one chained recording ends and the next begins, whether any are lost, and pauses.
 
 https://www.rfc-editor.org/rfc/rfc3533
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from daemon.decode.headers import FileContent
 
@@ -20,6 +20,7 @@ _MAX_FLAGS: Final = 7
 _CHECKSUM: Final = slice(22, 26)
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _RESYNC_BYTES: Final = 1 << 18  # four of the longest pages
+_MAX_PACKETS: Final = 255  # that end in one page
 
 
 class Page(NamedTuple):
@@ -87,3 +88,43 @@ def _is_intact(page: bytes) -> bool:
     content = page[: _CHECKSUM.start] + bytes(4) + page[_CHECKSUM.stop :]
     checksum = zlib.crc32(content.translate(_REVERSED), 0xFFFF_FFFF) ^ 0xFFFF_FFFF
     return checksum.to_bytes(4, "big").translate(_REVERSED) == page[_CHECKSUM]
+
+
+def place_pauses(packets: Iterable[Any], min_pause_s: float, has_losses: Callable[[], bool]) -> Iterator[Any]:
+    """Yield packets with their time stamps corrected where a page contains a pause.
+
+    A page has one time stamp, that of its end, and FFmpeg guesses those of its packets. Programs end a page with the
+    packet that makes it too long, so a pause lies before the last packet of a page.
+
+    Args:
+        packets: of PyAV, of any streams; `pos` is that of the page in which they begin.
+        min_pause_s: shorter jumps of the time stamps are rounding.
+        has_losses: whether pages are missing, which looks the same.
+    """
+    pages: dict[int, list[Any]] = {}
+    for packet in packets:
+        page = pages.setdefault(packet.stream.index, [])
+        if page and (packet.pos != page[0].pos or len(page) == _MAX_PACKETS):
+            yield from _settle(page, packet, min_pause_s, has_losses)
+            page.clear()
+        page.append(packet)
+    for page in pages.values():
+        yield from _settle(page, None, min_pause_s, has_losses)
+
+
+def _settle(page: list[Any], following: Any, min_pause_s: float, has_losses: Callable[[], bool]) -> Iterator[Any]:  # noqa: ANN401  # PyAV is not typed strictly enough to be checked
+    """Yield the packets of a page; `following` is the first one of the next, None at the end."""
+    if all(packet.pts is not None and packet.duration for packet in page):
+        min_pause = min_pause_s / float(page[0].time_base)
+        *before, last = page
+        end, stamps = page[0].pts, []
+        for packet in before:
+            stamps.append(packet.pts if packet.pts - end < min_pause else end)
+            end = stamps[-1] + packet.duration
+        is_known = following is not None and following.pts is not None
+        start = following.pts - last.duration if is_known else last.pts
+        stamps.append(start if start - last.pts >= min_pause else last.pts)
+        if stamps != [packet.pts for packet in page] and not has_losses():
+            for packet, stamp in zip(page, stamps, strict=True):
+                packet.pts = stamp
+    yield from page

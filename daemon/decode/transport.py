@@ -20,7 +20,9 @@ _N_IN_A_ROW: Final = 3
 _MIN_SCRAMBLED: Final = 0.5  # of the packets with content
 _FIRST_MEDIA: Final = 0x20  # lower PIDs are for tables
 _PADDING: Final = 0x1FFF
+_TABLE_OF_CONTENTS: Final = 0
 _N_AT_ONCE: Final = 5_000  # packets, 1 MB
+_N_BEFORE: Final = 10_000  # packets of a picture may lie between
 
 
 def packet_bytes(head: bytes) -> int:
@@ -60,14 +62,36 @@ def has_lost_packets(source: FileContent) -> bool:
         packets = packets[:, n_bytes - _SIZES[0] :]
         if (packets[:, 0] != _SYNC).any():
             return True
-        packets = packets[packets[:, 3] & 0x10 > 0]  # the others are not counted
+        counted = np.flatnonzero(packets[:, 3] & 0x10)  # the others have no number
+        packets = packets[counted]
         numbers_of_streams = (packets[:, 1] & 0x1F).astype(np.int64) << 8 | packets[:, 2]
-        for pid in np.unique(numbers_of_streams[numbers_of_streams != _PADDING]).tolist():
+        has_content = (numbers_of_streams >= _FIRST_MEDIA) & (numbers_of_streams != _PADDING)
+        for pid in np.unique(numbers_of_streams[has_content]).tolist():
             mine = packets[numbers_of_streams == pid]
             numbers = mine[:, 3] & 0xF
+            places = offset + n_bytes * counted[numbers_of_streams == pid]
             steps = np.diff(numbers.astype(np.int64), prepend=last.get(pid, int(numbers[0]))) % 16
             is_announced = (mine[:, 3] & 0x20 > 0) & (mine[:, 4] > 0) & (mine[:, 5] & 0x80 > 0)
-            if ((steps > 1) & ~is_announced).any():
+            missing = places[(steps > 1) & ~is_announced].tolist()
+            if any(not _begins_again(source, place, n_bytes) for place in missing):
                 return True
             last[pid] = int(numbers[-1])
     return False
+
+
+def _begins_again(source: FileContent, place: int, n_bytes: int) -> bool:
+    """Return whether a packet is the first one of its stream in a recording that was joined to another.
+
+    Then it has the number 0, and so has the table of contents that precedes it.
+    """
+    first = max(source.start, place - _N_BEFORE * n_bytes)
+    content = np.frombuffer(source.read_at(first, place - first + n_bytes), np.uint8)
+    packets = content[: len(content) // n_bytes * n_bytes].reshape(-1, n_bytes)[:, n_bytes - _SIZES[0] :]
+    pids = (packets[:, 1] & 0x1F).astype(np.int64) << 8 | packets[:, 2]
+    numbers, begins = packets[:, 3] & 0xF, packets[:, 1] & 0x40 > 0
+    if numbers[-1] or not begins[-1]:
+        return False
+    same = np.flatnonzero(pids[:-1] == pids[-1])
+    tables = np.flatnonzero(pids == _TABLE_OF_CONTENTS)
+    tables = tables[tables > (same[-1] if len(same) else -1)]
+    return len(tables) > 0 and not numbers[tables[0]]

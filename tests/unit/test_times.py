@@ -11,6 +11,7 @@ import pytest
 
 from daemon.config import Preprocess
 from daemon.decode import AudioFiles, RecordingFile
+from daemon.decode.asf import has_lost_packets
 from daemon.decode.frames import Clock
 from daemon.frontend.messages import Prepare
 from daemon.frontend.preparing import find_streams
@@ -40,13 +41,13 @@ def read(path: Path) -> tuple[list[float], int, Receipt]:
         return edges, 512 * os.fstat(waveform.file.fileno()).st_blocks, receipt
 
 
-@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "mpg", "wmv"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "ts", "mpg", "wmv", "avi"])
 def test_sound_that_starts_long_after_the_picture_keeps_its_time(ending: str, folder: Path) -> None:
     picture = ["-f", "lavfi", "-i", "color=s=64x64:r=2:d=48"]
     sound = ["-itsoffset", "45", "-i", str(folder / "first.wav")]
     path = folder / f"late.{ending}"
     video = {"mpg": ["mpeg1video", "-r", "25"], "wmv": ["wmv2"]}.get(ending, ["mpeg4"])
-    audio = {"mpg": "mp2", "wmv": "wmav2"}.get(ending, "aac")
+    audio = {"mpg": "mp2", "wmv": "wmav2", "avi": "libmp3lame"}.get(ending, "aac")
     media.ffmpeg(*picture, *sound, "-map", "0", "-map", "1", "-c:v", *video, "-c:a", audio, path)
     edges, _, receipt = read(path)
     assert edges == pytest.approx([45, 47.5], abs=0.1)
@@ -96,6 +97,88 @@ def test_pause_of_the_recorder_keeps_its_time_and_takes_no_room(pause_s: int, fo
     assert n_bytes < 1 << 20
     assert receipt.is_complete
     assert not any("time stamps" in note or "could be read" in note for note in receipt.notes)
+
+
+def paused(folder: Path, ending: str, codec: str) -> Path:
+    """Two sounds of 2.5 s and 1.5 s in one file, 50 s from start to start."""
+    for name in ("first", "second"):
+        media.ffmpeg("-i", folder / f"{name}.wav", "-ar", "48000", "-c:a", codec, folder / f"{name}-{codec}.mka")
+    (folder / "pause.txt").write_text(f"file first-{codec}.mka\nduration 50\nfile second-{codec}.mka\n")
+    path = folder / f"pause-{codec}.{ending}"
+    media.ffmpeg("-f", "concat", "-i", folder / "pause.txt", "-c", "copy", path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("ending", "codec"),
+    [
+        ("avi", "libmp3lame"),
+        ("avi", "ac3"),
+        ("wma", "wmav2"),
+        ("asf", "libmp3lame"),
+        ("ogg", "libopus"),
+        ("ogg", "libvorbis"),
+        ("oga", "flac"),
+        ("mov", "aac"),
+        ("mkv", "ac3"),
+    ],
+)
+def test_pause_keeps_its_place_in_every_container_and_is_no_damage(ending: str, codec: str, folder: Path) -> None:
+    edges, _, receipt = read(paused(folder, ending, codec))
+    assert edges == pytest.approx([0, 2.5, 50, 51.5], abs=0.1)
+    assert receipt.is_complete
+    assert receipt.notes == ()
+
+
+def test_windows_media_file_without_one_of_its_packets_is_damaged(folder: Path) -> None:
+    content = paused(folder, "wma", "wmav2").read_bytes()
+    start = struct.unpack("<Q", content[16:24])[0] + 50
+    n_bytes = 3200
+    assert (len(content) - start) // n_bytes > 10
+    path = folder / "lost.wma"
+    path.write_bytes(content[: start + 4 * n_bytes] + content[start + 6 * n_bytes :])
+    assert not read(path)[2].is_complete
+
+
+def asf(*numbers: int) -> bytes:
+    """A Windows Media file whose packets hold three small objects each; the first of each has the given number."""
+    properties = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365") + struct.pack("<Q", 104) + bytes(68)
+    properties += struct.pack("<3I", 64, 64, 1000)
+    guid = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
+    packets = b""
+    for number in numbers:
+        packet = bytes([0x82, 0, 0, 0x08, 0x5D, 9]) + bytes(6)  # nine bytes of padding
+        packet += bytes([1, number]) + bytes(4) + bytes([1, 20])  # the times of the objects are 20 ms apart
+        packet += (b"\x0a" + bytes(10)) * 2 + b"\x0c" + bytes(12)
+        packets += packet.ljust(64, b"\0")
+    data = bytes.fromhex("3626b2758e66cf11a6d900aa0062ce6c") + struct.pack("<Q", 50 + len(packets)) + bytes(26)
+    header = guid + struct.pack("<QIH", 30 + len(properties), 1, 0x201)
+    return header + properties + data + packets
+
+
+@pytest.mark.parametrize(("numbers", "is_lost"), [((254, 1, 4), False), ((0, 3, 9), True), ((0, 3, 3), True)])
+def test_small_objects_of_windows_media_are_counted_in_their_packets(
+    numbers: tuple[int, ...],
+    is_lost: bool,  # noqa: FBT001  # a parameter of the test
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "small.wma").write_bytes(asf(*numbers))
+    with RecordingFile.open(tmp_path / "small.wma") as source:
+        assert has_lost_packets(source) == is_lost
+
+
+@pytest.mark.parametrize(("ending", "codec"), [("ts", "mp2"), ("ts", "aac"), ("mpg", "mp2")])
+def test_joined_broadcasts_a_few_seconds_apart_keep_the_pause(ending: str, codec: str, folder: Path) -> None:
+    parts = []
+    for name, offset_s in (("first", "0"), ("second", "8")):
+        path = folder / f"{name}-joined.{ending}"
+        media.ffmpeg("-i", folder / f"{name}.wav", "-c:a", codec, "-output_ts_offset", offset_s, path)
+        parts.append(path.read_bytes())
+    (folder / f"apart-{codec}.{ending}").write_bytes(b"".join(parts))
+    edges, _, receipt = read(folder / f"apart-{codec}.{ending}")
+    assert edges[-1] == pytest.approx(9.5, abs=0.6)  # ffmpeg moves the clock of the first file by up to half a second
+    assert receipt.is_complete
+    assert receipt.notes == ()
 
 
 def test_jump_of_the_clock_in_a_broadcast_is_joined_and_noted(folder: Path) -> None:
