@@ -27,7 +27,7 @@ from daemon.decode.levels import Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError
 from daemon.decode.tracks import choose
-from daemon.decode.waveform import SAMPLE_RATE_HZ
+from daemon.decode.waveform import MAX_STREAMS, SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -215,6 +215,11 @@ class _Pass:
             for track in heard:
                 track.fault = track.fault or _find_impossible(track)
             readable = [track for track in heard if track.fault is None]
+            for track in readable[self.files.n_free :]:
+                track.fault = errors.JobError(
+                    f"there are more than {MAX_STREAMS} tracks.", "Set transcribe.tracks to its number."
+                )
+            readable = readable[: self.files.n_free]
             if not readable:
                 raise next(track.fault for track in heard if track.fault is not None)
             if any((track.declared_s or 0.0) > self._limit_s for track in readable):

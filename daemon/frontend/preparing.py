@@ -129,6 +129,7 @@ class _Search:
         return (
             self._request.tracks == "auto"
             and bool(cleaned.left_out)
+            and self._files.n_free > 0
             and not any(self._has_speech(each) for each in cleaned.tracks)
         )
 

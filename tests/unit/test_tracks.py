@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from daemon.frontend import FrontEnd
     from daemon.transcript import Receipt
 
 S = 16_000
@@ -213,6 +214,19 @@ def test_track_that_cannot_be_read_makes_the_transcript_incomplete(
     assert not receipt.is_complete
     assert "protected" in (reasons(receipt)[1] or "")
     assert any("Track 2 could not be read" in note for note in receipt.notes)
+
+
+def test_tracks_beyond_the_eighth_make_the_transcript_incomplete(
+    talkers: dict[str, Path], folder: Path, front_end: FrontEnd
+) -> None:
+    path = mux(folder / "ten.mkv", [talkers["first"]] * 10)
+    with front_end.prepare(path, Preprocess(), "silero") as prepared:
+        receipt = prepared.receipt
+    assert not receipt.is_complete
+    assert reasons(receipt)[8:] == ["there are more than 8 tracks."] * 2
+    assert receipt.notes == tuple(
+        f"Track {number} could not be read: there are more than 8 tracks." for number in (9, 10)
+    )
 
 
 def test_one_track_has_no_number(talkers: dict[str, Path], prepare: Preparer) -> None:
