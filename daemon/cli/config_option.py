@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from daemon import configfile
-from daemon.status import was_read
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +30,8 @@ def find_state(option: Path | None) -> Path:
     Raises:
         ConfigError: the configuration is wrong; the error holds every fault.
     """
+    from daemon.status import was_read  # other commands need nothing of it
+
     path = configfile.find(option)
     glanced = configfile.glance(path)
     if glanced is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from daemon import configfile
 from daemon.cli import config_option, outputs
 from daemon.cli.formats import choose_formats, make_folder
 from daemon.display import escape
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 # A day of speech is a tenth of this.
 _MAX_BYTES: Final = 256 << 20
+# These formats are the same whatever the configuration says.
+_ALIKE: Final = frozenset({"srt", "vtt", "json"})
 
 
 def render(sources: Sequence[Path], folder: Path | None, formats: str, option: Path | None, *, is_forced: bool) -> int:
@@ -36,7 +40,7 @@ def render(sources: Sequence[Path], folder: Path | None, formats: str, option: P
         is_forced: whether existing documents may be overwritten; a source never is.
     """
     wanted = choose_formats(formats)
-    config = config_option.read(option)[0]
+    options = _read_options(option) if not _ALIKE.issuperset(wanted) else _find_options(option)
     read = [_look_up(source) for source in sources]
     if folder is not None:
         make_folder(folder)
@@ -56,8 +60,8 @@ def render(sources: Sequence[Path], folder: Path | None, formats: str, option: P
         rendered = render_documents(
             transcript,
             wanted,
-            has_timestamps=config.output.timestamps,
-            sound=Sound(tuple(_audio_folders(source, folder or source.parent, config.folders))),
+            has_timestamps=options.has_timestamps,
+            sound=Sound(tuple(_audio_folders(source, folder or source.parent, options.folders))),
         )
         for name, content in rendered.items():
             outputs.write_file(documents[name], content, is_forced=is_forced)
@@ -70,11 +74,30 @@ def _name_documents(source: Path, folder: Path | None, formats: Sequence[str]) -
     return {ending: (folder or source.parent) / f"{stem}.{ending}" for ending in formats}
 
 
-def _audio_folders(source: Path, target: Path, folders: Folders) -> list[str]:
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """What the configuration says about documents; `folders` is None where it is not needed."""
+
+    has_timestamps: bool = False
+    folders: Folders | None = None
+
+
+def _read_options(option: Path | None) -> _Options:
+    config = config_option.read(option)[0]
+    return _Options(config.output.timestamps, config.folders)
+
+
+def _find_options(option: Path | None) -> _Options:
+    """Only look for the configuration: loading its schema takes as long as all the rest."""
+    configfile.find(option)
+    return _Options()
+
+
+def _audio_folders(source: Path, target: Path, folders: Folders | None) -> list[str]:
     """Return where the recording may be, from the folder of the new documents: in processed, or next to the json."""
     here = source.absolute().parent
     places = [here]
-    if here.is_relative_to(folders.outbox):
+    if folders is not None and here.is_relative_to(folders.outbox):
         places.insert(0, folders.processed / here.relative_to(folders.outbox))
     return [os.path.relpath(place, target.absolute()) for place in places]
 

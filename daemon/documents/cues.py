@@ -7,6 +7,7 @@ a reader would pause. Scripts without spaces have 16 characters to a line and 9 
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from bisect import bisect_right
@@ -74,7 +75,8 @@ class _Style:
         return cls(is_unspaced, 16, 9.0) if is_unspaced else cls(is_unspaced, 42, 20.0)
 
     def fits(self, line: str) -> bool:
-        return self.width(line.strip()) <= self.max_width
+        # No letter takes more than two columns.
+        return 2 * len(line) <= self.max_width or self.width(line.strip()) <= self.max_width
 
     def width(self, text: str) -> int:
         """Return the columns of a text, in which Chinese letters count twice; in Chinese text the characters."""
@@ -132,26 +134,12 @@ def _find_crowded(items: Sequence[Item]) -> list[bool]:
 
 
 def _draft(item: Item, *, is_crowded: bool) -> Iterator[_Draft]:
-    """Divide an item into drafts at the least cost (dynamic programming); those of crowded talk have one line."""
+    """Divide an item into drafts at the least cost; those of crowded talk have one line."""
     style = _Style.of(item.text)
     if is_crowded:
         style = replace(style, max_width=style.max_width - len(_DASH))
     ruler = _Ruler.of(_atoms(item, style), style, 1 if is_crowded else _N_LINES)
-    best = [(0.0, 0)]
-    for stop in range(1, len(ruler.atoms) + 1):
-        least, chosen = best[stop - 1][0] + ruler.cost(stop - 1, stop), stop - 1
-        for start in range(stop - 2, -1, -1):
-            if not ruler.fits(start, stop):
-                break
-            cost = best[start][0] + ruler.cost(start, stop)
-            if cost <= least:  # of two that cost the same, the longer cue
-                least, chosen = cost, start
-        best.append((least + ruler.breaks[stop], chosen))
-    cuts, stop = [], len(ruler.atoms)
-    while stop:
-        cuts.append((best[stop][1], stop))
-        stop = best[stop][1]
-    for start, stop in reversed(cuts):
+    for start, stop in ruler.divide():
         shown = ruler.atoms[start:stop]
         text = "\n".join(_wrap(shown, style, ruler.n_lines) or [])
         yield _Draft(shown[0].start_s, shown[-1].end_s, text, style, item.voice, tuple(shown))
@@ -181,23 +169,47 @@ class _Ruler:
         breaks = [_break_cost(atoms, at) if at else 0.0 for at in range(len(atoms) + 1)]
         return cls(atoms, n_lines, style.max_width, widths, leads, breaks)
 
-    def fits(self, start: int, stop: int) -> bool:
-        """Return whether atoms [start, stop) fit into one cue, each line filled as far as it goes."""
+    def divide(self) -> list[tuple[int, int]]:
+        """Return [start, stop) of each cue, at the least cost of all together (dynamic programming).
+
+        A cue costs something where it is short in time or in text, or too long in time. The inner loop runs a hundred
+        thousand times for an hour of speech, so it calls nothing.
+        """
+        reach = [self._reach(start) for start in range(len(self.atoms))]
+        starts_s = [atom.start_s for atom in self.atoms]
+        widths, room = self.widths, self.n_lines * self.max_width
+        best, begins = [0.0], [0]  # for each number of atoms: the least cost, and where the last cue begins
+        for stop, atom in enumerate(self.atoms, 1):
+            width, end_s, least, chosen = widths[stop], atom.end_s, math.inf, stop - 1
+            for start in range(stop - 1, -1, -1):
+                if reach[start] < stop and start < stop - 1:
+                    break
+                filled = (width - widths[start]) / room
+                length_s = end_s - starts_s[start]
+                cost = _EMPTY_COST * (1 - filled) if filled < 1 else 0.0
+                if length_s < _MIN_CUE_S:
+                    cost += _SHORT_COST * (_MIN_CUE_S - length_s)
+                elif length_s > _MAX_CUE_S:
+                    cost += _LONG_COST * (length_s - _MAX_CUE_S)
+                cost += best[start]
+                if cost <= least:  # of two that cost the same, the longer cue
+                    least, chosen = cost, start
+            best.append(least + self.breaks[stop])
+            begins.append(chosen)
+        cuts, stop = [], len(self.atoms)
+        while stop:
+            cuts.append((begins[stop], stop))
+            stop = begins[stop]
+        return cuts[::-1]
+
+    def _reach(self, start: int) -> int:
+        """Return where a cue that begins with atom `start` has to stop, each line filled as far as it goes."""
         for _ in range(self.n_lines):
             limit = self.widths[start] + self.leads[start] + self.max_width
-            if self.widths[stop] <= limit:
-                return True
-            start = bisect_right(self.widths, limit, start + 1, stop + 1) - 1
-        return False
-
-    def cost(self, start: int, stop: int) -> float:
-        """Return what a cue costs that is short in time or in text, or too long in time."""
-        filled = (self.widths[stop] - self.widths[start]) / (self.n_lines * self.max_width)
-        length_s = self.atoms[stop - 1].end_s - self.atoms[start].start_s
-        cost = _EMPTY_COST * (1 - filled) if filled < 1 else 0.0
-        if length_s < _MIN_CUE_S:
-            return cost + _SHORT_COST * (_MIN_CUE_S - length_s)
-        return cost + _LONG_COST * (length_s - _MAX_CUE_S) if length_s > _MAX_CUE_S else cost
+            start = bisect_right(self.widths, limit, start) - 1
+            if start == len(self.atoms):
+                break
+        return start
 
 
 def _atoms(item: Item, style: _Style) -> list[_Atom]:
@@ -214,6 +226,8 @@ def _atoms(item: Item, style: _Style) -> list[_Atom]:
             start_s, end_s = words[at].start_s or 0.0, words[at].end_s or 0.0
         if atoms and _is_one(atoms[-1].text, token) and style.fits(atoms[-1].text + token):
             atoms[-1] = replace(atoms[-1], text=atoms[-1].text + token, end_s=end_s)
+        elif style.fits(token):
+            atoms.append(_Atom(token, start_s, end_s))
         else:
             atoms += (_Atom(part, start_s, end_s) for part in _split(token, style))
     return atoms
@@ -221,16 +235,16 @@ def _atoms(item: Item, style: _Style) -> list[_Atom]:
 
 def _is_one(before: str, token: str) -> bool:
     """Return whether a token stays on the line of what is before it."""
-    if token[0] in _NEVER_FIRST or before[-1] in _NEVER_LAST or unicodedata.category(token[0]).startswith("M"):
+    first = token[0]
+    if first in _NEVER_FIRST or before[-1] in _NEVER_LAST:
         return True
-    return bool(_NUMBER.search(before)) and bool(_NUMBER_GOES_ON.match(token.strip()))
+    if not first.isascii() and unicodedata.category(first).startswith("M"):
+        return True
+    return bool(_NUMBER_GOES_ON.match(token.strip())) and bool(_NUMBER.search(before))
 
 
 def _split(token: str, style: _Style) -> Iterator[str]:
-    """Yield a word whole, or in parts where it is longer than a line."""
-    if style.fits(token):
-        yield token
-        return
+    """Yield the parts of a word that is longer than a line."""
     part = ""
     for letter in token:
         if part.strip() and not style.fits(part + letter):

@@ -12,7 +12,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
 from daemon.documents import docx_parts as parts
-from daemon.documents.layout import Kind, clock, describe_voice, list_items, list_voices, title_of
+from daemon.documents.layout import DOUBTFUL, Kind, clock, describe_voice, list_items, list_voices, title_of
 from daemon.documents.paragraphs import group_paragraphs
 from daemon.text import is_tight, tokens_of
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from daemon.documents.paragraphs import Paragraph
     from daemon.transcript import Transcript, Word
 
-# A word that the model holds for less likely than this is marked.
-DOUBTFUL: Final = 0.5
 # https://www.w3.org/TR/xml/#charsets
 _NOT_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 # The same transcript gives the same bytes: files in a zip archive have a date, and this is the first possible.
@@ -129,7 +127,8 @@ def _tokens(items: Sequence[Item]) -> Iterator[tuple[str, Word | None, float]]:
         tokens = tokens_of(item.text)
         words: Sequence[Word | None] = item.words if len(item.words) == len(tokens) else [None] * len(tokens)
         for token, word in zip(tokens, words, strict=True):
-            text = re.sub(r"\s+", " ", token)
+            bare = token.lstrip()
+            text = bare if len(bare) == len(token) else f" {bare}"
             is_joint = bool(before) and not text[0].isspace() and token is tokens[0] and not is_tight(before, text)
             yield f" {text}" if is_joint else text, word, item.start_s
             before = text

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 from daemon.display import printable
 from daemon.documents import docx_parts
 from daemon.documents.clips import describe_clip
-from daemon.documents.docx import DOUBTFUL
 from daemon.documents.json_document import as_dict
-from daemon.documents.layout import Kind, clock, describe_voice, list_items, title_of
+from daemon.documents.layout import DOUBTFUL, Kind, clock, describe_voice, list_items, title_of
 from daemon.documents.page_parts import read_parts
 from daemon.documents.paragraphs import group_paragraphs
 from daemon.text import LANGUAGES

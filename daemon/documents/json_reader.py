@@ -6,7 +6,7 @@ import json
 import math
 import re
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from daemon.documents.json_document import SCHEMA
 from daemon.errors import ScribedError
@@ -25,6 +25,9 @@ from daemon.transcript import (
     Transcript,
     Word,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _REMEDY: Final = "Use a json document that scribed delivered, or a corrected copy of one."
 _LONGEST_S: Final = (
@@ -232,7 +235,7 @@ def _coverage(part: _Object) -> Coverage:
 
 def _segment(part: _Object) -> Segment:
     start_s, end_s = part.span()
-    text, words = part.text("text"), tuple(_word(word) for word in part.parts("words"))
+    text, words = part.text("text"), tuple(_words(part))
     return Segment(
         start_s=start_s,
         end_s=end_s,
@@ -246,6 +249,25 @@ def _segment(part: _Object) -> Segment:
         text_raw=part.maybe_text("text_raw"),
         confidence=part.maybe_number("confidence"),
     )
+
+
+def _words(segment: _Object) -> Iterator[Word]:
+    values = segment.values.get("words")
+    if not isinstance(values, list) or not all(type(value) is dict for value in values):
+        values = [part.values for part in segment.parts("words")]
+    for index, value in enumerate(values):
+        yield _plain_word(value) or _word(_Object(value, f"{segment.path}words[{index}]."))
+
+
+def _plain_word(value: dict[str, Any]) -> Word | None:
+    """Return a word as scribed writes it, of which an hour has ten thousand; None for one that needs a closer look."""
+    text, start_s, end_s, confidence = map(value.get, ("text", "start_s", "end_s", "confidence"))
+    if type(text) is not str or not text.isascii():
+        return None
+    for number in (start_s, end_s, confidence):
+        if number is not None and not (type(number) is float and math.isfinite(number)):
+            return None
+    return Word(text, start_s, end_s, confidence)
 
 
 def _word(part: _Object) -> Word:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _S_PER_MINUTE: Final = 60
 _S_PER_HOUR: Final = 3600
+# A word that the model holds for less likely than this is marked.
+DOUBTFUL: Final = 0.5
 # The endings of listening copies, by their formats.
 LISTENING_COPIES: Final = {form: f"listen.{form}" for form in ("mp3", "m4a", "opus")}
 

@@ -133,16 +133,20 @@ def _clauses(sentence: str) -> Iterator[str]:
         return
     part, size = "", 0.0
     for token in tokens_of(sentence):
-        is_clause = part.endswith(_CLAUSE_ENDS) and size >= _MAX_SENTENCE / 2
-        if is_clause or size + _size(token) > _MAX_SENTENCE:
+        more = _size(token)
+        is_clause = size >= _MAX_SENTENCE / 2 and part.endswith(_CLAUSE_ENDS)
+        if is_clause or size + more > _MAX_SENTENCE:
             yield part
             part, size = "", 0.0
-        part, size = part + token, size + _size(token)
+        part, size = part + token, size + more
     yield part
 
 
 def _size(text: str) -> float:
     """Return the length of a text as a share of the longest paragraph."""
+    word = text.strip()
+    if word.isascii() and word.isalpha():  # nearly always, where single words are measured
+        return 1 / _MAX_WORDS
     n_unspaced = len(unspaced_of(text))
     return n_unspaced / _MAX_UNSPACED + (len(words_of(text)) - n_unspaced) / _MAX_WORDS
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
-from opencc import OpenCC
+if TYPE_CHECKING:
+    from opencc import OpenCC
 
 Script = Literal["as-is", "simplified", "traditional"]
 
@@ -31,4 +32,6 @@ def to_script(text: str, script: Script, language: str | None) -> str:
 @cache
 def _converter(name: str) -> OpenCC:
     """Load the dictionaries of one conversion; it takes a tenth of a second."""
+    from opencc import OpenCC  # noqa: PLC0415  # every command reads the configuration, which names the scripts
+
     return OpenCC(name)

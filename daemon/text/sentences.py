@@ -43,11 +43,14 @@ def split_sentences(text: str) -> list[str]:
 def ends_sentence(text: str) -> bool:
     """Return whether a text ends with the end of a sentence."""
     text = text.rstrip()
-    return bool(text) and _is_end(text, text.split()[-1], "")
+    return bool(text) and not text[-1].isalnum() and _is_end(text, text.split()[-1], "")
 
 
 def weigh(text: str) -> float:
     """Return about how long a text takes to say, in letters of an alphabet."""
+    word = text.strip()
+    if word.isascii() and word.isalpha():  # nearly always, where single words are asked for
+        return float(len(word))
     n_letters, n_syllables = len(_LETTER.findall(text)), len(_SYLLABLES.findall(text))
     n_halves = 0 if text.isascii() else len(_HALF_SYLLABLES.findall(text))
     return n_letters - n_syllables - n_halves + _SYLLABLE_LETTERS * (n_syllables + n_halves / 2)

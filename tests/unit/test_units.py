@@ -51,6 +51,15 @@ def test_instance_unit_differs_only_in_its_folders() -> None:
     }
 
 
+@pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
+def test_start_that_a_hangup_ended_is_begun_again(unit: Path) -> None:
+    """Systemd takes the default action of SIGHUP for a clean end, after which Restart=on-failure does nothing."""
+    lines = unit.read_text().splitlines()
+    assert "Restart=on-failure" in lines
+    assert "RestartForceExitStatus=SIGHUP" in lines
+    assert not any(line.startswith("RestartPreventExitStatus=") and "SIGHUP" in line for line in lines)
+
+
 @needs_systemd
 @pytest.mark.parametrize("drop_in", [None, *DROP_INS], ids=lambda path: path.name if path else "none")
 @pytest.mark.parametrize("unit", [SERVICE, TEMPLATE], ids=lambda path: path.name)
