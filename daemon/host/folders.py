@@ -5,7 +5,7 @@ moment. So a sub-folder is opened component by component with O_NOFOLLOW, and it
 descriptor. (openat2 with RESOLVE_NO_SYMLINKS would do the same in one call; `RestrictSUIDSGID=` of systemd refuses it.)
 
 Temporary names are random and created with O_EXCL, so that no other process can occupy them first. What a crash leaves
-behind is removed by `sweep`, which takes regular files of our own only.
+behind is removed by `sweep`, which takes regular files of our own only. `moving` moves files between folders.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 _OPEN_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-_BLOCK_BYTES: Final = 1 << 20
 _BUFFER_BYTES: Final = 1 << 16  # with an explicit size, Python does not check whether a new file is a terminal
 _MAX_DEPTH: Final = 1000  # of a walk; far below Python's limit of recursion and of open descriptors
 
@@ -173,7 +172,7 @@ class Folder:
 
     def _enter(self, name: str) -> Folder:
         try:
-            with self._naming(name):
+            with self.naming(name):
                 fd = os.open(name, _OPEN_FOLDER | os.O_NOFOLLOW, dir_fd=self.fd)
         except NotADirectoryError:
             if self.is_link(name):
@@ -203,12 +202,12 @@ class Folder:
 
     def names(self) -> list[str]:
         """Return the names of everything in this folder."""
-        with self._naming():
+        with self.naming():
             return os.listdir(self.fd)  # noqa: PTH208  # a path knows no descriptors
 
     def lstat(self, name: str) -> os.stat_result:
         """Return the facts of a file, of a link itself where it is one."""
-        with self._naming(name):
+        with self.naming(name):
             return os.stat(name, dir_fd=self.fd, follow_symlinks=False)
 
     def find(self, name: str) -> os.stat_result | None:
@@ -264,13 +263,6 @@ class Folder:
             return self.is_file(name) and self.sha256(name) == digest
         return False
 
-    def is_copy(self, name: str, other: Folder, other_name: str) -> bool:
-        """Whether a file of another folder is a regular file with the same bytes as one of this folder."""
-        facts, others = self.lstat(name), other.find(other_name)
-        if others is None or not (stat.S_ISREG(facts.st_mode) and stat.S_ISREG(others.st_mode)):
-            return False
-        return facts.st_size == others.st_size and other.has_sha256(other_name, self.sha256(name))
-
     def is_writable(self) -> bool:
         """Whether files can be created in this folder and removed from it."""
         return os.access(".", os.W_OK | os.X_OK, dir_fd=self.fd)
@@ -284,7 +276,7 @@ class Folder:
     def write_temporary(self, content: files.Content, mode: int, tag: str, *, is_durable: bool = True) -> str:
         """Write `content` under a temporary name that holds `tag`, synced if it has to be durable; return that name."""
         name = files.temporary_name(tag)
-        fd = self._create(name)
+        fd = self.create(name)
         try:
             with os.fdopen(fd, "wb", _BUFFER_BYTES) as stream:
                 stream.writelines(files.blocks_of(content))
@@ -293,7 +285,7 @@ class Folder:
                 if is_durable:
                     os.fsync(stream.fileno())
         except BaseException:
-            self._discard(name)
+            self.discard_quietly(name)
             raise
         return name
 
@@ -303,7 +295,7 @@ class Folder:
         Raises:
             FileExistsError: the name is taken; the temporary file is left as it was.
         """
-        with self._naming(name):
+        with self.naming(name):
             files.rename_noreplace(temporary, name, self.fd, self.fd)
         if is_durable:
             self.sync()
@@ -312,22 +304,22 @@ class Folder:
         """Write a file of our own whole, over an earlier version of itself."""
         temporary = self.write_temporary(content, mode, tag, is_durable=is_durable)
         try:
-            with self._naming(name):
+            with self.naming(name):
                 os.rename(temporary, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
         except BaseException:
-            self._discard(temporary)
+            self.discard_quietly(temporary)
             raise
         if is_durable:
             self.sync()
 
     def write_new(self, name: str, content: bytes) -> None:
         """Write a file for us alone into a folder of ours that has none of this name; a crash may cut it short."""
-        with os.fdopen(self._create(name), "wb", _BUFFER_BYTES) as stream:
+        with os.fdopen(self.create(name), "wb", _BUFFER_BYTES) as stream:
             stream.write(content)
 
     def unlink(self, name: str) -> None:
         """Remove a file durably."""
-        with self._naming(name):
+        with self.naming(name):
             os.unlink(name, dir_fd=self.fd)
         self.sync()
 
@@ -338,12 +330,12 @@ class Folder:
 
     def mkdir(self, name: str, mode: int) -> None:
         """Make a folder."""
-        with self._naming(name):
+        with self.naming(name):
             os.mkdir(name, mode, dir_fd=self.fd)
 
     def rmdir(self, name: str, *, is_durable: bool = True) -> None:
         """Remove an empty folder."""
-        with self._naming(name):
+        with self.naming(name):
             os.rmdir(name, dir_fd=self.fd)
         if is_durable:
             self.sync()
@@ -354,78 +346,9 @@ class Folder:
         Raises:
             FileExistsError: the new name is taken.
         """
-        with self._naming(name):
+        with self.naming(name):
             files.rename_noreplace(name, new_name, self.fd, self.fd)
         self.sync()
-
-    def move(self, name: str, to: Folder, new_name: str, tag: str, *, is_private: bool = False) -> None:
-        """Move a file durably, keeping its mtime; across file systems by copy, sync, rename, unlink.
-
-        Args:
-            name: of the file in here.
-            to: the folder it goes to.
-            new_name: its name there.
-            tag: for the temporary name of a copy.
-            is_private: no one else can write to the other folder: then a plain rename will do, which is one step on
-                every file system.
-
-        Raises:
-            FileExistsError: the new name is taken.
-        """
-        self.move_unsynced(name, to, new_name, tag, is_private=is_private)
-        to.sync()  # with the new name a journaling file system also records that the old one is gone
-
-    def move_unsynced(self, name: str, to: Folder, new_name: str, tag: str, *, is_private: bool = False) -> None:
-        """Move a file like `move`, and leave it to the caller to sync the folder it goes to."""
-        try:
-            with self._naming(name):
-                if is_private:
-                    os.rename(name, new_name, src_dir_fd=self.fd, dst_dir_fd=to.fd)
-                else:
-                    files.rename_noreplace(name, new_name, self.fd, to.fd)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            self.copy(name, to, new_name, tag)
-            files.give_up_name(name, new_name, self.fd, to.fd)
-            self.sync()
-
-    def resume_move(self, name: str, to: Folder, new_name: str, tag: str) -> None:
-        """Move a file as `move` does; where a crash cut that off after the copy, only the source goes.
-
-        Raises:
-            FileExistsError: another file has the new name.
-        """
-        if self.is_copy(name, to, new_name):
-            self.unlink(name)
-        else:
-            self.move(name, to, new_name, tag)
-
-    def copy(self, name: str, to: Folder, new_name: str, tag: str) -> None:
-        """Copy a file to another folder under a temporary name, sync it, then publish it.
-
-        Times and user attributes are kept, and so is the mode, but for what `files.file_mode` takes away.
-
-        Raises:
-            FileExistsError: the new name is taken.
-        """
-        temporary = files.temporary_name(tag)
-        with os.fdopen(self.open_regular(name), "rb") as reader:
-            facts = os.fstat(reader.fileno())
-            try:
-                # Closed to all others until it is whole, whatever the umask: it is private speech.
-                with os.fdopen(to._create(temporary), "wb") as writer:
-                    while block := reader.read(_BLOCK_BYTES):
-                        writer.write(block)
-                    writer.flush()
-                    _copy_user_attributes(reader.fileno(), writer.fileno())
-                    os.fchmod(writer.fileno(), files.file_mode(facts.st_mode))
-                    os.utime(writer.fileno(), ns=(facts.st_atime_ns, facts.st_mtime_ns))
-                    os.fsync(writer.fileno())
-                to.publish(temporary, new_name)
-            except BaseException:
-                to._discard(temporary)
-                raise
 
     def sweep(self, tag: str, owners: frozenset[int] = frozenset()) -> None:
         """Remove temporary files with this tag that a crash left here: regular files of ours, and nothing else.
@@ -442,23 +365,24 @@ class Folder:
             if facts is not None and stat.S_ISREG(facts.st_mode) and facts.st_uid in ours:
                 self.discard(name)
 
-    def _create(self, name: str) -> int:
+    def create(self, name: str) -> int:
+        """Create a file for writing, closed to all others until its mode is set."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        with self._naming(name):
+        with self.naming(name):
             return os.open(name, flags, 0o600, dir_fd=self.fd)
 
-    def _naming(self, name: str = "") -> _Naming:
+    def naming(self, name: str = "") -> _Naming:
         """Give an OSError the whole path: to the system it is a name relative to a descriptor."""
         return _Naming(f"{self._shown}/{name}" if name else self._shown)
 
-    def _discard(self, name: str) -> None:
+    def discard_quietly(self, name: str) -> None:
         """Remove a temporary file after an error, which is the one to be reported."""
         with suppress(OSError):
             os.unlink(name, dir_fd=self.fd)
 
 
 class _Naming:
-    """See `Folder._naming`. A generator would take several times as long, and a recording takes a hundred calls."""
+    """See `Folder.naming`. A generator would take several times as long, and a recording takes a hundred calls."""
 
     __slots__ = ("_path",)
 
@@ -497,11 +421,3 @@ def _twin_below(twin: Folder | None, name: str) -> Folder | None:
     except (OSError, ScribedError):
         twin.close()
         return None
-
-
-def _copy_user_attributes(source: int, target: int) -> None:
-    """Copy extended attributes of the user's namespace, as far as the file systems have them."""
-    with suppress(OSError):
-        for name in os.listxattr(source):
-            if name.startswith("user."):
-                os.setxattr(target, name, os.getxattr(source, name))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.clock import now
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.inbox import fingerprint_of
@@ -337,10 +337,10 @@ def _check_movable(source: Folder, name: str) -> None:
 def _move_in(source: Folder, claim: Folder, job: Job) -> None:
     """Move the hotwords of a recording, then the recording itself, into the folder of its claim."""
     _move_hotwords(source, claim, job)
-    source.move_unsynced(job.name, claim, job.name, job.job_id, is_private=True)
+    moving.move_unsynced((source, job.name), (claim, job.name), job.job_id, is_private=True)
     if not claim.is_file(job.name):  # put there after it was looked at
         with suppress(FileExistsError):
-            claim.move(job.name, source, job.name, job.job_id)
+            moving.move((claim, job.name), (source, job.name), job.job_id)
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), job.name)
 
 
@@ -348,7 +348,7 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
     name = hotwords_name(job.name)
     try:
         if source.is_file(name):
-            source.move_unsynced(name, claim, name, job.job_id, is_private=True)
+            moving.move_unsynced((source, name), (claim, name), job.job_id, is_private=True)
             if not claim.is_file(name):  # replaced after it was looked at
                 _return_hotwords_to(source, claim, name, job)
     except FileNotFoundError:
@@ -362,7 +362,7 @@ def _move_hotwords(source: Folder, claim: Folder, job: Job) -> None:
 
 def _return_hotwords_to(source: Folder, claim: Folder, name: str, job: Job) -> None:
     try:
-        claim.move(name, source, name, job.job_id)
+        moving.move((claim, name), (source, name), job.job_id)
     except FileExistsError:
         claim.discard(name)
 
@@ -374,6 +374,6 @@ def _return_hotwords(claim: Folder, inbox: Folder, job: Job) -> None:
         return
     try:
         with inbox.descend(job.folder) as target:
-            claim.move(name, target, name, job.job_id)
+            moving.move((claim, name), (target, name), job.job_id)
     except (FileExistsError, *_GONE):
         claim.discard(name)

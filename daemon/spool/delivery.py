@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from daemon.documents import RESERVED_ENDINGS
 from daemon.errors import ChangedError, ScribedError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.folders import Folder
 from daemon.inbox import fingerprint_of
 from daemon.journal.records import ArchivedFile, FileStamp, Reservation, Result, Stamps
@@ -27,6 +27,7 @@ from daemon.spool.notes import Note, PlannedDelivery, write_note
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from daemon.host.moving import Place
     from daemon.job import Fingerprint, Job
     from daemon.spool.context import Context
     from daemon.spool.second_look import SecondLooks
@@ -288,7 +289,8 @@ class _Archiver:
         stamp = stamp_of(self._claim, name) if self._claim is not None else None
         moved = None
         if self._claim is not None:
-            moved = move_to_free_name(self._claim, name, self._target, names, self._job_id, is_resumed=self._is_resumed)
+            place = (self._claim, name)
+            moved = move_to_free_name(place, self._target, names, self._job_id, is_resumed=self._is_resumed)
         if moved is None and planned is not None:
             stamp = planned
             candidates = islice(names, _MAX_LOOKED_AT)
@@ -304,25 +306,25 @@ def free_hotwords_names(audio_name: str) -> Iterator[str]:
         yield numbered_stem(name, number, 0)
 
 
-def move_to_free_name(  # noqa: PLR0913  # from where, to where, and what may have happened before
-    source: Folder, name: str, target: Folder, names: Iterable[str], tag: str, *, is_resumed: bool = True
+def move_to_free_name(
+    source: Place, target: Folder, names: Iterable[str], tag: str, *, is_resumed: bool = True
 ) -> str | None:
     """Move a file to the first of these names that is free and return it; None if it was moved before.
 
     Args:
-        source: its folder.
-        name: its name there.
+        source: where it is.
         target: the folder it goes to.
         names: that it may have there.
         tag: for the temporary name of a copy.
         is_resumed: whether an interrupted call may have copied it.
     """
-    if not source.exists(name):
+    folder, name = source
+    if not folder.exists(name):
         return None
-    move = source.resume_move if is_resumed else source.move
+    move = moving.resume_move if is_resumed else moving.move
     for new_name in names:
         try:
-            move(name, target, new_name, tag)
+            move(source, (target, new_name), tag)
         except FileExistsError:
             continue
         return new_name

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import structlog
 
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.job import JobState
 from daemon.journal.records import ArchivedFile, FailedPlace, Reason
@@ -165,8 +165,8 @@ class Failures:
         mode = self._context.output_of(job.job_id).mode_bits
         failed.replace(error_note_name(name), note, mode, job.job_id)
         try:
-            move_to_free_name(claim, hotwords_name(job.name), failed, free_hotwords_names(name), job.job_id)
-            claim.resume_move(job.name, failed, name, job.job_id)
+            move_to_free_name((claim, hotwords_name(job.name)), failed, free_hotwords_names(name), job.job_id)
+            moving.resume_move((claim, job.name), (failed, name), job.job_id)
         except FileExistsError:
             failed.discard(error_note_name(name))
             raise
@@ -208,7 +208,7 @@ class Failures:
             target = opened.enter_context(inbox_root.make(relative, failed_root))
             name = _move_back(failed, audio, target)
             hotwords = hotwords_name(audio)
-            move_to_free_name(failed, hotwords, target, free_hotwords_names(name), _RETRY_TAG)
+            move_to_free_name((failed, hotwords), target, free_hotwords_names(name), _RETRY_TAG)
             remove_error_note(failed, error_note_name(audio))
         return inbox / relative / name
 
@@ -220,7 +220,7 @@ def _move_back(failed: Folder, audio: str, target: Folder) -> str:
         if target.exists(hotwords_name(name)):  # they would be used for this recording
             continue
         with suppress(FileExistsError):
-            failed.move(audio, target, name, _RETRY_TAG)
+            moving.move((failed, audio), (target, name), _RETRY_TAG)
             break
     return name
 
@@ -229,5 +229,5 @@ def _may_take(failed: Folder, name: str, claim: Folder, job: Job) -> bool:
     """Whether a name in failed is free, or was taken by this job before a crash."""
     note = error_note_name(name)
     if job.job_id in read_error_note(failed, note):
-        return not failed.exists(name) or claim.is_copy(job.name, failed, name)
+        return not failed.exists(name) or moving.is_copy((claim, job.name), (failed, name))
     return not any(map(failed.exists, (name, note, hotwords_name(name))))

@@ -17,7 +17,7 @@ import structlog
 
 from daemon.display import escape
 from daemon.errors import NoPermissionError, ScribedError, TransientError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.job import JobState
 from daemon.spool.names import hotwords_name
@@ -192,8 +192,8 @@ class SecondLooks:
                 claims.sync()
                 hotwords = hotwords_name(audio_name)
                 if processed.is_file(hotwords):
-                    processed.move(hotwords, claim, hotwords_name(job.name), job.job_id, is_private=True)
-                processed.move(audio_name, claim, job.name, job.job_id, is_private=True)
+                    moving.move((processed, hotwords), (claim, hotwords_name(job.name)), job.job_id, is_private=True)
+                moving.move((processed, audio_name), (claim, job.name), job.job_id, is_private=True)
 
 
 def _iso(time: datetime) -> str:

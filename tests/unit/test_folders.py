@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from daemon.errors import TransientError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.folders import Folder, LinkInTheWayError
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def run_as_other(code: str, *arguments: object) -> Any:  # noqa: ANN401  # what 
     preamble = f"""
 import json, os, sys
 from pathlib import Path
+from daemon.host import moving
 from daemon.host.folders import Folder
 if os.geteuid() == 0:
     os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY})
@@ -68,7 +69,7 @@ if os.geteuid() == 0:
 
 def move(source: Path, target: Path, *, is_private: bool = False) -> None:
     with Folder.open(source.parent) as here, Folder.open(target.parent) as there:
-        here.move(source.name, there, target.name, "1", is_private=is_private)
+        moving.move((here, source.name), (there, target.name), "1", is_private=is_private)
 
 
 # Links
@@ -273,7 +274,7 @@ def test_file_that_cannot_be_removed_is_not_doubled(open_folder: Path, other_dis
     code = """
 try:
     with Folder.open(Path(sys.argv[1])) as here, Folder.open(Path(sys.argv[2])) as there:
-        here.move("a.wav", there, "a.wav", "1")
+        moving.move((here, "a.wav"), (there, "a.wav"), "1")
 except PermissionError:
     print(json.dumps("refused"))
 """
@@ -288,11 +289,11 @@ def test_move_between_disks_that_a_crash_cut_off_is_completed(tmp_path: Path, ot
     source.write_bytes(b"audio")
     target.write_bytes(b"audio")
     with Folder.open(tmp_path) as here, Folder.open(other_disk) as there:
-        here.resume_move("a.wav", there, "a.wav", "1")
+        moving.resume_move((here, "a.wav"), (there, "a.wav"), "1")
         assert (source.exists(), target.read_bytes()) == (False, b"audio")
         source.write_bytes(b"other")  # as long, and yet another recording
         with pytest.raises(FileExistsError):
-            here.resume_move("a.wav", there, "a.wav", "1")
+            moving.resume_move((here, "a.wav"), (there, "a.wav"), "1")
     assert (source.read_bytes(), target.read_bytes()) == (b"other", b"audio")
 
 
@@ -398,7 +399,7 @@ def test_error_has_the_whole_path_of_what_it_is_about(tmp_path: Path) -> None:
                 lambda: folder.unlink("gone"),
                 lambda: folder.rmdir("gone"),
                 lambda: folder.rename("gone", "new"),
-                lambda: folder.move("gone", folder, "new", "tag"),
+                lambda: moving.move((folder, "gone"), (folder, "new"), "tag"),
                 lambda: folder.publish("temporary", "gone"),
             ],
             "file": [lambda: folder.descend("file"), lambda: folder.mkdir("file", 0o700)],

@@ -15,8 +15,7 @@ import pytest
 
 from daemon.config import Output
 from daemon.errors import TransientError
-from daemon.host import files
-from daemon.host.folders import Folder
+from daemon.host import files, moving
 from daemon.journal import JOURNAL_NAME
 from daemon.spool import Spool
 from tests.unit.spool.world import (
@@ -71,15 +70,15 @@ def test_recording_waits_for_hotwords_that_a_failing_disk_does_not_move(
     number: int, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arrival = world.drop(hotwords=WORDS)
-    move = Folder.move_unsynced
+    move = moving.move_unsynced
 
-    def refuse(source: Folder, name: str, *where: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
-        if name == "talk.hotwords.txt":
+    def refuse(source: moving.Place, *rest: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
+        if source[1] == "talk.hotwords.txt":
             raise OSError(number, os.strerror(number))
-        move(source, name, *where, **how)
+        move(source, *rest, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move_unsynced", refuse)  # a disk that fails, which the test cannot make
+        patch.setattr(moving, "move_unsynced", refuse)  # a disk that fails, which the test cannot make
         with pytest.raises(TransientError):
             world.spool.claim(arrival)
     assert tree(world.folders.inbox) == {".scribed", "talk.wav", "talk.hotwords.txt"}
@@ -133,15 +132,15 @@ def test_several_are_claimed_at_once_and_one_that_fails_does_not_stop_the_others
 ) -> None:
     arrivals = [world.drop(path) for path in ("a.wav", "team/b.wav", "gone.wav", "full.wav", "team/c.wav")]
     (world.folders.inbox / "gone.wav").unlink()
-    move = Folder.move_unsynced
+    move = moving.move_unsynced
 
-    def refuse(source: Folder, name: str, *where: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
-        if name == "full.wav":
+    def refuse(source: moving.Place, *rest: Any, **how: Any) -> None:  # noqa: ANN401  # as they come
+        if source[1] == "full.wav":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        move(source, name, *where, **how)
+        move(source, *rest, **how)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move_unsynced", refuse)  # a full disk, which the test cannot make
+        patch.setattr(moving, "move_unsynced", refuse)  # a full disk, which the test cannot make
         claimed = world.spool.claim_all(arrivals)
     assert [claim.job.path for claim in claimed.claims] == ["a.wav", "team/b.wav", "team/c.wav"]
     assert isinstance(claimed.fault, TransientError)

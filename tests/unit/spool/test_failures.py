@@ -7,14 +7,12 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from daemon.config import Output
 from daemon.errors import TransientError
-from daemon.host import files
-from daemon.host.folders import Folder
+from daemon.host import files, moving
 from daemon.inbox import Arrival, fingerprint_of
 from tests.unit.spool.crashes import crash_in
 from tests.unit.spool.world import (
@@ -104,7 +102,7 @@ def test_cancelled_recording_moves_to_failed(world: World) -> None:
 def test_delivered_recording_cannot_be_cancelled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     job = world.claim()
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move", refuse_to_move)
+        patch.setattr(moving, "move", refuse_to_move)
         with pytest.raises(TransientError):
             world.deliver(job)
     world.spool.cancel(job)
@@ -133,15 +131,15 @@ def test_note_of_a_later_failure_is_not_swept_with_an_earlier_one(world: World) 
     (world.folders.failed / "talk.wav").unlink()
     (world.folders.failed / "talk.wav.error.txt").unlink()
     job = world.claim(content=b"later")
-    move = Folder.resume_move
+    move = moving.resume_move
     with pytest.MonkeyPatch.context() as patch:
 
-        def sweep_first(source: Folder, name: str, *where: Any) -> None:  # noqa: ANN401  # as they come
-            if name == "talk.wav":
+        def sweep_first(source: moving.Place, target: moving.Place, tag: str) -> None:
+            if source[1] == "talk.wav":
                 world.sweep()  # between the note and the audio
-            move(source, name, *where)
+            move(source, target, tag)
 
-        patch.setattr(Folder, "resume_move", sweep_first)
+        patch.setattr(moving, "resume_move", sweep_first)
         world.set_aside(job)
     assert tree(world.folders.failed) == {"talk.wav", "talk.wav.error.txt"}
 

@@ -17,7 +17,7 @@ import pytest
 
 from daemon.config import Watch
 from daemon.errors import AlreadyRunningError, NoPermissionError, TransientError
-from daemon.host import files
+from daemon.host import files, moving
 from daemon.host.folders import Folder, LinkInTheWayError
 from daemon.host.links import UntrustedLinkError
 from daemon.inbox import Arrival, Inbox
@@ -507,17 +507,17 @@ def test_unreadable_file_of_a_member_takes_a_name_but_does_not_block_the_deliver
 def test_hotwords_replaced_during_the_claim_stay_in_the_inbox(
     fast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    world, move = World(tmp_path, fast), Folder.move_unsynced
+    world, move = World(tmp_path, fast), moving.move_unsynced
     hotwords = world.folders.inbox / "talk.hotwords.txt"
 
-    def replace_and_move(folder: Folder, name: str, *where: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
-        if is_private and name == hotwords.name:
+    def replace_and_move(source: moving.Place, *rest: Any, is_private: bool = False) -> None:  # noqa: ANN401  # as they come
+        if is_private and source[1] == hotwords.name:
             hotwords.unlink()
             make(kind, hotwords)
-        move(folder, name, *where, is_private=is_private)
+        move(source, *rest, is_private=is_private)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Folder, "move_unsynced", replace_and_move)
+        patch.setattr(moving, "move_unsynced", replace_and_move)
         job = world.claim(hotwords=WORDS)
     assert world.hotwords(job) == ()
     assert world.deliver(job) == "talk"
