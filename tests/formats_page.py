@@ -71,8 +71,8 @@ Echoes, and what one microphone picks up from the talker of another, are written
 
 Times are those that a player shows. A pause of the recorder keeps its length, up to `preprocess.max_duration_h`,
 and takes no room. AVI has no time stamps: FFmpeg writes empty chunks for a pause, which are counted, but for PCM it
-writes nothing, and the audio is joined. In MPEG transport and program streams, a jump of the time stamps by more than 10 s is a cut: the
-parts are joined, and the receipt says so.
+writes nothing, and the audio is joined. In MPEG transport and program streams, a jump of the time stamps by more than
+10 s is a cut: the parts are joined, and the receipt says so.
 
 This page is generated from the tests by `python -m tests.formats_page`.
 """

@@ -69,7 +69,8 @@ def test_echo_of_the_other_side_is_not_heard_twice(echo_db: float, delay_s: floa
 @pytest.mark.parametrize("lead_s", [0.0, 0.1, 0.5])
 def test_echo_at_the_start_of_the_recording_is_not_heard_twice(lead_s: float, tmp_path: Path) -> None:
     lead = round(lead_s * S)
-    one, other, at = (part[S - lead :] if isinstance(part, np.ndarray) else part - S + lead for part in turns())
+    one, other, at = turns()
+    one, other, at = one[S - lead :], other[S - lead :], at - S + lead
     noise = [media.noise(len(one) / S, level=3e-4, seed=seed) for seed in (1, 2)]
     echo = np.concatenate((np.zeros(1920, np.float32), one[:-1920])) * np.float32(0.056)
     found, heard = hear([one + noise[0], other + echo + noise[1]], tmp_path)
