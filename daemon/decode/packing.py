@@ -38,11 +38,13 @@ def pack(samples: NDArray[np.float32]) -> NDArray[np.void]:
     n_missing = -len(samples) % BLOCK_SAMPLES
     whole = np.concatenate((samples, np.zeros(n_missing, np.float32))) if n_missing else samples
     rows = whole.reshape(-1, BLOCK_SAMPLES)
-    peaks = np.abs(rows).max(axis=1)
-    blocks = np.zeros(len(rows), BLOCK)
-    inverses = np.divide(_HIGHEST, peaks, out=np.zeros_like(peaks), where=peaks > _LOWEST_PEAK)
-    blocks["factor"] = np.where(peaks > _LOWEST_PEAK, peaks / _HIGHEST, 0)
-    scaled = rows * inverses[:, np.newaxis]
+    scaled = np.abs(rows)  # used again below: a second array would cost as much as the arithmetic
+    peaks = scaled.max(axis=1)
+    blocks = np.empty(len(rows), BLOCK)
+    is_heard = peaks > _LOWEST_PEAK
+    inverses = np.divide(_HIGHEST, peaks, out=np.zeros_like(peaks), where=is_heard)
+    blocks["factor"] = peaks / _HIGHEST * is_heard
+    np.multiply(rows, inverses[:, np.newaxis], out=scaled)
     np.copyto(blocks["values"], np.rint(scaled, out=scaled), casting="unsafe")
     return blocks
 
