@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from tests.unit import test_joined, test_readers
+from tests import tones
+from tests.unit import test_readers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +92,7 @@ def _rows() -> Iterator[str]:
         for name, (file_name, options) in formats.items():
             ending = file_name.rpartition(".")[2]
             codec = options[options.index("-c:a") + 1] if "-c:a" in options else "FFmpeg's default"
-            star = "*" if ending in test_joined.FORMATS else ""
+            star = "*" if ending in tones.FORMATS else ""
             yield f"| {name}{star} | .{ending} | {codec} | `{test.__name__}[{name}]` |"
 
 

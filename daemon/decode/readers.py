@@ -117,7 +117,7 @@ def _refuse_unreadable(source: RecordingFile) -> None:
     other = headers.other_format(source.head)
     if other is not None:
         raise NotARecordingError(f"This is not a recording but {other}.", "Drop the recording itself.")
-    if headers.has_drm(source):
+    if headers.has_drm(source) or headers.audio_format(source.head) == "Audible":
         raise drm_error()
     if headers.audio_format(source.head) == "MPEG-TS" and transport.is_scrambled(source):
         raise drm_error()

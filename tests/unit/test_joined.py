@@ -5,69 +5,23 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from daemon.config import Preprocess
-from tests import media
+from tests import media, tones
+from tests.tones import encoded, read
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from daemon.transcript import Receipt
-
 S = 16_000
-FORMATS: dict[str, list[str]] = {
-    "wav": [],
-    "aiff": [],
-    "w64": [],
-    "caf": ["-c:a", "pcm_s16be"],
-    "au": [],
-    "m4a": ["-c:a", "aac"],
-    "mov": ["-c:a", "pcm_s16le"],
-    "mkv": ["-c:a", "aac"],
-    "webm": ["-c:a", "libopus"],
-    "wma": ["-c:a", "wmav2"],
-    "avi": ["-c:a", "libmp3lame"],
-    "mp3": ["-c:a", "libmp3lame"],
-    "aac": ["-c:a", "aac"],
-    "flac": [],
-    "ogg": ["-c:a", "libvorbis"],
-    "ts": ["-c:a", "mp2"],
-    "mpg": ["-c:a", "mp2"],
-    "flv": ["-c:a", "libmp3lame", "-ar", "44100"],
-    "tta": [],
-    "wv": ["-c:a", "wavpack"],
-    "voc": ["-c:a", "pcm_s16le"],
-}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recordings in a folder: low.wav, 2.5 s of a low tone; high.wav, 1.5 s of a high one."""
-    folder = tmp_path_factory.mktemp("joined")
-    media.write_audio(folder / "low.wav", media.tone(2.5, S, 440), S)
-    media.write_audio(folder / "high.wav", media.tone(1.5, S, 880), S)
-    return folder
+    return tones.write(tmp_path_factory.mktemp("joined"))
 
 
-def encoded(folder: Path, name: str, ending: str) -> bytes:
-    target = folder / f"{name}.{ending}"
-    if not target.exists():
-        media.ffmpeg("-i", folder / f"{name}.wav", *FORMATS[ending], target)
-    return target.read_bytes()
-
-
-def read(path: Path) -> tuple[list[int], Receipt]:
-    """Return the pitches in Hz at 1 s and at 0.75 s before the end, and the receipt."""
-    waveform, receipt = media.decode(path, Preprocess(), path.parent)
-    with waveform:
-        sound = media.samples_of(waveform)
-    windows = [sound[start : start + S // 2] for start in (S, len(sound) - S)]
-    return [2 * int(np.abs(np.fft.rfft(window)).argmax()) for window in windows], receipt
-
-
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", tones.FORMATS)
 def test_joined_recordings_are_read_one_after_the_other(ending: str, folder: Path) -> None:
     path = folder / f"joined.{ending}"
     path.write_bytes(encoded(folder, "low", ending) + encoded(folder, "high", ending))

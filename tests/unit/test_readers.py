@@ -601,12 +601,13 @@ def test_protected_recordings_are_refused(speech: Path, folder: Path) -> None:
     content = encoded(speech, "t.m4a", "-c:a", "aac").read_bytes()
     (folder / "bought.m4a").write_bytes(content.replace(b"mp4a", b"drms", 1))
     (folder / "book.aax").write_bytes(content.replace(b"mp4a", b"aavd", 1))
+    (folder / "book.aa").write_bytes(b"\0\0\x10\0\x57\x90\x75\x36" + bytes(4000))
     content = encoded(speech, "t.wma", "-c:a", "wmav2").read_bytes()
     size, count = struct.unpack("<QI", content[16:28])
     encryption = bytes.fromhex("fbb3112223bdd211b4b700a0c955fc6e") + struct.pack("<Q", 40) + bytes(16)
     header = content[:16] + struct.pack("<QI", size + 40, count + 1) + content[28:30] + encryption
     (folder / "locked.wma").write_bytes(header + content[30:])
-    for name in ("locked.m4a", "bought.m4a", "book.aax", "locked.wma"):
+    for name in ("locked.m4a", "bought.m4a", "book.aax", "book.aa", "locked.wma"):
         assert "protected against copying" in refusal(folder / name).what
 
 

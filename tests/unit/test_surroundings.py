@@ -6,43 +6,18 @@ import random
 import struct
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
 from daemon import errors
-from daemon.config import Preprocess
 from daemon.decode import RecordingFile, signatures
-from tests import media
+from tests import media, tones
+from tests.tones import S, encoded
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from daemon.transcript import Receipt
 
-S = 16_000
-FORMATS: dict[str, list[str]] = {
-    "wav": [],
-    "aiff": [],
-    "w64": [],
-    "caf": ["-c:a", "pcm_s16be"],
-    "au": [],
-    "m4a": ["-c:a", "aac"],
-    "webm": ["-c:a", "libopus"],
-    "wma": ["-c:a", "wmav2"],
-    "avi": ["-c:a", "libmp3lame"],
-    "mp3": ["-c:a", "libmp3lame"],
-    "aac": ["-c:a", "aac"],
-    "ac3": ["-c:a", "ac3", "-ar", "48000"],
-    "flac": [],
-    "ogg": ["-c:a", "libvorbis"],
-    "opus": ["-c:a", "libopus"],
-    "spx": ["-c:a", "libspeex"],
-    "oga": ["-c:a", "flac"],
-    "ts": ["-c:a", "aac"],
-    "tta": [],
-    "wv": ["-c:a", "wavpack"],
-    "voc": ["-c:a", "pcm_s16le"],
-}
 ID3V1 = b"TAG" + b"a title".ljust(125)
 APE = b"APETAGEX" + struct.pack("<4IQ", 2000, 72, 1, 0xA0000000, 0) + bytes(40)
 APE += b"APETAGEX" + struct.pack("<4IQ", 2000, 72, 1, 0x80000000, 0)
@@ -53,29 +28,14 @@ NOTES = b"These are some notes of the recorder.\r\n" * 40
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two recordings in a folder: low.wav, 2.5 s of a low tone; high.wav, 1.5 s of a high one."""
-    folder = tmp_path_factory.mktemp("surroundings")
-    media.write_audio(folder / "low.wav", media.tone(2.5, S, 440), S)
-    media.write_audio(folder / "high.wav", media.tone(1.5, S, 880), S)
-    return folder
-
-
-def encoded(folder: Path, name: str, ending: str) -> bytes:
-    target = folder / f"{name}.{ending}"
-    if not target.exists():
-        media.ffmpeg("-i", folder / f"{name}.wav", *FORMATS[ending], target)
-    return target.read_bytes()
+    return tones.write(tmp_path_factory.mktemp("surroundings"))
 
 
 def read(folder: Path, name: str, content: bytes) -> tuple[list[int], Receipt]:
-    """Return the pitches in Hz at 1 s and at 0.75 s before the end, and the receipt."""
+    """Read a file with some content: the pitches at its beginning and end, and the receipt."""
     path = folder / name
     path.write_bytes(content)
-    waveform, receipt = media.decode(path, Preprocess(), folder)
-    with waveform:
-        sound = media.samples_of(waveform)
-    windows = [sound[start : start + S // 2] for start in (min(S, len(sound) // 2), max(0, len(sound) - S))]
-    return [2 * int(np.abs(np.fft.rfft(window)).argmax()) for window in windows], receipt
+    return tones.read(path)
 
 
 def assert_whole(receipt: Receipt, duration_s: float = 2.5) -> None:
@@ -85,7 +45,7 @@ def assert_whole(receipt: Receipt, duration_s: float = 2.5) -> None:
 
 
 @pytest.mark.parametrize("before", [bytes(512), DOWNLOAD, JUNK[:700], APE, ID3V1], ids=len)
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", tones.FORMATS)
 def test_bytes_before_the_audio_change_nothing(ending: str, before: bytes, folder: Path) -> None:
     content = encoded(folder, "low", ending)
     if ending == "ts" and len(before) % 188:
@@ -94,7 +54,7 @@ def test_bytes_before_the_audio_change_nothing(ending: str, before: bytes, folde
 
 
 @pytest.mark.parametrize("after", [bytes(4096), NOTES, JUNK, APE, ID3V1], ids=len)
-@pytest.mark.parametrize("ending", FORMATS)
+@pytest.mark.parametrize("ending", tones.FORMATS)
 def test_bytes_after_the_audio_are_not_damage(ending: str, after: bytes, folder: Path) -> None:
     alone = read(folder, f"alone.{ending}", encoded(folder, "low", ending))[1]
     receipt = read(folder, f"after.{ending}", encoded(folder, "low", ending) + after)[1]
