@@ -107,7 +107,15 @@ CREATE TABLE hooks (
 ) STRICT;
 CREATE INDEX hooks_by_job ON hooks (job_id);
 """
-_STEPS: Final = (_SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5, _TO_VERSION_6, _TO_VERSION_7)
+# Version 8 knows recordings with the same content. Both columns are NULL until the transcript is to be delivered.
+_TO_VERSION_8: Final = """
+ALTER TABLE jobs ADD COLUMN sha256 TEXT;        -- of the recording
+ALTER TABLE jobs ADD COLUMN duplicate_of TEXT;  -- the first job with it, which may have left the history
+CREATE INDEX jobs_by_sha256 ON jobs (sha256) WHERE sha256 IS NOT NULL;
+"""
+_STEPS: Final = (
+    _SCHEMA, _TO_VERSION_2, _TO_VERSION_3, _TO_VERSION_4, _TO_VERSION_5, _TO_VERSION_6, _TO_VERSION_7, _TO_VERSION_8
+)  # fmt: skip
 
 log = structlog.get_logger()
 

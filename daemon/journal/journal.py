@@ -224,7 +224,7 @@ class Journal(LookJournal, HookJournal):
         with self._transaction(is_durable=False) as db:
             db.execute(
                 "UPDATE jobs SET state = ?, outbox_folder = ?, stem = ?, audio_name = ?,"
-                " audio_s = ?, wall_s = ?, is_complete = ?,"
+                " audio_s = ?, wall_s = ?, is_complete = ?, sha256 = ?, duplicate_of = ?,"
                 " audio_bytes = ?, audio_mtime_ns = ?, hotwords_bytes = ?, hotwords_mtime_ns = ? WHERE job_id = ?",
                 (
                     JobState.DELIVERING,
@@ -234,6 +234,8 @@ class Journal(LookJournal, HookJournal):
                     result.audio_s,
                     result.wall_s,
                     result.is_complete,
+                    result.sha256,
+                    result.duplicate_of,
                     *stamp_columns("audio", stamps.audio).values(),
                     *stamp_columns("hotwords", stamps.hotwords).values(),
                     job_id,
@@ -244,6 +246,15 @@ class Journal(LookJournal, HookJournal):
                 "INSERT INTO documents VALUES (?, ?, ?)",
                 [(job_id, os.fsencode(name), digest) for name, digest in documents.items()],
             )
+
+    def find_first_with(self, sha256: str, job_id: str) -> str | None:
+        """Return the id of the first job whose recording had this sha256, None if that is this job or unknown."""
+        rows = self._select(
+            "SELECT coalesce(duplicate_of, job_id) AS first FROM jobs WHERE sha256 = ? AND job_id != ? LIMIT 1",
+            sha256,
+            job_id,
+        )
+        return rows[0]["first"] if rows and rows[0]["first"] != job_id else None
 
     def reservation(self, job_id: str) -> Reservation | None:
         """Return the names reserved for a job, or None."""

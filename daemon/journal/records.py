@@ -88,11 +88,21 @@ class ArchivedJob:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the history says of a transcript: seconds of audio, seconds it took, whether it covers all speech."""
+    """What the history says of a transcript.
+
+    Attributes:
+        audio_s: seconds of audio.
+        wall_s: seconds it took.
+        is_complete: whether it covers all speech.
+        sha256: of the recording.
+        duplicate_of: id of the first job with the same recording.
+    """
 
     audio_s: float
     wall_s: float
     is_complete: bool
+    sha256: str | None = None
+    duplicate_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

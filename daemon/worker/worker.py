@@ -19,6 +19,7 @@ from daemon.journal.records import Result
 from daemon.pipeline import Recording, RunControl, make_clips, make_listening_copy, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
+from daemon.worker.duplicates import Duplicates
 from daemon.worker.evidence import JournalMemory, WatchedEngine
 from daemon.worker.folder_settings import FolderSettings
 from daemon.worker.outcomes import Outcomes
@@ -128,6 +129,7 @@ class Worker:
         self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
         self._crew = Crew(_N_DELIVERING, "deliver")
         self._curves = CurveReader(settings.current.folders.state)
+        self._duplicates = Duplicates(resources.journal)
 
     @property
     def n_delivered(self) -> int:
@@ -414,6 +416,7 @@ class Worker:
         clips: Sequence[Clip],
     ) -> None:
         job, resources, form = run.job, self._resources, settings.output.listening_copy
+        transcript = self._duplicates.mark(transcript)
         if (note := resources.spool.explain_second_set(job)) is not None:
             transcript = transcript.with_note(note)
         documents: dict[str, files.Content] = {}
@@ -425,7 +428,14 @@ class Worker:
             has_timestamps=settings.output.timestamps,
             sound=Sound((resources.spool.audio_folder(job),), tuple(documents), tuple(clips)),
         )
-        result = Result(transcript.audio.duration_s, transcript.processing.wall_s, transcript.is_complete)
+        source = transcript.source
+        result = Result(
+            transcript.audio.duration_s,
+            transcript.processing.wall_s,
+            transcript.is_complete,
+            source.sha256,
+            source.duplicate_of,
+        )
         try:
             resources.spool.deliver(job, documents, result, run.fingerprint)
         except ChangedError:
@@ -444,6 +454,7 @@ class Worker:
             log.exception("job.outcome_failed", job_id=job.job_id, path=job.path)
             self.attempts.back_off(job.job_id)
         finally:
+            self._duplicates.forget(job.job_id)
             with self._changed:
                 del self._runs[job.job_id]
                 self._leave_ahead(run)

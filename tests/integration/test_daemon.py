@@ -226,6 +226,26 @@ def test_recordings_with_equal_names_get_documents_of_their_own(make_instance: M
     assert instance.names("failed") == []
 
 
+def test_copies_of_a_recording_name_the_job_that_came_first(make_instance: MakeInstance) -> None:
+    instance = make_instance()
+    together = ("memo", "memo (conflicted copy)")
+    for stem in together:
+        instance.drop(SAMPLES / "memo.wav", f"{stem}.wav")
+    instance.drop(SAMPLES / "reminder.mp3")
+    instance.start()
+    wait_until(lambda: len(instance.names("processed")) == 3, "all are delivered")
+    documents = [instance.document(stem) for stem in together]
+    (first,) = (each["job_id"] for each in documents if each["source"]["duplicate_of"] is None)
+    assert {each["source"]["duplicate_of"] for each in documents} == {None, first}
+    assert instance.document("reminder")["source"]["duplicate_of"] is None
+    assert instance.stop() == 0
+    instance.start()  # what came first is known after a restart, too
+    instance.drop(SAMPLES / "memo.wav", "memo.sync-conflict-20261127-101500-ABCDEFG.wav")
+    wait_until(lambda: len(instance.names("processed")) == 4, "the third copy is delivered")
+    late = instance.document("memo.sync-conflict-20261127-101500-ABCDEFG")
+    assert late["source"]["duplicate_of"] == first
+
+
 def test_hotwords_and_settings_of_the_nearest_folder_apply(make_instance: MakeInstance) -> None:
     instance = make_instance()
     client = instance.folder("inbox") / "client"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +116,18 @@ def test_reservations_of_other_jobs_are_listed_until_they_finish(journal: Journa
     assert journal.reserved_by_others("1") == (Reservation("", "memo", "memo.wav"),)
     journal.finish("22")
     assert journal.reserved_by_others("333") == (PLACE,)
+
+
+def test_first_job_with_a_recording_is_found_whatever_came_later(journal: Journal) -> None:
+    added(journal, "1", "22", "333")
+    assert journal.find_first_with("aa", "1") is None
+    journal.reserve("22", PLACE, {}, replace(RESULT, sha256="aa", duplicate_of="1"))  # 1 is not that far yet
+    assert journal.find_first_with("aa", "1") is None
+    assert journal.find_first_with("aa", "333") == "1"
+    journal.reserve("1", Reservation("", "memo", "memo.wav"), {}, replace(RESULT, sha256="aa"))
+    for job_id in ("22", "333"):
+        assert journal.find_first_with("aa", job_id) == "1"
+    assert journal.find_first_with("bb", "333") is None
 
 
 def test_job_can_be_added_twice_and_its_claim_be_forgotten(journal: Journal) -> None:
@@ -509,7 +522,7 @@ def test_deleted_journal_is_noticed_and_works_until_closed(tmp_path: Path, how: 
 # When things go wrong
 
 
-@pytest.mark.parametrize("version", range(1, 7))
+@pytest.mark.parametrize("version", range(1, 8))
 def test_journal_of_an_earlier_version_is_upgraded(tmp_path: Path, version: int) -> None:
     db = sqlite3.connect(tmp_path / JOURNAL_NAME)
     db.executescript(f"{' '.join(database._STEPS[:version])} PRAGMA user_version = {version};")
