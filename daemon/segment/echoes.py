@@ -1,7 +1,7 @@
 """Echoes between the streams of a recording: speech that one picks up from another is not transcribed twice.
 
-An echo is far quieter than what it repeats and than the stream's own talker, and has the same waveform, delayed. All
-three have to hold: someone who says "yes" softly while the other talks is not an echo.
+An echo is far quieter than what it repeats, and it is the same sound, delayed and filtered. Both have to hold, in each
+moment: someone who says "yes" softly while the other talks is not an echo, even if there is one below it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,39 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from daemon.decode import SAMPLE_RATE_HZ
 from daemon.segment.chunking import Span
-from daemon.segment.frames import average, to_db, to_energies, to_frames, to_mask, to_ranges
+from daemon.segment.echo_path import DELAY_FRAMES, SYLLABLE_FRAMES, fit_path
+from daemon.segment.frames import average, find_floors, to_db, to_energies, to_frames, to_mask, to_ranges
 from daemon.segment.silero import FRAME_SAMPLES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from daemon.decode import Waveform
     from daemon.segment.examination import Examined
 
-_SYLLABLE_FRAMES: Final = 8  # 256 ms
-_DELAY_FRAMES: Final = 19  # 0.6 s: longer than the echo of any network
-_BELOW_OTHER_DB: Final = 15.0
-_BELOW_OWN_DB: Final = 12.0
-_MIN_FRAMES: Final = 8  # of an echo: 256 ms
-_LONGEST: Final = 4 * SAMPLE_RATE_HZ  # most samples that are compared
-# Of two talkers, at the delay that fits best; an echo under noise that is as loud reaches 0.7.
-_MIN_CORRELATION: Final = 0.4
+_BELOW_OTHER_DB: Final = 8.0  # an echo is at least so far below what it repeats
+_MIN_FRAMES: Final = 8  # of sound that is compared: 256 ms
+_MIN_SHARPNESS: Final = 30.0  # of the filter; two people reach 12
+_GROUP_FRAMES: Final = 625  # 20 s: as much as one path is fitted to, or up to twice that at the end
+
+# On top of an echo, someone talks where it explains less than half of the energy, and where there is far more energy
+# than that of echo and noise.
+_MIN_SHARE: Final = 0.5
+_MAX_MISFIT: Final = 2.0  # an echo may have this many times the energy that was fitted; more is someone who talks
+_MIN_OWN_EXCESS: Final = 4.0
+_MIN_OWN_FRAMES: Final = 5  # 160 ms, of energies over a syllable; the fit may fail for less
+_PADDING_FRAMES: Final = 6  # around what is not an echo: words begin and end softly
+_MIN_ECHO_FRAMES: Final = 12  # less between two words costs nothing, and may be a soft syllable
+
+_FLOOR_BLOCK_FRAMES: Final = 156  # 5 s
+_FLOOR_AROUND_FRAMES: Final = 469  # 15 s
+_LOWEST_FLOOR_DBFS: Final = -75.0
+_QUIET_DB: Final = 8.0  # above the noise floor
+_MIN_SPEECH_FRAMES: Final = 4  # less that is not quiet, next to an echo, belongs to it
 _SILENCE_DBFS: Final = -120.0
-_MIN_SPEECH_FRAMES: Final = 8  # shorter speech between echoes belongs to them
 
 
 def leave_out_echoes(waveforms: Sequence[Waveform], examined: Sequence[Examined]) -> list[tuple[Span, ...]]:
@@ -59,15 +69,21 @@ class _Sound:
     def __init__(self, waveform: Waveform, examined: Examined) -> None:
         self.waveform = waveform
         recorded = examined.levels - np.float32(20 * math.log10(waveform.gain))
-        self.levels = to_db(average(to_energies(recorded), _SYLLABLE_FRAMES)) if len(recorded) else recorded
+        self.levels = to_db(average(to_energies(recorded), SYLLABLE_FRAMES)) if len(recorded) else recorded
+        self._frame_levels = recorded
 
     def loudest_before(self, n_frames: int) -> NDArray[np.float32]:
         """Return the highest level in the last 0.6 s before each of some frames, shape (n_frames,)."""
         levels = self.levels[:n_frames]
         padded = np.concatenate(
-            (np.full(_DELAY_FRAMES, _SILENCE_DBFS), levels, np.full(n_frames - len(levels), _SILENCE_DBFS))
+            (np.full(DELAY_FRAMES, _SILENCE_DBFS), levels, np.full(n_frames - len(levels), _SILENCE_DBFS))
         )
-        return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, _DELAY_FRAMES + 1).max(axis=1), np.float32)
+        return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, DELAY_FRAMES + 1).max(axis=1), np.float32)
+
+    def is_quiet(self) -> NDArray[np.bool_]:
+        """Return which frames are hardly louder than the noise around them, shape (n_frames,)."""
+        floors = find_floors(self._frame_levels, _FLOOR_BLOCK_FRAMES, _FLOOR_AROUND_FRAMES, _LOWEST_FLOOR_DBFS)
+        return np.asarray(self.levels <= floors + _QUIET_DB)
 
 
 def _without_echoes(sound: _Sound, others: Sequence[_Sound], speech: tuple[Span, ...]) -> tuple[Span, ...]:
@@ -75,42 +91,71 @@ def _without_echoes(sound: _Sound, others: Sequence[_Sound], speech: tuple[Span,
     levels = sound.levels
     is_speech = to_mask(to_frames(speech), len(levels))
     loudest = [other.loudest_before(len(levels)) for other in others]
-    is_own = is_speech & (levels >= np.max(loudest, axis=0))
-    if not is_own.any():
+    if not (is_speech & (levels >= np.max(loudest, axis=0))).any():
         return speech
-    is_faint = is_speech & (levels <= np.median(levels[is_own]) - _BELOW_OWN_DB)
-    is_echo = np.zeros(len(levels), np.bool_)
+    is_echo, is_own = np.zeros((2, len(levels)), np.bool_)
     for other, before in zip(others, loudest, strict=True):
-        found = to_ranges(is_faint & ~is_echo & (levels <= before - _BELOW_OTHER_DB))
-        for start, stop in found[found[:, 1] - found[:, 0] >= _MIN_FRAMES].tolist():
-            is_echo[start:stop] = _is_copy(sound.waveform, other.waveform, start, stop)
+        may_be = is_speech & ~is_echo & (levels <= before - _BELOW_OTHER_DB)
+        for ranges in _group(to_ranges(may_be)):
+            _mark(is_echo, is_own, sound.waveform, other.waveform, ranges)
     if not is_echo.any():
         return speech
-    kept = [
+    is_loud = is_own | ~sound.is_quiet()
+    own = [
         (start, stop)
         for start, stop in to_ranges(is_speech & ~is_echo).tolist()
-        if not (_touches(is_echo, start, stop) and (is_faint[start:stop].all() or stop - start < _MIN_SPEECH_FRAMES))
+        if not (_touches(is_echo, start, stop) and is_loud[start:stop].sum() < _MIN_SPEECH_FRAMES)
     ]
+    padded = np.array(own, np.int64).reshape(-1, 2) + np.array([-_PADDING_FRAMES, _PADDING_FRAMES])
+    left_out = to_ranges(is_speech & ~to_mask(np.maximum(padded, 0), len(levels)))
+    left_out = left_out[left_out[:, 1] - left_out[:, 0] >= _MIN_ECHO_FRAMES]
+    kept = to_ranges(is_speech & ~to_mask(left_out, len(levels))).tolist()
     return _clip(speech, kept)
+
+
+def _group(ranges: NDArray[np.int64]) -> Iterator[list[tuple[int, int]]]:
+    """Yield ranges of frames in groups of 20 s or more, if there are as many; short ones are left out."""
+    group: list[tuple[int, int]] = []
+    n_frames, n_left = 0, int((ranges[:, 1] - ranges[:, 0]).sum())
+    for start, end in ranges[ranges[:, 1] - ranges[:, 0] >= _MIN_FRAMES].tolist():
+        for at in range(start, end, _GROUP_FRAMES):
+            stop = min(end, at + _GROUP_FRAMES)
+            group.append((at, stop))
+            n_frames, n_left = n_frames + stop - at, n_left - (stop - at)
+            if n_frames >= _GROUP_FRAMES and n_left >= _GROUP_FRAMES:
+                yield group
+                group, n_frames = [], 0
+    if group:
+        yield group
+
+
+def _mark(
+    is_echo: NDArray[np.bool_],
+    is_own: NDArray[np.bool_],
+    quiet: Waveform,
+    loud: Waveform,
+    ranges: Sequence[tuple[int, int]],
+) -> None:
+    """Mark the frames of some ranges that are an echo of another waveform, and those that are speech on top of one."""
+    path = fit_path(quiet, loud, ranges)
+    if path.sharpness < _MIN_SHARPNESS:
+        return
+    noise = 2 * np.percentile(path.heard, 5)
+    is_clear = path.echo > noise
+    misfit = np.median((path.heard[is_clear] - noise) / path.echo[is_clear]) if is_clear.any() else 1.0
+    excess = path.heard / (noise + np.clip(misfit, 1.0, _MAX_MISFIT) * path.echo + np.finfo(np.float32).tiny)
+    is_more = (path.rest > (1 - _MIN_SHARE) * path.heard) & (excess >= _MIN_OWN_EXCESS)
+    at = 0
+    for start, stop in ranges:
+        own = to_ranges(is_more[at : at + stop - start])
+        own = own[own[:, 1] - own[:, 0] >= _MIN_OWN_FRAMES]
+        is_own[start:stop] = to_mask(own, stop - start)
+        is_echo[start:stop] = ~is_own[start:stop]
+        at += stop - start
 
 
 def _touches(is_echo: NDArray[np.bool_], start: int, stop: int) -> bool:
     return bool(is_echo[max(0, start - 1)] or is_echo[min(stop, len(is_echo) - 1)])
-
-
-def _is_copy(quiet: Waveform, loud: Waveform, first: int, last: int) -> bool:
-    """Return whether frames of one waveform repeat the other, at most 0.6 s later."""
-    start, stop = first * FRAME_SAMPLES, min(last * FRAME_SAMPLES, first * FRAME_SAMPLES + _LONGEST)
-    n_before = _DELAY_FRAMES * FRAME_SAMPLES
-    heard = quiet.read(start, stop).astype(np.float64)
-    said = loud.read(max(0, start - n_before), stop).astype(np.float64)
-    said = np.pad(said, (n_before + stop - start - len(said), 0))  # before the recording it was silent
-    size = 1 << (len(heard) + len(said)).bit_length()
-    products = np.fft.irfft(np.conj(np.fft.rfft(heard, size)) * np.fft.rfft(said, size), size)[: n_before + 1]
-    sums = np.concatenate(([0.0], np.cumsum(said**2)))
-    energies = sums[len(heard) : len(heard) + n_before + 1] - sums[: n_before + 1]
-    floor = np.finfo(np.float32).tiny
-    return float((np.abs(products) / np.sqrt(energies * np.sum(heard**2) + floor)).max(initial=0.0)) >= _MIN_CORRELATION
 
 
 def _clip(speech: Sequence[Span], kept: Sequence[tuple[int, int]]) -> tuple[Span, ...]:

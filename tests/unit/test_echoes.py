@@ -107,3 +107,56 @@ def test_stream_that_only_echoes_another_is_left_as_it_is(tmp_path: Path) -> Non
     noise = [media.noise(len(one) / S, level=1e-4, seed=seed) for seed in (1, 2)]
     found, heard = hear([one + noise[0], 0.05 * np.roll(one, 800) + noise[1]], tmp_path)
     assert heard == found
+
+
+def through_a_loudspeaker(sound: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return sound as a small loudspeaker plays it into a room: no lows, and a diffuse tail of 100 ms."""
+    spectrum, hz = np.fft.rfft(sound), np.fft.rfftfreq(len(sound), 1 / S)
+    thin = np.fft.irfft(spectrum * (hz / 500) ** 3 / (1 + (hz / 500) ** 3), len(sound))
+    delays = np.arange(S // 10)
+    response = np.random.default_rng(5).standard_normal(len(delays)) * 10 ** (-3 * delays / len(delays)) * 0.08
+    response[20] += 1
+    return np.convolve(thin, response)[: len(sound)].astype(np.float32)
+
+
+@pytest.mark.parametrize("echo_db", [-20, -30])
+def test_echo_through_a_loudspeaker_is_not_heard_twice(echo_db: float, tmp_path: Path) -> None:
+    one, other, at = turns()
+    echo = np.float32(10 ** (echo_db / 20))
+    noise = [media.noise(len(one) / S, level=1e-4, seed=seed) for seed in (1, 2)]
+    calls = [
+        one + echo * np.roll(through_a_loudspeaker(other), 4000) + noise[0],
+        other + echo * np.roll(through_a_loudspeaker(one), 4000) + noise[1],
+    ]
+    found, heard = hear(calls, tmp_path)
+    assert seconds(found[0], at, len(one)) > 1.0
+    assert seconds(heard[0], at, len(one)) < 0.5
+    assert seconds(heard[1], 0, at - S) < 0.5
+
+
+@pytest.mark.parametrize("answer_db", [-14, -20])
+def test_soft_answer_on_top_of_an_echo_stays(answer_db: float, tmp_path: Path) -> None:
+    one, other, at = turns()
+    answer = voices.say("kal16", "yes of course", level=0.5 * 10 ** (answer_db / 20))
+    begin, end = at + S, at + S + len(answer)
+    one[begin:end] += answer
+    noise = [media.noise(len(one) / S, level=1e-4, seed=seed) for seed in (1, 2)]
+    echo = 10 ** np.float32(-32 / 20) * np.roll(other, 1920)
+    found, heard = hear([one + echo + noise[0], other + noise[1]], tmp_path)
+    kept = seconds(heard[0], begin, end)
+    assert kept > 0.9 * seconds(found[0], begin, end)
+    assert kept > 0.5
+    assert seconds(heard[0], at, len(one)) < seconds(found[0], at, len(one)) - 0.8
+
+
+def test_both_say_the_same_at_once_with_echoes(tmp_path: Path) -> None:
+    one, other, at = turns()
+    yes = [voices.say(voice, "yes", level=0.4) for voice in ("slt", "rms")]
+    n_samples = max(map(len, yes))
+    for sound, word in zip((one, other), yes, strict=True):
+        sound[at - S // 2 - len(word) : at - S // 2] = word
+    noise = [media.noise(len(one) / S, level=1e-4, seed=seed) for seed in (1, 2)]
+    calls = [one + 0.05 * np.roll(other, 1920) + noise[0], other + 0.05 * np.roll(one, 1920) + noise[1]]
+    _, heard = hear(calls, tmp_path)
+    for speech, word in zip(heard, yes, strict=True):
+        assert seconds(speech, at - S // 2 - n_samples, at - S // 2) > 0.9 * len(word) / S
