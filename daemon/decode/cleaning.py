@@ -23,7 +23,7 @@ from daemon.decode.conditioning import Conditioner
 from daemon.decode.dynamics import SILENT_PEAK, Dynamics
 from daemon.decode.frames import BLOCK_VALUES
 from daemon.decode.joined import Adapter, list_parts
-from daemon.decode.levels import Levels
+from daemon.decode.levels import SILENT_RMS, Levels
 from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError
 from daemon.decode.tracks import choose
@@ -46,6 +46,9 @@ _MAX_RATE_HZ: Final = 768_000
 _MAX_CHANNELS: Final = 64
 # A shorter pause of the recorder is stored as zeros, a longer one takes no room.
 _MAX_STORED_PAUSE_S: Final = 2.0
+# A channel that is so far below the others, and below what an unused input gives, is not stored: 60 dB. The quietest
+# talker who can be found is 36 dB below another.
+_UNUSED_SHARE: Final = 1e-3
 # Float PCM, by the names of libsndfile and of FFmpeg: it may exceed full scale without being clipped.
 _FLOAT_CODECS: Final = frozenset({"float", "double", *(f"pcm_f{kind}" for kind in ("32le", "32be", "64le", "64be"))})
 
@@ -348,8 +351,15 @@ class _TrackCleaner:
         if self._start_s is None:
             self._start_s = self.time_s
         block = self._levels.observe(block, self.time_s)
+        floor = self._find_floor()
         for channel, stream in self._streams.items():
-            stream.push(_mix(block, channel))
+            stream.push(_mix(block, channel), floor)
+
+    def _find_floor(self) -> float:
+        """Return the level below which a channel is silent, as far as the other channels show."""
+        if len(self._streams) == 1:
+            return 0.0
+        return min(SILENT_RMS, _UNUSED_SHARE * max(stream.dynamics.peak for stream in self._streams.values()))
 
     def pause(self, duration_s: float) -> None:
         """Note that nothing was recorded for some time."""
@@ -389,9 +399,9 @@ class _StreamCleaner:
         self._writer = files.make_writer()
         self._meter = LoudnessMeter() if settings.normalize == "loudness" else None
 
-    def push(self, mono: NDArray[np.float32]) -> None:
-        """Add a block, shape (n,)."""
-        self._take(self._conditioner.push(mono))
+    def push(self, mono: NDArray[np.float32], floor: float) -> None:
+        """Add a block, shape (n,); if all of it is below `floor`, it may be stored as silence."""
+        self._take(self._conditioner.push(mono), floor)
 
     def skip_to(self, time_s: float) -> None:
         """Add silence up to a time, counted from the start of the recording."""
@@ -408,8 +418,8 @@ class _StreamCleaner:
         self.dynamics.drain()
         return self._writer.finish(self._gain())
 
-    def _take(self, audio: NDArray[np.float32]) -> None:
-        self._writer.append(audio)
+    def _take(self, audio: NDArray[np.float32], floor: float = 0.0) -> None:
+        self._writer.append(audio, floor)
         self.dynamics.push(audio)
         if self._meter is not None and len(audio):
             self._meter.push(audio)

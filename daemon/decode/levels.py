@@ -15,11 +15,13 @@ _FULL_SCALE: Final = 0.999
 _MIN_CLIPPED_RUN: Final = 3  # one sample at full scale is a peak, three in a row are a flat top
 _MAX_SENSIBLE: Final = 1e6  # +120 dBFS: a float sample beyond it is garbage that happens to be finite
 _INVERTED_CORRELATION: Final = -0.9
-_SILENT_RMS: Final = 1e-4  # -80 dBFS: a connected but unused input stays below
 _NOTED_DC: Final = 0.01
 _NOTED_CLIPPING_S: Final = 0.05
 _QUIET_PEAK_DBFS: Final = -40.0
 _STEREO: Final = 2
+
+SILENT_RMS: Final = 1e-4
+"""-80 dBFS: a connected but unused input stays below."""
 
 
 class Levels:
@@ -99,7 +101,7 @@ class Levels:
             return None
         means = self._sums / self._n_frames
         variances = np.maximum(self._energies / self._n_frames - means**2, 0)
-        if min(variances) < _SILENT_RMS**2:
+        if min(variances) < SILENT_RMS**2:
             return None
         correlation = (self._cross_energy / self._n_frames - means[0] * means[1]) / np.sqrt(variances[0] * variances[1])
         return int(np.argmax(variances)) if correlation < _INVERTED_CORRELATION else None
@@ -128,7 +130,7 @@ class Levels:
         if self.inverted_channel is not None:
             name = ("left", "right")[self.inverted_channel]
             return [f"The two channels are inverted copies and would cancel: only the {name} channel was used."]
-        is_silent = self._energies / max(self._n_frames, 1) < _SILENT_RMS**2
+        is_silent = self._energies / max(self._n_frames, 1) < SILENT_RMS**2
         if not is_silent.any() or is_silent.all():
             return []
         if self._channels == _STEREO:

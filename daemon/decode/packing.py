@@ -49,6 +49,12 @@ def pack(samples: NDArray[np.float32]) -> NDArray[np.void]:
     return blocks
 
 
+def is_heard(blocks: NDArray[np.void], floor: float = 0.0) -> NDArray[np.bool_]:
+    """Return for each block whether any of its samples is above a level, shape (n_blocks,)."""
+    heard: NDArray[np.bool_] = blocks["factor"] > np.float32(floor) / _HIGHEST
+    return heard
+
+
 def unpack(blocks: NDArray[np.void], gain: float = 1.0) -> NDArray[np.float32]:
     """Return the samples of blocks times a gain, shape (n_blocks * BLOCK_SAMPLES,)."""
     factors = blocks["factor"] * np.float32(gain)

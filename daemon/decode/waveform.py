@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import numpy as np
 
 from daemon import errors
-from daemon.decode.packing import BLOCK, BLOCK_SAMPLES, count_blocks, pack, stored_bytes, unpack
+from daemon.decode.packing import BLOCK, BLOCK_SAMPLES, count_blocks, is_heard, pack, stored_bytes, unpack
 from daemon.host import files
 
 if TYPE_CHECKING:
@@ -194,6 +194,12 @@ class MixedWaveform:
 class WaveformWriter:
     """Writes a waveform block by block; leaving the context without `finish` discards it.
 
+    Silence takes no room: it becomes a hole in the file.
+
+    Attributes:
+        n_samples: samples so far.
+        n_recorded: those of them that are no pauses of the recorder.
+
     Args:
         cache: folder for decoded audio.
         file: an open unlinked file to write to, instead of a new one there.
@@ -209,14 +215,20 @@ class WaveformWriter:
         self._pieces: list[tuple[int, int]] = []
         self._pending = np.zeros(0, np.float32)  # the beginning of a block
         self.n_samples = 0
+        self.n_recorded = 0
 
-    def append(self, block: NDArray[np.float32]) -> None:
+    def append(self, block: NDArray[np.float32], floor: float = 0.0) -> None:
         """Add samples, shape (n,), at the end.
+
+        Args:
+            block: the samples.
+            floor: what stays below it, at both ends of the block or all through it, may be stored as silence.
 
         Raises:
             errors.TransientError: the disk is full.
         """
-        self._write(np.asarray(block, np.float32))
+        self._write(np.asarray(block, np.float32), floor)
+        self.n_recorded += len(block)
         if len(block):
             goes_on = bool(self._pieces) and self._pieces[-1][1] == self.n_samples
             start = self._pieces.pop()[0] if goes_on else self.n_samples
@@ -244,6 +256,8 @@ class WaveformWriter:
             errors.TransientError: the disk is full.
         """
         self._write(np.zeros(-len(self._pending) % BLOCK_SAMPLES, np.float32))
+        with files.explained(_NOT_STORED, self._cache):
+            self._open_file.truncate(stored_bytes(self.n_samples))  # it may end with a hole
         file, self._file = self._open_file, None
         return Waveform(file, self.n_samples, gain, tuple(self._pieces))
 
@@ -253,16 +267,23 @@ class WaveformWriter:
             raise ValueError("the waveform is finished")
         return self._file
 
-    def _write(self, samples: NDArray[np.float32]) -> None:
-        """Write all whole blocks that there are now, and keep the rest."""
+    def _write(self, samples: NDArray[np.float32], floor: float = 0.0) -> None:
+        """Write all whole blocks that there are now, without the silence at both ends of them, and keep the rest."""
         file = self._open_file
         audio = np.concatenate((self._pending, samples)) if len(self._pending) else samples
         n_whole = len(audio) // BLOCK_SAMPLES * BLOCK_SAMPLES
         self._pending = audio[n_whole:].copy()
-        rest = pack(audio[:n_whole]).view(np.uint8).data
+        blocks = pack(audio[:n_whole])
+        heard = np.flatnonzero(is_heard(blocks, floor))
+        first, stop = (int(heard[0]), int(heard[-1]) + 1) if len(heard) else (len(blocks), len(blocks))
+        rest = blocks[first:stop].view(np.uint8).data
         with files.explained(_NOT_STORED, self._cache):
+            if first:
+                file.seek(first * BLOCK.itemsize, os.SEEK_CUR)
             while rest:
                 rest = rest[file.write(rest) :]
+            if stop < len(blocks):
+                file.seek((len(blocks) - stop) * BLOCK.itemsize, os.SEEK_CUR)
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -288,6 +309,12 @@ class AudioFiles:
         self._cache = cache
         self._given = None if files is None else list(files)
         self._busy: list[io.FileIO] = []
+        self._writers: list[WaveformWriter] = []
+
+    @property
+    def n_recorded(self) -> int:
+        """How many samples were written so far, to all files, pauses of the recorder left out."""
+        return sum(writer.n_recorded for writer in self._writers)
 
     @property
     def n_free(self) -> int:
@@ -298,7 +325,8 @@ class AudioFiles:
         """Return a writer for one more stream."""
         file = open_unlinked(self._cache) if self._given is None else self._given.pop(0)
         self._busy.append(file)
-        return WaveformWriter(self._cache, file)
+        self._writers.append(WaveformWriter(self._cache, file))
+        return self._writers[-1]
 
     def release(self, *waveforms: Waveform) -> None:
         """Discard the audio of some streams."""

@@ -73,6 +73,8 @@ class Channel(Generic[Sent, Received]):
             EOFError: the other end is closed.
             ValueError: the message has none of the types.
         """
+        if (content := self._take_message()) is not None:  # it came with the one before
+            return self._parse(content)
         self._socket.settimeout(timeout_s)
         try:
             block = self._socket.recv(_BLOCK_BYTES)

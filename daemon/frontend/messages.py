@@ -105,6 +105,14 @@ class Ready:
 
 
 @dataclass(frozen=True, slots=True)
+class Decoding:
+    """Sent now and then before the response to `Prepare`: how much audio was decoded so far, in all streams."""
+
+    audio_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    kind: Literal["decoding"] = "decoding"
+
+
+@dataclass(frozen=True, slots=True)
 class Probed:
     """Response to `Probe`."""
 
@@ -175,7 +183,7 @@ class Bug:
 
 
 Request: TypeAlias = Prepare | Probe | MeasureRoom | Encode
-Response: TypeAlias = Ready | Probed | RoomMeasured | AudioReady | Encoded | AudioFailed | Bug
+Response: TypeAlias = Ready | Decoding | Probed | RoomMeasured | AudioReady | Encoded | AudioFailed | Bug
 DaemonEnd: TypeAlias = Channel[Request, Response]
 ProcessEnd: TypeAlias = Channel[Response, Request]
 

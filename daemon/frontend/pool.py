@@ -28,6 +28,7 @@ from daemon.frontend.messages import (
     AudioFailed,
     AudioReady,
     Bug,
+    Decoding,
     Encode,
     Encoded,
     MeasureRoom,
@@ -61,7 +62,6 @@ _PROBE_LIMIT_S: Final = 20.0
 _LIMIT_S: Final = 60.0
 _LIMIT_BYTES_PER_S: Final = 1e6
 _LIMIT_TIMES_REAL_TIME: Final = 10.0
-_BLOCK_BYTES: Final = 512  # the unit of st_blocks
 _ERRORS: Final = {
     kind.__name__: kind
     for kind in (
@@ -199,8 +199,8 @@ class FrontEnd:
             audio = [files.enter_context(open_unlinked(self._cache)) for _ in range(MAX_STREAMS)]
             size, descriptors = recording.size, [file.fileno() for file in audio]
 
-            def limit_s() -> float:
-                audio_s = min(_audio_s(descriptors), MAX_STREAMS * settings.max_duration_h * 3600)
+            def limit_s(decoded_s: float) -> float:
+                audio_s = min(decoded_s, MAX_STREAMS * settings.max_duration_h * 3600)
                 return _LIMIT_S + size / _LIMIT_BYTES_PER_S + audio_s / _LIMIT_TIMES_REAL_TIME
 
             request = Prepare(settings, vad, self._cache, asr.tracks, asr.channels)
@@ -250,7 +250,7 @@ class FrontEnd:
         with open_unlinked(self._cache) as file:
             descriptors = (file.fileno(), *(part.file.fileno() for part in parts))
             with self._turn(raise_if_stopped):
-                response = self._ask(request, descriptors, lambda: limit_s, raise_if_stopped)
+                response = self._ask(request, descriptors, lambda _: limit_s, raise_if_stopped)
             if not isinstance(response, Encoded):
                 raise errors.JobError(_INVALID, CONVERT)
             file.seek(0)  # the audio process has moved it
@@ -269,7 +269,7 @@ class FrontEnd:
             return False
         with source:
             try:
-                response = self._ask(Probe(), (source.descriptor,), lambda: _PROBE_LIMIT_S, lambda: None)
+                response = self._ask(Probe(), (source.descriptor,), lambda _: _PROBE_LIMIT_S, lambda: None)
             except errors.JobError:  # a file that crashes a codec moves to failed, with its reason
                 return True
         return isinstance(response, Probed) and response.is_recording
@@ -292,7 +292,7 @@ class FrontEnd:
         request = MeasureRoom(asr.tracks, asr.channels, 3600.0 * settings.max_duration_h)
         try:
             with RecordingFile.open(path) as source:
-                response = self._ask(request, (source.descriptor,), lambda: _PROBE_LIMIT_S, lambda: None)
+                response = self._ask(request, (source.descriptor,), lambda _: _PROBE_LIMIT_S, lambda: None)
         except errors.JobError:  # decoding fails, too, and says why
             return None
         return response.n_bytes if isinstance(response, RoomMeasured) else None
@@ -332,7 +332,7 @@ class FrontEnd:
         self,
         request: Request,
         descriptors: tuple[int, ...],
-        limit_s: Callable[[], float],
+        limit_s: Callable[[float], float],
         raise_if_stopped: Callable[[], None],
     ) -> Response:
         """Send a request to a process and wait for the response; a process that misbehaves is ended."""
@@ -369,7 +369,7 @@ class FrontEnd:
             self._busy.add(process)
         is_started = False
         try:
-            response = self._await(process, lambda: _START_LIMIT_S, raise_if_stopped)
+            response = self._await(process, lambda _: _START_LIMIT_S, raise_if_stopped)
             if is_started := isinstance(response, Ready):
                 self._report_missing(response.missing)
         except (EOFError, OSError, ValueError):
@@ -399,15 +399,20 @@ class FrontEnd:
             process.end()
 
     def _await(
-        self, process: AudioProcess, limit_s: Callable[[], float], raise_if_stopped: Callable[[], None]
+        self, process: AudioProcess, limit_s: Callable[[float], float], raise_if_stopped: Callable[[], None]
     ) -> Response:
-        """Wait for a response; time in which this process was frozen does not count."""
-        took_s, last_s = 0.0, self._monotonic()
-        while (response := process.channel.poll(_POLL_S)) is None:
+        """Wait for a response; time in which this process was frozen does not count.
+
+        The limit depends on how much audio was decoded so far, in seconds.
+        """
+        took_s, last_s, decoded_s = 0.0, self._monotonic(), 0.0
+        while (response := process.channel.poll(_POLL_S)) is None or isinstance(response, Decoding):
+            if response is not None:
+                decoded_s = response.audio_s
             raise_if_stopped()
             now_s = self._monotonic()
             took_s, last_s = took_s + min(now_s - last_s, _MAX_POLL_S), now_s
-            if took_s > limit_s():
+            if took_s > limit_s(decoded_s):
                 if process.waits_for_disk():
                     raise errors.TransientError(
                         "The recording cannot be read: its disk or share does not answer.",
@@ -424,12 +429,6 @@ def _can_go_on(response: Response) -> bool:
         # One that ran out of memory may be in any state; one without the VAD's weights can no longer load them.
         return response.error in _ERRORS and response.error != errors.EngineUnavailableError.__name__
     return not isinstance(response, Bug)
-
-
-def _audio_s(descriptors: Sequence[int]) -> float:
-    """Return how much audio some files hold so far, in seconds; pauses that take no room do not count."""
-    n_bytes = sum(_BLOCK_BYTES * os.fstat(descriptor).st_blocks for descriptor in descriptors)
-    return n_bytes / stored_bytes(SAMPLE_RATE_HZ)
 
 
 def _fits(response: AudioReady, descriptors: Sequence[int]) -> bool:

@@ -25,7 +25,7 @@ import soundfile
 
 from daemon import errors
 from daemon.config import Preprocess
-from daemon.decode import AudioFiles, MixedWaveform, RecordingFile, Waveform, readers
+from daemon.decode import SAMPLE_RATE_HZ, AudioFiles, MixedWaveform, RecordingFile, Waveform, readers
 from daemon.decode.cleaning import is_recording
 from daemon.decode.encoding import ENCODED_FORMATS, encode
 from daemon.decode.room import measure_room
@@ -33,6 +33,7 @@ from daemon.frontend.messages import (
     AudioFailed,
     AudioReady,
     Bug,
+    Decoding,
     Encode,
     Encoded,
     MeasureRoom,
@@ -50,12 +51,13 @@ from daemon.host.privileges import leave_no_core
 from daemon.segment.silero import load_silero
 
 if TYPE_CHECKING:
-    from daemon.frontend.messages import Request, Response
+    from daemon.frontend.messages import ProcessEnd, Request, Response
 
 # On top of what the process uses after loading. A recording of ten hours needs a tenth of it, for the
 # index of its packets.
 _MEMORY_BYTES: Final = 1 << 29
 _WARM_UP_RATE_HZ: Final = 8000
+_TOLD_SAMPLES: Final = 100 * SAMPLE_RATE_HZ  # worth ten seconds more in which to respond
 _F_SETSIG: Final = 10  # fcntl.h; the module fcntl does not have it
 _MOST_DISPENSABLE: Final = "1000"
 
@@ -74,7 +76,7 @@ def main() -> None:
     channel.send(Ready(tuple(found.what for found in missing)))
     with suppress(EOFError, BrokenPipeError):
         while True:
-            response = _respond(*channel.receive())
+            response = _respond(channel, *channel.receive())
             channel.send(response)
             if isinstance(response, Bug):
                 return
@@ -126,7 +128,7 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _respond(request: Request, descriptors: list[int]) -> Response:
+def _respond(channel: ProcessEnd, request: Request, descriptors: list[int]) -> Response:
     try:
         if isinstance(request, Encode):
             return _encode(request, descriptors)
@@ -135,7 +137,7 @@ def _respond(request: Request, descriptors: list[int]) -> Response:
                 return _look(source, request)
             with ExitStack() as stack:
                 files = [stack.enter_context(io.FileIO(descriptor, "r+b")) for descriptor in descriptors[1:]]
-                return _prepare(source, files, request)
+                return _prepare(source, files, request, channel)
     except errors.ScribedError as error:
         return AudioFailed(type(error).__name__, error.what, error.remedy)
     except MemoryError:
@@ -151,9 +153,18 @@ def _look(source: RecordingFile, request: Probe | MeasureRoom) -> Probed | RoomM
     return RoomMeasured(measure_room(source, request.tracks, request.channels, request.limit_s))
 
 
-def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare) -> AudioReady:
-    """Decode a recording into the files, and find the speech in it."""
-    streams, receipt = find_streams(source, AudioFiles(request.cache, files), request)
+def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare, channel: ProcessEnd) -> AudioReady:
+    """Decode a recording into the files, and find the speech in it; say now and then how far it is."""
+    audio = AudioFiles(request.cache, files)
+    n_told = 0
+
+    def tell() -> None:
+        nonlocal n_told
+        if audio.n_recorded - n_told >= _TOLD_SAMPLES:
+            n_told = audio.n_recorded
+            channel.send(Decoding(n_told / SAMPLE_RATE_HZ))
+
+    streams, receipt = find_streams(source, audio, request, tell)
     ready = (
         StreamReady(
             files.index(stream.waveform.file),

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from daemon.config import Preprocess, Transcribe
-from daemon.decode import AudioFiles, RecordingFile, stored_bytes
+from daemon.decode import AudioFiles, RecordingFile, open_unlinked, stored_bytes
 from daemon.decode.room import measure_room
-from daemon.frontend.messages import Prepare
+from daemon.frontend.messages import AudioReady, Decoding, Prepare, Ready
 from daemon.frontend.preparing import find_streams
+from daemon.frontend.process import AudioProcess
 from tests import media
 
 if TYPE_CHECKING:
@@ -84,3 +85,38 @@ def test_room_is_measured_in_an_audio_process_for_the_tracks_that_are_asked_for(
     )
     assert one == pytest.approx(stored_bytes(4 * S), rel=0.02)
     assert three == pytest.approx(3 * stored_bytes(4 * S), rel=0.02)
+
+
+def test_unused_inputs_of_a_recorder_take_no_room_and_what_is_said_late_into_one_does(
+    tmp_path: Path, front_end: FrontEnd
+) -> None:
+    n = 60 * S
+    dither = np.random.default_rng(1).integers(-1, 2, (n, 8)).astype(np.float32) / 32_768
+    dither[:, 0] += media.noise(60)
+    dither[-S:, 7] += media.noise(1, level=0.01, seed=2)
+    path = media.write_audio(tmp_path / "room.wav", dither, S)
+    with front_end.prepare(path, Preprocess(), "off", asr=Transcribe(channels="split")) as prepared:
+        taken = [512 * os.fstat(stream.waveform.file.fileno()).st_blocks for stream in prepared.streams]
+        late = prepared.streams[7].waveform
+        assert late.level(n - S // 2, n) == pytest.approx(0.01, rel=0.1)
+    assert taken[0] > 0.9 * stored_bytes(n)
+    assert max(taken[1:7]) < 0.1 * stored_bytes(n)
+    assert taken[7] < 0.2 * stored_bytes(n)
+
+
+def test_time_limit_counts_the_audio_that_was_decoded_and_not_what_it_takes_on_the_disk(tmp_path: Path) -> None:
+    path = media.write_audio(tmp_path / "silent.flac", np.zeros(600 * S, np.int16), S)
+    process, decoded_s = AudioProcess(), [0.0]
+    try:
+        while not isinstance(process.channel.poll(0.25), Ready):
+            assert process.is_alive()
+        with RecordingFile.open(path) as source, open_unlinked(tmp_path) as file:
+            process.channel.send(Prepare(Preprocess(), "energy", tmp_path), source.descriptor, file.fileno())
+            while not isinstance(response := process.channel.poll(0.25), AudioReady):
+                assert process.is_alive()
+                decoded_s += [response.audio_s] if isinstance(response, Decoding) else []
+            assert 512 * os.fstat(file.fileno()).st_blocks < 0.01 * stored_bytes(600 * S)
+    finally:
+        process.end()
+    assert decoded_s == sorted(decoded_s)
+    assert 500 <= decoded_s[-1] <= 600

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from daemon.decode import Waveform
+
 
 def error_by_block(samples: NDArray[np.float32]) -> NDArray[np.float64]:
     """Return the largest error in each block, as a share of the loudest sample in it."""
@@ -79,3 +81,39 @@ def test_replaced_samples_are_read_back_and_no_others_change(start: int, n_sampl
     expected[start : start + n_samples] = new
     assert len(after) == len(before)
     assert after == pytest.approx(expected, abs=float(2 * np.abs(before).max()) / 65_000)
+
+
+def taken_bytes(waveform: Waveform) -> int:
+    """Return how much of the disk the audio takes."""
+    return 512 * os.fstat(waveform.file.fileno()).st_blocks
+
+
+def test_silence_takes_no_room_wherever_it_lies(tmp_path: Path) -> None:
+    sound, silence = media.noise(2.0), np.zeros(1 << 15, np.float32)
+    with WaveformWriter(tmp_path) as writer:
+        for block in (*[silence] * 100, sound, *[silence] * 100, sound, *[silence] * 100):
+            writer.append(block)
+        waveform = writer.finish()
+    expected = np.concatenate((*[silence] * 100, sound, *[silence] * 100, sound, *[silence] * 100))
+    with waveform:
+        assert writer.n_recorded == waveform.n_samples == len(expected)
+        assert waveform.pieces == ((0, len(expected)),)  # it was recorded, unlike a pause of the recorder
+        assert os.fstat(waveform.file.fileno()).st_size == stored_bytes(len(expected))
+        assert taken_bytes(waveform) < 1.2 * stored_bytes(2 * len(sound))
+        assert np.abs(media.samples_of(waveform) - expected).max() < 1e-4
+
+
+def test_only_what_stays_below_the_floor_is_stored_as_silence(tmp_path: Path) -> None:
+    quiet, click = media.noise(2.048, level=1e-6), media.noise(2.048, level=1e-6, seed=2)
+    click[20_000] = 1e-3
+    with WaveformWriter(tmp_path) as writer:
+        for block in (quiet, click, quiet):
+            writer.append(block, 1e-4)
+        writer.append(quiet)
+        waveform = writer.finish()
+    with waveform:
+        n = len(quiet)
+        assert not waveform.read(0, n).any()
+        assert waveform.read(n, 2 * n)[20_000] == pytest.approx(1e-3, rel=1e-4)
+        assert not waveform.read(2 * n, 3 * n).any()
+        assert waveform.read(3 * n, 4 * n) == pytest.approx(quiet, abs=1e-9)
