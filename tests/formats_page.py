@@ -56,9 +56,9 @@ default track holds no speech, they are read. Copies of a track, and a mix whose
 are found by their sound and heard once. `audio.tracks` in the JSON document says what became of each. A track that
 cannot be read makes the transcript incomplete; one that is left out does not.
 
-At most eight tracks and channels of a recording are transcribed each by itself. Tracks beyond the eighth cannot be
-read; `transcribe.tracks` can choose one of them. The channels of a track for which `split` leaves no room are mixed,
-and a note says so.
+At most eight tracks and channels of a recording are transcribed each by itself. Where there are more tracks, the first
+seven are, and the rest are mixed; `transcribe.tracks` can choose one of them. The channels of a track for which `split`
+leaves no room are mixed, too. A note says so.
 
 ## Several channels
 

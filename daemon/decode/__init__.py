@@ -3,12 +3,12 @@
 `daemon.decode.cleaning` does the work. It loads the codecs, so only audio processes import it.
 """
 
+from daemon.decode.audio_files import AudioFiles
 from daemon.decode.packing import stored_bytes
 from daemon.decode.source import NotARecordingError, RecordingFile
 from daemon.decode.waveform import (
     MAX_STREAMS,
     SAMPLE_RATE_HZ,
-    AudioFiles,
     MixedWaveform,
     Waveform,
     WaveformWriter,

@@ -19,25 +19,25 @@ import numpy as np
 
 from daemon import errors
 from daemon.decode import readers
-from daemon.decode.conditioning import Conditioner
-from daemon.decode.dynamics import SILENT_PEAK, Dynamics
 from daemon.decode.frames import BLOCK_VALUES
 from daemon.decode.joined import Adapter, list_parts
 from daemon.decode.levels import SILENT_RMS, Levels
-from daemon.decode.loudness import LoudnessMeter
 from daemon.decode.source import NotARecordingError
+from daemon.decode.stream_cleaner import StreamCleaner, mix_channels, set_gain
 from daemon.decode.tracks import choose
-from daemon.decode.waveform import MAX_STREAMS, SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from daemon.config import Preprocess
+    from daemon.decode.audio_files import AudioFiles
+    from daemon.decode.dynamics import Dynamics
+    from daemon.decode.mixing import MixPart
     from daemon.decode.source import RecordingFile
     from daemon.decode.tracks import AudioTrack
-    from daemon.decode.waveform import AudioFiles, Waveform
+    from daemon.decode.waveform import Waveform, WaveformWriter
 
 # Below 4 kHz speech is unintelligible, and a header that says 1 Hz turns 32 kB into hours. 768 kHz and
 # 64 channels are the most that recording devices offer.
@@ -74,7 +74,7 @@ class CleanedStream:
 
     Attributes:
         waveform: read with its gain; its time 0 is that of the recording.
-        channel: from 1; None where all channels were mixed, or one stands for all.
+        channel: from 1; None where several channels were mixed, or one stands for all.
         dynamics: its levels before the gain.
     """
 
@@ -88,7 +88,8 @@ class CleanedTrack:
     """What was decoded of one track.
 
     Attributes:
-        streams: one, or one for each channel; () where there was nothing to decode.
+        streams: one, or one for each channel; () where there was nothing to decode. Tracks that were mixed have the
+            same waveform, each with its own levels.
         levels: what was measured in its channels.
         start_s: when its first sample was recorded, from the start of the recording.
         end_s: when its last sample was.
@@ -185,10 +186,11 @@ def decode(
     inverted = {} if wanted.is_split else _find_inverted(cleaned)
     if not inverted:
         return cleaned
-    for each in cleaned.tracks:  # cheaper than keeping two mixes
-        if each.track.number in inverted:
-            files.release(*(stream.waveform for stream in each.streams))
-    again = replace(run, wanted=Wanted(tuple(inverted)), alone=inverted).decode()
+    # Reading them again is cheaper than keeping two mixes; and what was mixed with them is in the same file.
+    spoilt = {part.waveform for each in cleaned.tracks if each.track.number in inverted for part in each.streams}
+    numbers = [each.track.number for each in cleaned.tracks if any(part.waveform in spoilt for part in each.streams)]
+    files.release(*spoilt)
+    again = replace(run, wanted=Wanted(tuple(numbers)), alone=inverted).decode()
     found = {each.track.number: each for each in again.tracks}
     return replace(cleaned, tracks=tuple(found.get(each.track.number, each) for each in cleaned.tracks))
 
@@ -218,24 +220,34 @@ class _Pass:
             for track in heard:
                 track.fault = track.fault or _find_impossible(track)
             readable = [track for track in heard if track.fault is None]
-            for track in readable[self.files.n_free :]:
-                track.fault = errors.JobError(
-                    f"there are more than {MAX_STREAMS} tracks.", "Set transcribe.tracks to its number."
-                )
-            readable = readable[: self.files.n_free]
             if not readable:
                 raise next(track.fault for track in heard if track.fault is not None)
             if any((track.declared_s or 0.0) > self._limit_s for track in readable):
                 raise _too_long_error(self.settings)
-            n_left = range(len(readable) - 1, -1, -1)
-            cleaners = {track.number: self._cleaner(track, n) for track, n in zip(readable, n_left, strict=True)}
+            n_apart = len(readable) if len(readable) <= self.files.n_free else self.files.n_free - 1
+            mix = self.files.make_mix(len(readable) - n_apart) if n_apart < len(readable) else None
+            cleaners = {
+                track.number: self._cleaner(track, n_apart - 1 - at) for at, track in enumerate(readable[:n_apart])
+            }
+            for track, part in zip(readable[n_apart:], mix.parts if mix is not None else (), strict=True):
+                cleaners[track.number] = _TrackCleaner(track, self._all_channels(track), [part], self.settings)
             self._read(reader, cleaners)
         if len(parts) > 1:
             self._read_on(parts[1:], cleaners)
-        tracks = tuple(cleaner.finish() for cleaner in cleaners.values())
+        tracks = self._finish(cleaners.values())
+        if mix is not None and any(part.waveform is mix.waveform for each in tracks for part in each.streams):
+            set_gain(mix.finish(), self.settings, self.raise_if_stopped)
         if not any(each.streams for each in tracks):
             raise errors.JobError("The file holds no audio, only a header.", "Copy the recording again.")
         return Cleaned(tuple(reader.tracks), tracks, left_out)
+
+    def _finish(self, cleaners: Iterable[_TrackCleaner]) -> tuple[CleanedTrack, ...]:
+        """Return the tracks, without the files of those in which there was nothing to decode."""
+        found = [(cleaner.has_begun, cleaner.finish()) for cleaner in cleaners]
+        used = {part.waveform for has_begun, each in found if has_begun for part in each.streams}
+        unused = {part.waveform for _, each in found for part in each.streams} - used
+        self.files.release(*unused)
+        return tuple(each if has_begun else replace(each, streams=()) for has_begun, each in found)
 
     def hides_recordings(self) -> bool:
         """Return whether what looks like damage is another recording, in a format that does not state where it ends."""
@@ -286,25 +298,40 @@ class _Pass:
 
     def _cleaner(self, track: AudioTrack, n_left: int) -> _TrackCleaner:
         """Return the cleaner of a track; it is split where that is wanted and leaves room for tracks that follow."""
+        n_most = self.files.n_free - n_left
+        channels = self._all_channels(track)
+        if self.wanted.is_split and track.channels > 1:
+            n_apart = track.channels if track.channels <= n_most else n_most - 1
+            channels = [slice(channel, channel + 1) for channel in range(n_apart)]
+            if n_apart < track.channels:
+                channels.append(slice(n_apart, None))
+                which = f"Its channels {n_apart + 1} to" if n_apart else "Its"
+                track.notes.append(
+                    f"{which} {track.channels}{'' if n_apart else ' channels'} were mixed: there are too many to"
+                    " transcribe each alone."
+                )
+        return _TrackCleaner(track, channels, [self.files.make_writer() for _ in channels], self.settings)
+
+    def _all_channels(self, track: AudioTrack) -> list[slice]:
+        """Return all channels of a track together, or the one that stands for all."""
         alone = self.alone.get(track.number)
-        n_channels = track.channels if self.wanted.is_split else 1
-        if n_channels > 1 and self.files.n_free < n_left + n_channels:
-            track.notes.append(
-                f"Its {track.channels} channels were mixed: there are too many to transcribe each alone."
-            )
-            n_channels = 1
-        channels: list[int | None] = [alone] if n_channels == 1 else [*range(n_channels)]
-        return _TrackCleaner(track, channels, self.files, self.settings)
+        return [slice(None) if alone is None else slice(alone, alone + 1)]
 
 
 class _TrackCleaner:
-    """Cleans one track block by block, as one stream or as one for each channel."""
+    """Cleans one track block by block, as one stream or as several, each of some channels."""
 
-    def __init__(self, track: AudioTrack, channels: list[int | None], files: AudioFiles, settings: Preprocess) -> None:
+    def __init__(
+        self,
+        track: AudioTrack,
+        channels: Sequence[slice],
+        writers: Sequence[WaveformWriter | MixPart],
+        settings: Preprocess,
+    ) -> None:
         self._track = track
-        self._files = files
         self._levels = Levels(track.rate_hz, track.channels, has_headroom=track.codec in _FLOAT_CODECS)
-        self._streams = {channel: _StreamCleaner(track.rate_hz, files, settings) for channel in channels}
+        self._channels = channels
+        self._streams = [StreamCleaner(track.rate_hz, writer, settings) for writer in writers]
         self._adapter: Adapter | None = None
         self._start_s: float | None = None
         self._paused_s = 0.0
@@ -313,6 +340,11 @@ class _TrackCleaner:
     def time_s(self) -> float:
         """Time so far, from the start of the recording."""
         return self._paused_s + self._levels.duration_s
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there was anything to decode."""
+        return self._start_s is not None
 
     @property
     def number(self) -> int:
@@ -352,14 +384,14 @@ class _TrackCleaner:
             self._start_s = self.time_s
         block = self._levels.observe(block, self.time_s)
         floor = self._find_floor()
-        for channel, stream in self._streams.items():
-            stream.push(_mix(block, channel), floor)
+        for channels, stream in zip(self._channels, self._streams, strict=True):
+            stream.push(mix_channels(block[channels]), floor)
 
     def _find_floor(self) -> float:
         """Return the level below which a channel is silent, as far as the other channels show."""
         if len(self._streams) == 1:
             return 0.0
-        return min(SILENT_RMS, _UNUSED_SHARE * max(stream.dynamics.peak for stream in self._streams.values()))
+        return min(SILENT_RMS, _UNUSED_SHARE * max(stream.dynamics.peak for stream in self._streams))
 
     def pause(self, duration_s: float) -> None:
         """Note that nothing was recorded for some time."""
@@ -371,7 +403,7 @@ class _TrackCleaner:
                 n_left -= n_frames
             return
         self._paused_s += duration_s
-        for stream in self._streams.values():
+        for stream in self._streams:
             stream.skip_to(self.time_s)
 
     def finish(self) -> CleanedTrack:
@@ -379,58 +411,12 @@ class _TrackCleaner:
         end_s, is_split = self.time_s, len(self._streams) > 1
         start_s = end_s if self._start_s is None else self._start_s
         finished = [
-            CleanedStream(stream.finish(), channel + 1 if is_split and channel is not None else None, stream.dynamics)
-            for channel, stream in self._streams.items()
+            CleanedStream(
+                stream.finish(), channels.start + 1 if is_split and channels.stop is not None else None, stream.dynamics
+            )
+            for channels, stream in zip(self._channels, self._streams, strict=True)
         ]
-        if self._start_s is None:
-            self._files.release(*(stream.waveform for stream in finished))
-            finished.clear()
         return CleanedTrack(self._track, tuple(finished), self._levels, start_s, end_s)
-
-
-class _StreamCleaner:
-    """High-passes and resamples one mono stream, writes it, and measures it for its gain."""
-
-    def __init__(self, rate_hz: int, files: AudioFiles, settings: Preprocess) -> None:
-        self.dynamics = Dynamics()
-        self._rate_hz = rate_hz
-        self._settings = settings
-        self._conditioner = Conditioner(rate_hz, settings.highpass_hz)
-        self._writer = files.make_writer()
-        self._meter = LoudnessMeter() if settings.normalize == "loudness" else None
-
-    def push(self, mono: NDArray[np.float32], floor: float) -> None:
-        """Add a block, shape (n,); if all of it is below `floor`, it may be stored as silence."""
-        self._take(self._conditioner.push(mono), floor)
-
-    def skip_to(self, time_s: float) -> None:
-        """Add silence up to a time, counted from the start of the recording."""
-        self._take(self._conditioner.drain())
-        self._conditioner = Conditioner(self._rate_hz, self._settings.highpass_hz)
-        n_samples = round(time_s * SAMPLE_RATE_HZ) - self._writer.n_samples
-        if n_samples > 0:
-            self._writer.skip(n_samples)
-            self.dynamics.skip(n_samples)
-
-    def finish(self) -> Waveform:
-        """Return the waveform with its gain."""
-        self._take(self._conditioner.drain())
-        self.dynamics.drain()
-        return self._writer.finish(self._gain())
-
-    def _take(self, audio: NDArray[np.float32], floor: float = 0.0) -> None:
-        self._writer.append(audio, floor)
-        self.dynamics.push(audio)
-        if self._meter is not None and len(audio):
-            self._meter.push(audio)
-
-    def _gain(self) -> float:
-        """Return the linear factor of the chosen normalization; silence is left unchanged."""
-        if self.dynamics.peak < SILENT_PEAK or self._settings.normalize == "off":
-            return 1.0
-        if self._meter is not None:
-            return self._meter.gain()
-        return float(10 ** (self._settings.peak_dbfs / 20) / self.dynamics.peak)
 
 
 def _find_impossible(track: AudioTrack) -> errors.JobError | None:
@@ -452,14 +438,3 @@ def _too_long_error(settings: Preprocess) -> errors.JobError:
         f"The recording is longer than the limit of {settings.max_duration_h:g} hours.",
         "Cut it into parts, or raise preprocess.max_duration_h.",
     )
-
-
-def _mix(channels: NDArray[np.float32], chosen: int | None) -> NDArray[np.float32]:
-    """Return one of the channels, shape (channels, n), or the mean of all, as sox mixes; shape (n,)."""
-    mono: NDArray[np.float32] = channels[chosen or 0]
-    if chosen is None and len(channels) > 1:
-        mono = mono + channels[1]
-        for channel in channels[2:]:
-            mono += channel
-        mono *= np.float32(1 / len(channels))
-    return mono

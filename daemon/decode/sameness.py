@@ -49,8 +49,12 @@ def find_same(waveforms: Sequence[Waveform]) -> dict[int, tuple[int, ...]]:
 def _is_made_of(whole: Waveform, parts: Sequence[Waveform]) -> bool:
     """Return whether a sound is the sum of others, each times a factor."""
     windows = _list_windows(whole)
-    rests = [_rest(whole, parts, start) for start in windows]
-    return bool(rests) and sum(rest <= _MAX_REST for rest in rests) >= _MIN_ALIKE * len(rests)
+    n_other = 0
+    for start in windows:
+        n_other += _rest(whole, parts, start) > _MAX_REST
+        if n_other > (1 - _MIN_ALIKE) * len(windows):
+            return False
+    return bool(windows)
 
 
 def _list_windows(whole: Waveform) -> list[int]:

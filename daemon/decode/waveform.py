@@ -29,7 +29,9 @@ SAMPLE_RATE_HZ: Final = 16_000
 MAX_STREAMS: Final = 8
 """How many tracks and channels of one recording are kept apart."""
 
-_NOT_STORED: Final = "the decoded audio could not be stored"
+NOT_STORED: Final = "the decoded audio could not be stored"
+"""What went wrong where the disk of the cache does not take the audio."""
+
 # Errors of file systems without unnamed files (NFS, some overlays).
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL})
 
@@ -244,7 +246,7 @@ class WaveformWriter:
         n_missing = min(-self.n_samples % BLOCK_SAMPLES, n_samples)
         self._write(np.zeros(n_missing, np.float32))
         n_blocks, n_rest = divmod(n_samples - n_missing, BLOCK_SAMPLES)
-        with files.explained(_NOT_STORED, self._cache):
+        with files.explained(NOT_STORED, self._cache):
             self._open_file.truncate(self._open_file.seek(n_blocks * BLOCK.itemsize, os.SEEK_CUR))
         self._write(np.zeros(n_rest, np.float32))
         self.n_samples += n_samples
@@ -256,7 +258,7 @@ class WaveformWriter:
             errors.TransientError: the disk is full.
         """
         self._write(np.zeros(-len(self._pending) % BLOCK_SAMPLES, np.float32))
-        with files.explained(_NOT_STORED, self._cache):
+        with files.explained(NOT_STORED, self._cache):
             self._open_file.truncate(stored_bytes(self.n_samples))  # it may end with a hole
         file, self._file = self._open_file, None
         return Waveform(file, self.n_samples, gain, tuple(self._pieces))
@@ -277,7 +279,7 @@ class WaveformWriter:
         heard = np.flatnonzero(is_heard(blocks, floor))
         first, stop = (int(heard[0]), int(heard[-1]) + 1) if len(heard) else (len(blocks), len(blocks))
         rest = blocks[first:stop].view(np.uint8).data
-        with files.explained(_NOT_STORED, self._cache):
+        with files.explained(NOT_STORED, self._cache):
             if first:
                 file.seek(first * BLOCK.itemsize, os.SEEK_CUR)
             while rest:
@@ -297,69 +299,6 @@ class WaveformWriter:
             self._file.close()
 
 
-class AudioFiles:
-    """The unlinked files for the streams of one recording.
-
-    Args:
-        cache: folder for decoded audio.
-        files: open unlinked files to write to; None for new ones, of any number.
-    """
-
-    def __init__(self, cache: Path, files: Sequence[io.FileIO] | None = None) -> None:
-        self._cache = cache
-        self._given = None if files is None else list(files)
-        self._busy: list[io.FileIO] = []
-        self._writers: list[WaveformWriter] = []
-
-    @property
-    def n_recorded(self) -> int:
-        """How many samples were written so far, to all files, pauses of the recorder left out."""
-        return sum(writer.n_recorded for writer in self._writers)
-
-    @property
-    def n_free(self) -> int:
-        """How many more streams there is room for."""
-        return MAX_STREAMS - len(self._busy) if self._given is None else len(self._given)
-
-    def make_writer(self) -> WaveformWriter:
-        """Return a writer for one more stream."""
-        file = open_unlinked(self._cache) if self._given is None else self._given.pop(0)
-        self._busy.append(file)
-        self._writers.append(WaveformWriter(self._cache, file))
-        return self._writers[-1]
-
-    def release(self, *waveforms: Waveform) -> None:
-        """Discard the audio of some streams."""
-        for waveform in waveforms:
-            self._discard(waveform.file)
-
-    def release_all(self) -> None:
-        """Discard the audio of all streams."""
-        for file in self._busy[:]:
-            self._discard(file)
-
-    def _discard(self, file: io.FileIO) -> None:
-        self._busy.remove(file)
-        if self._given is None:
-            file.close()
-        else:
-            file.seek(0)
-            file.truncate()
-            self._given.insert(0, file)
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close all files after an error."""
-        if error is not None:
-            for file in (*self._busy, *(self._given or ())):
-                file.close()
-
-
 def open_unlinked(cache: Path) -> io.FileIO:
     """Return a file without a name, so that no crash leaves speech on the disk.
 
@@ -367,7 +306,7 @@ def open_unlinked(cache: Path) -> io.FileIO:
         errors.NoPermissionError: the cache folder is not writable.
         errors.TransientError: the disk is full or the folder is gone.
     """
-    with files.explained(_NOT_STORED, cache):
+    with files.explained(NOT_STORED, cache):
         try:
             descriptor = os.open(cache, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError as error:

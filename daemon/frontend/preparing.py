@@ -28,8 +28,8 @@ class FoundStream:
     """One stream with its speech.
 
     Attributes:
-        track: from 1; None where the recording has one.
-        channel: from 1; None where the channels were mixed.
+        track: from 1; None where the recording has one, or several were mixed.
+        channel: from 1; None where channels were mixed.
         speech: spans in samples, in order and without overlaps.
     """
 
@@ -63,18 +63,25 @@ def find_streams(
         cleaned = search.try_alternatives(cleaned)
     cleaned, heard = search.leave_out(cleaned)
     if request.channels == "auto":
-        heard = [search.split_talkers(each) for each in heard]
-    parts = [part.waveform for each in heard for part in each.streams]
+        heard = [each if _is_mixed(each, heard) else search.split_talkers(each) for each in heard]
+    parts = {part.waveform: (each, part.channel) for each in heard for part in each.streams}
     is_alone = len(cleaned.all_tracks) == 1
     if len(parts) > 1 and request.vad != "off":
-        search.leave_out_echoes(parts)
+        search.leave_out_echoes(list(parts))
     streams = tuple(
-        FoundStream(part.waveform, None if is_alone else each.track.number, part.channel, search.speech(part.waveform))
-        for each in heard
-        for part in each.streams
+        FoundStream(
+            waveform,
+            None if is_alone or _is_mixed(each, heard) else each.track.number,
+            channel,
+            search.speech(waveform),
+        )
+        for waveform, (each, channel) in parts.items()
     )
     completed = [(stream, *search.complete(stream.waveform)) for stream in streams]
     notes = [_name(stream, note) for stream, _, note in completed if note is not None]
+    mixed = [each.track.number for each in heard if _is_mixed(each, heard)]
+    if mixed:
+        notes.append(f"Tracks {_list_numbers(mixed)} were mixed: there are too many to transcribe each alone.")
     receipt = make_receipt(cleaned, heard, notes)
     return streams, replace(receipt, leveled_db=max(leveled_db for _, leveled_db, _ in completed))
 
@@ -146,19 +153,14 @@ class _Search:
     def leave_out(self, cleaned: Cleaned) -> tuple[Cleaned, list[CleanedTrack]]:
         """Return the tracks that are worth hearing, and why the others are not."""
         loud = [each for each in cleaned.tracks if self._is_loud(each)]
-        heard = [each for each in loud if self._has_speech(each)]
-        reasons = {each.track.number: "silent" for each in cleaned.tracks if each not in loud}
-        reasons |= {each.track.number: "holds no speech" for each in loud if each not in heard}
-        if len(loud) > 1 and heard:
-            same = find_same([each.streams[0].waveform for each in loud if each.streams])
-            numbers = [each.track.number for each in loud]
-            reasons |= {numbers[at]: _describe_same([numbers[part] for part in parts]) for at, parts in same.items()}
-            heard = [each for each in heard if each.track.number not in reasons]
-        heard = heard or [each for each in cleaned.tracks if each.streams][:1]
-        left = [each for each in cleaned.tracks if each not in heard]
-        self._release(left)
-        left_out = {**cleaned.left_out, **{each.track.number: reasons[each.track.number] for each in left}}
-        return replace(cleaned, left_out=left_out), heard
+        reasons = _find_same(loud)
+        rest = [each for each in cleaned.tracks if each.track.number not in reasons]
+        self._release([each for each in loud if each not in rest], rest)  # before the rest is examined
+        heard = [each for each in rest if self._has_speech(each)] or [each for each in rest if each.streams][:1]
+        left = [each for each in rest if each not in heard]
+        self._release(left, heard)
+        reasons |= {each.track.number: "holds no speech" if each in loud else "silent" for each in left}
+        return replace(cleaned, left_out={**cleaned.left_out, **reasons}), heard
 
     def _is_loud(self, each: CleanedTrack) -> bool:
         return any(part.dynamics.peak >= SILENT_PEAK for part in each.streams)
@@ -173,11 +175,43 @@ class _Search:
         (split,) = self.decode(Wanted((each.track.number,), is_split=True)).tracks
         return split
 
-    def _release(self, tracks: Sequence[CleanedTrack]) -> None:
-        self._files.release(*(part.waveform for each in tracks for part in each.streams))
+    def _release(self, tracks: Sequence[CleanedTrack], kept: Sequence[CleanedTrack] = ()) -> None:
+        """Discard the audio of some tracks, but for what others are mixed into."""
+        self._files.release(*_list_waveforms(tracks).keys() - _list_waveforms(kept).keys())
+
+
+def _list_waveforms(tracks: Sequence[CleanedTrack]) -> dict[Waveform, list[int]]:
+    """Return the waveforms of some tracks, each with the numbers of the tracks in it."""
+    numbers: dict[Waveform, list[int]] = {}
+    for each in tracks:
+        for part in each.streams:
+            numbers.setdefault(part.waveform, []).append(each.track.number)
+    return numbers
+
+
+def _is_mixed(each: CleanedTrack, tracks: Sequence[CleanedTrack]) -> bool:
+    """Return whether a track is in one waveform with others of some tracks."""
+    numbers = _list_waveforms(tracks)
+    return any(len(numbers[part.waveform]) > 1 for part in each.streams)
+
+
+def _find_same(tracks: Sequence[CleanedTrack]) -> dict[int, str]:
+    """Return why tracks need not be heard whose sound is in others, by number."""
+    numbers = _list_waveforms(tracks)
+    waveforms = list(numbers)
+    same = find_same(waveforms) if len(waveforms) > 1 else {}
+    found = {waveforms[at]: {each for part in parts for each in numbers[waveforms[part]]} for at, parts in same.items()}
+    reasons = {}
+    for each in tracks:
+        if all(part.waveform in found for part in each.streams):
+            others = set.union(*(found[part.waveform] for part in each.streams)) - {each.track.number}
+            reasons[each.track.number] = _describe_same(sorted(others))
+    return reasons
 
 
 def _describe_same(numbers: Sequence[int]) -> str:
-    if len(numbers) == 1:
-        return f"the same sound as track {numbers[0]}"
-    return f"a mix of tracks {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+    return f"{'the same sound as track' if len(numbers) == 1 else 'a mix of tracks'} {_list_numbers(numbers)}"
+
+
+def _list_numbers(numbers: Sequence[int]) -> str:
+    return " and ".join(filter(None, (", ".join(map(str, numbers[:-1])), str(numbers[-1]))))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytest
@@ -10,8 +10,10 @@ import pytest
 from daemon import errors
 from daemon.config import Preprocess
 from daemon.decode import AudioFiles, RecordingFile
+from daemon.frontend import preparing
 from daemon.frontend.messages import Prepare
 from daemon.frontend.preparing import FoundStream, find_streams
+from daemon.segment import examination
 from tests import media, voices
 
 if TYPE_CHECKING:
@@ -73,8 +75,8 @@ class Preparer:
         **settings: float | str,
     ) -> tuple[tuple[FoundStream, ...], Receipt]:
         request = Prepare(Preprocess.model_validate(settings), "silero", self._cache, tracks, channels)
-        with RecordingFile.open(path) as source, AudioFiles(self._cache) as files:
-            streams, receipt = find_streams(source, files, request)
+        with RecordingFile.open(path) as source, AudioFiles(self._cache) as self.files:
+            streams, receipt = find_streams(source, self.files, request)
         self.streams += streams
         return streams, receipt
 
@@ -216,17 +218,87 @@ def test_track_that_cannot_be_read_makes_the_transcript_incomplete(
     assert any("Track 2 could not be read" in note for note in receipt.notes)
 
 
-def test_tracks_beyond_the_eighth_make_the_transcript_incomplete(
-    talkers: dict[str, Path], folder: Path, front_end: FrontEnd
+@pytest.fixture(scope="module")
+def tones(folder: Path) -> list[Path]:
+    """Seven sounds that are neither speech nor the same."""
+    return [media.write_audio(folder / f"tone-{at}.wav", media.tone(4, S, 300 + 70 * at, 0.1), S) for at in range(1, 8)]
+
+
+def test_tracks_beyond_the_seventh_are_mixed_where_there_are_more_than_eight(
+    talkers: dict[str, Path], tones: list[Path], folder: Path, front_end: FrontEnd
 ) -> None:
-    path = mux(folder / "ten.mkv", [talkers["first"]] * 10)
-    with front_end.prepare(path, Preprocess(), "silero") as prepared:
-        receipt = prepared.receipt
-    assert not receipt.is_complete
-    assert reasons(receipt)[8:] == ["there are more than 8 tracks."] * 2
-    assert receipt.notes == tuple(
-        f"Track {number} could not be read: there are more than 8 tracks." for number in (9, 10)
-    )
+    inputs = [talkers["first"], *tones[:6], talkers["nothing"], talkers["second"], talkers["chords"]]
+    path = mux(folder / "ten.mkv", inputs)
+    with front_end.prepare(path, Preprocess(highpass_hz=0), "silero") as prepared:
+        streams, receipt = prepared.streams, prepared.receipt
+        assert [stream.track for stream in streams] == [1, None]
+        expected = sound(talkers["second"]) + sound(talkers["chords"])
+        assert media.similarity(media.samples_of(streams[1].waveform), expected) > 0.999
+        assert np.abs(media.samples_of(streams[1].waveform)).max() == pytest.approx(10 ** (-3 / 20), rel=1e-3)
+        assert streams[1].speech
+    assert receipt.is_complete
+    assert reasons(receipt) == [None, *["holds no speech"] * 6, "silent", None, None]
+    assert receipt.notes == ("Tracks 9 and 10 were mixed: there are too many to transcribe each alone.",)
+
+
+def test_mixed_tracks_keep_their_times_and_inverted_channels_do_not_cancel(
+    talkers: dict[str, Path], tones: list[Path], folder: Path, prepare: Preparer
+) -> None:
+    second = sound(talkers["second"])
+    inverted = media.write_audio(folder / "inverted.wav", np.stack((second, -0.9 * second), axis=1), S)
+    sources = [word for tone in (*tones, inverted) for word in ("-i", str(tone))]
+    sources += ["-itsoffset", "20", "-i", str(talkers["first"])]
+    maps = [word for at in range(9) for word in ("-map", str(at))]
+    path = folder / "late-mix.mkv"
+    media.ffmpeg(*sources, *maps, "-c:a", "pcm_s16le", path)
+    (stream,), receipt = prepare(path, highpass_hz=0, leveling="off")
+    assert stream.track is None
+    edges = [edge / S for piece in stream.waveform.pieces for edge in piece]
+    assert edges == pytest.approx([0, len(second) / S, 20, 20 + len(sound(talkers["first"])) / S], abs=0.1)
+    samples = media.samples_of(stream.waveform)
+    assert media.similarity(samples[: len(second)], second) > 0.999
+    assert media.similarity(samples[20 * S :], sound(talkers["first"])) > 0.999
+    assert receipt.is_complete
+    assert reasons(receipt)[7:] == [None, None]
+
+
+def test_channels_beyond_the_seventh_are_mixed_where_a_track_has_more_than_eight(
+    folder: Path, prepare: Preparer
+) -> None:
+    channels = [media.noise(4, S, 0.05, seed) for seed in range(11)]
+    path = media.write_audio(folder / "eleven.wav", np.stack(channels, axis=1), S)
+    streams, receipt = prepare(path, channels="split", highpass_hz=0)
+    assert [stream.channel for stream in streams] == [1, 2, 3, 4, 5, 6, 7, None]
+    for stream, expected in zip(streams, (*channels[:7], np.sum(channels[7:], axis=0)), strict=True):
+        assert media.similarity(media.samples_of(stream.waveform), expected) > 0.999
+    assert receipt.is_complete
+    assert "Its channels 8 to 11 were mixed: there are too many to transcribe each alone." in receipt.notes
+
+
+def test_copies_give_up_their_room_before_the_rest_is_examined(
+    talkers: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch, prepare: Preparer
+) -> None:
+    n_free = []
+    examine = examination.examine
+
+    def look(*arguments: Any) -> Any:  # noqa: ANN401  # of whatever type
+        n_free.append(prepare.files.n_free)
+        return examine(*arguments)
+
+    monkeypatch.setattr(preparing, "examine", look)
+    prepare(mux(folder / "copies.mkv", [talkers["first"]] * 3 + [talkers["second"]]))
+    assert n_free == [6, 6]
+
+
+def test_split_tracks_that_share_one_channel_are_both_heard(
+    talkers: dict[str, Path], folder: Path, prepare: Preparer
+) -> None:
+    first, second = sound(talkers["first"]), sound(talkers["second"])
+    one = media.write_audio(folder / "one.wav", np.stack((first, media.noise(len(first) / S, S, 1e-3)), axis=1), S)
+    both = media.write_audio(folder / "both.wav", np.stack((first, second), axis=1), S)
+    streams, receipt = prepare(mux(folder / "shared.mkv", [one, both]), channels="split")
+    assert (2, 2) in [(stream.track, stream.channel) for stream in streams]
+    assert reasons(receipt) == [None, None]
 
 
 def test_one_track_has_no_number(talkers: dict[str, Path], prepare: Preparer) -> None:
