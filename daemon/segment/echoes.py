@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from daemon.segment.examination import Examined
 
 _BELOW_OTHER_DB: Final = 8.0  # an echo is at least so far below what it repeats
-_MIN_FRAMES: Final = 8  # of sound that is compared: 256 ms
+_MIN_FRAMES: Final = 5  # of sound that is compared: 160 ms, as much as it takes to tell who talks
 _MIN_SHARPNESS: Final = 30.0  # of the filter; two people reach 12
 _GROUP_FRAMES: Final = 625  # 20 s: as much as one path is fitted to, or up to twice that at the end
 
@@ -36,7 +36,7 @@ _MAX_MISFIT: Final = 2.0  # an echo may have this many times the energy that was
 _MIN_OWN_EXCESS: Final = 4.0
 _MIN_OWN_FRAMES: Final = 5  # 160 ms, of energies over a syllable; the fit may fail for less
 _PADDING_FRAMES: Final = 6  # around what is not an echo: words begin and end softly
-_MIN_ECHO_FRAMES: Final = 12  # less between two words costs nothing, and may be a soft syllable
+_MIN_ECHO_FRAMES: Final = 12  # less, next to a word, costs nothing, and may be a soft syllable
 
 _FLOOR_BLOCK_FRAMES: Final = 156  # 5 s
 _FLOOR_AROUND_FRAMES: Final = 469  # 15 s
@@ -108,7 +108,9 @@ def _without_echoes(sound: _Sound, others: Sequence[_Sound], speech: tuple[Span,
     ]
     padded = np.array(own, np.int64).reshape(-1, 2) + np.array([-_PADDING_FRAMES, _PADDING_FRAMES])
     left_out = to_ranges(is_speech & ~to_mask(np.maximum(padded, 0), len(levels)))
-    left_out = left_out[left_out[:, 1] - left_out[:, 0] >= _MIN_ECHO_FRAMES]
+    is_kept = np.pad(is_speech & ~to_mask(left_out, len(levels)), 1)
+    is_next_to_word = is_kept[left_out[:, 0]] | is_kept[left_out[:, 1] + 1]
+    left_out = left_out[(left_out[:, 1] - left_out[:, 0] >= _MIN_ECHO_FRAMES) | ~is_next_to_word]
     kept = to_ranges(is_speech & ~to_mask(left_out, len(levels))).tolist()
     return _clip(speech, kept)
 

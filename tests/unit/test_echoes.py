@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
 from daemon.decode import WaveformWriter
+from daemon.segment import Span
 from daemon.segment.echoes import leave_out_echoes
 from daemon.segment.examination import examine
 from tests import media, voices
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from daemon.segment import Span
 
 S = 16_000
 FIRST = "Good morning, how can I help you today?"
@@ -160,3 +161,23 @@ def test_both_say_the_same_at_once_with_echoes(tmp_path: Path) -> None:
     _, heard = hear(calls, tmp_path)
     for speech, word in zip(heard, yes, strict=True):
         assert seconds(speech, at - S // 2 - n_samples, at - S // 2) > 0.9 * len(word) / S
+
+
+@pytest.mark.parametrize("n_frames", [6, 10])
+def test_short_bursts_of_an_echo_are_not_heard_twice(n_frames: int, tmp_path: Path) -> None:
+    one, other, at = turns()
+    noise = [media.noise(len(one) / S, level=3e-4, seed=seed) for seed in (1, 2)]
+    waveforms, examined = [], []
+    for sound in (one + 0.056 * np.roll(other, 1920) + noise[0], other + noise[1]):
+        with WaveformWriter(tmp_path) as writer:
+            writer.append(sound.astype(np.float32))
+            waveforms.append(writer.finish(1.0))
+        examined.append(examine(waveforms[-1], "silero", lambda: None))
+    own = tuple(span for span in examined[0].speech if span.stop < at)
+    length = n_frames * 512
+    starts = range(at + S // 2, at + 3 * S, length + 4 * 512)
+    bursts = tuple(Span(start // 512 * 512, start // 512 * 512 + length) for start in starts)
+    heard = leave_out_echoes(waveforms, [replace(examined[0], speech=(*own, *bursts)), examined[1]])
+    for waveform in waveforms:
+        waveform.close()
+    assert heard[0] == own
