@@ -137,6 +137,7 @@ class StreamReady:
         pieces: the samples (start, stop) that were recorded, in order.
         track: from 1; None where the recording has one.
         channel: from 1; None where the channels were mixed.
+        echoes: where only echoes of other streams are heard.
     """
 
     file: Annotated[int, Field(ge=0)]
@@ -146,6 +147,7 @@ class StreamReady:
     speech: tuple[Span, ...]
     track: Annotated[int, Field(ge=1)] | None = None
     channel: Annotated[int, Field(ge=1)] | None = None
+    echoes: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

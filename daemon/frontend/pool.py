@@ -87,12 +87,14 @@ class AudioStream:
         speech: spans of speech, in samples of the waveform, in order and without overlaps.
         track: from 1; None where the recording has one.
         channel: from 1; None where the channels were mixed.
+        echoes: where only echoes of other streams are heard; the model hears them lowered.
     """
 
     waveform: Waveform
     speech: tuple[Span, ...]
     track: int | None = None
     channel: int | None = None
+    echoes: tuple[Span, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -440,6 +442,7 @@ def _fits(response: AudioReady, descriptors: Sequence[int]) -> bool:
 def _stream_fits(stream: StreamReady, descriptors: Sequence[int]) -> bool:
     in_order = (
         [edge for span in stream.speech for edge in (span.start, span.stop)],
+        [edge for span in stream.echoes for edge in (span.start, span.stop)],
         [edge for piece in stream.pieces for edge in piece],
     )
     return (
@@ -456,4 +459,4 @@ def _are_within(edges: Sequence[int], n_samples: int) -> bool:
 def _open(stream: StreamReady, descriptors: Sequence[int]) -> AudioStream:
     file = io.FileIO(os.dup(descriptors[stream.file]))
     waveform = Waveform(file, stream.n_samples, stream.gain, stream.pieces)
-    return AudioStream(waveform, stream.speech, stream.track, stream.channel)
+    return AudioStream(waveform, stream.speech, stream.track, stream.channel, stream.echoes)

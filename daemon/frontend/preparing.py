@@ -9,6 +9,7 @@ from daemon.decode.cleaning import Cleaned, Wanted, decode
 from daemon.decode.dynamics import SILENT_PEAK
 from daemon.decode.receipts import make_receipt
 from daemon.decode.sameness import find_same
+from daemon.segment.echo_gain import find_echoes
 from daemon.segment.echoes import leave_out_echoes
 from daemon.segment.examination import complete, examine
 
@@ -31,12 +32,14 @@ class FoundStream:
         track: from 1; None where the recording has one, or several were mixed.
         channel: from 1; None where channels were mixed.
         speech: spans in samples, in order and without overlaps.
+        echoes: where only echoes of other streams are heard, likewise.
     """
 
     waveform: Waveform
     track: int | None
     channel: int | None
     speech: tuple[Span, ...]
+    echoes: tuple[Span, ...]
 
 
 def find_streams(
@@ -74,6 +77,7 @@ def find_streams(
             None if is_alone or _is_mixed(each, heard) else each.track.number,
             channel,
             search.speech(waveform),
+            search.echoes(waveform),
         )
         for waveform, (each, channel) in parts.items()
     )
@@ -104,6 +108,7 @@ class _Search:
         self._request = request
         self._raise_if_stopped = raise_if_stopped
         self._examined: dict[Waveform, Examined] = {}
+        self._echoes: dict[Waveform, tuple[Span, ...]] = {}
 
     def decode(self, wanted: Wanted) -> Cleaned:
         return decode(self._source, self._files, self._request.settings, wanted, self._raise_if_stopped)
@@ -120,7 +125,12 @@ class _Search:
             self.speech(waveform)
         found = leave_out_echoes(waveforms, [self._examined[waveform] for waveform in waveforms])
         for waveform, speech in zip(waveforms, found, strict=True):
+            self._echoes[waveform] = find_echoes(self.speech(waveform), speech, waveform.n_samples)
             self._examined[waveform] = replace(self._examined[waveform], speech=speech)
+
+    def echoes(self, waveform: Waveform) -> tuple[Span, ...]:
+        """Return where `leave_out_echoes` found echoes only in a waveform."""
+        return self._echoes.get(waveform, ())
 
     def complete(self, waveform: Waveform) -> tuple[float, str | None]:
         """Level a stream of the result; return the most gain added, in dB, and a note or None."""

@@ -174,6 +174,7 @@ def _prepare(source: RecordingFile, files: list[io.FileIO], request: Prepare, ch
             stream.speech,
             stream.track,
             stream.channel,
+            stream.echoes,
         )
         for stream in streams
     )

@@ -111,6 +111,7 @@ def transcribe_prepared(
             engine=engine,
             control=replace(control, progress=report_shares(control.progress, sound.streams, at)),
             resume_key=stream_key(key, stream),
+            echoes=stream.echoes,
         ).steps(chunks)
         heard.append(HeardStream(stream, speech, results))
     segments = assemble_streams(heard)

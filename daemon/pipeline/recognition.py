@@ -13,7 +13,7 @@ from daemon.engine import SLOT_S, ChunkRequest
 from daemon.journal.records import ChunkText
 from daemon.pipeline.guards import Verdict, choose_response, is_echo, judge
 from daemon.pipeline.work import Progress
-from daemon.segment import split
+from daemon.segment import lower_echoes, split
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -102,6 +102,7 @@ class ChunkTranscriber:
         language: the model's name of the language to write, None to detect it.
         hotwords: as `Engine.fit_hotwords` cut them.
         resume_key: of the texts that may be taken from `control.memory`.
+        echoes: what the model is to hear lowered.
     """
 
     job_id: str
@@ -112,6 +113,7 @@ class ChunkTranscriber:
     engine: Engine
     control: RunControl
     resume_key: str
+    echoes: Sequence[Span] = ()
 
     def steps(self, chunks: Iterable[Chunk]) -> Generator[Wait, None, list[ChunkResult]]:
         """Yield what has to be waited for; return the results in the order of the audio.
@@ -176,6 +178,7 @@ class ChunkTranscriber:
     def _submit(self, chunk: Chunk, hotwords: tuple[str, ...]) -> Future[ChunkResponse]:
         self.control.raise_if_stopped()
         samples = self.waveform.read(chunk.start, chunk.stop)
+        lower_echoes(samples, chunk.start, self.echoes)
         return self.engine.submit(ChunkRequest(samples, self.language, hotwords, self.job_id))
 
     def _receive(

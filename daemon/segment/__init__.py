@@ -4,5 +4,6 @@
 """
 
 from daemon.segment.chunking import Chunk, Span, cut, split
+from daemon.segment.echo_gain import lower_echoes
 
-__all__ = ["Chunk", "Span", "cut", "split"]
+__all__ = ["Chunk", "Span", "cut", "lower_echoes", "split"]
