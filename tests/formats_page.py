@@ -62,11 +62,19 @@ leaves no room are mixed, too. A note says so.
 
 ## Several channels
 
-`transcribe.channels: auto` splits the two channels of a stereo track where each has a talker of its own, as in a
-telephone call: in most of the time with speech, one of them is at least 10 dB louder while the other holds no more
-than noise or an echo. Everything else is mixed, as are more than two channels. `split` always splits, `mix` never.
-Echoes, and what one microphone picks up from the talker of another, are written once. `transcribe.channel_names:
-[Agent, Customer]` names the channels in the documents.
+`transcribe.channels: auto` splits the two channels of a stereo track where each has a talker of its own. Either sign
+is enough:
+
+- One talks at a time, as in most telephone calls: in most of the time with speech, one channel is at least 10 dB
+  louder while the other holds no more than noise or an echo.
+- Both talk at the same time and the channels share no sound down to about -25 dB, as with two recordings side by side
+  (`sox -M`): neither the waveforms, at delays of up to 50 ms, nor the loudness over time have anything in common. This
+  takes at least 1.25 s in which both talk, and `segment.vad: silero`, which must find speech in both channels.
+
+Everything else is mixed, as are more than two channels: meetings in stereo, music, one voice in both channels, and
+what is too short to be sure. Encoders can join channels: Opus at 16 kbit/s stores one, Vorbis at its lowest quality
+makes them depend on each other. `split` always splits, `mix` never. Echoes, and what one microphone picks up from the
+talker of another, are written once. `transcribe.channel_names: [Agent, Customer]` names the channels in the documents.
 
 ## Times
 

@@ -155,6 +155,54 @@ NO_CALLS: dict[str, Callable[[Scene], tuple[Sound, Sound]]] = {
 }
 
 
+def far_microphones(one: Sound, other: Sound, reverberation_s: float, seed: int) -> tuple[Sound, Sound]:
+    """Two microphones metres apart, one near each talker; much of what they hear comes back from the walls."""
+    chance = np.random.default_rng(seed)
+
+    def hear(sound: Sound, distance_m: float) -> Sound:
+        delay = round(distance_m / _SOUND_M_PER_S * S)
+        times_s = np.arange(round(reverberation_s * S)) / S
+        echoes = chance.standard_normal(len(times_s)) * 10 ** (-3 * times_s / reverberation_s)
+        response = np.concatenate((np.zeros(delay), echoes / np.linalg.norm(echoes)))
+        response[delay] += 1 / distance_m
+        return _filter(sound, response)
+
+    return hear(one, 0.5) + hear(other, 3.0), hear(one, 3.0) + hear(other, 0.5)
+
+
+def delayed_copy(sound: Sound, delay_s: float) -> tuple[Sound, Sound]:
+    """One sound, later in one channel."""
+    return sound, 0.7 * _delayed(sound, delay_s)
+
+
+def noisy_copies(sound: Sound, ratio_db: float) -> tuple[Sound, Sound]:
+    """One sound in both channels, under noise of its own in each: two bad amplifiers."""
+    level = float(np.sqrt(np.mean(sound**2))) * 10 ** (-ratio_db / 20)
+    return sound + media.noise(len(sound) / S, S, level, 1), sound + media.noise(len(sound) / S, S, level, 2)
+
+
+def chorus(sound: Sound, rate_hz: float) -> tuple[Sound, Sound]:
+    """One sound made wide: each channel has it with a delay of its own that sways."""
+    times_s = np.arange(len(sound)) / S
+    delays_s = [0.012 + 0.003 * np.sin(2 * np.pi * rate_hz * times_s + phase) for phase in (0, 2)]
+    left, right = (np.interp(times_s - delay_s, times_s, sound).astype(np.float32) for delay_s in delays_s)
+    return left, right
+
+
+def spread(sound: Sound) -> tuple[Sound, Sound]:
+    """One sound made wide: each channel has it through a filter of its own, 50 ms long."""
+    chance = np.random.default_rng(1)
+    fading = np.exp(-np.arange(800) / 320)
+    left, right = (_filter(sound, chance.standard_normal(800) * fading) for _ in range(2))
+    return left, right
+
+
+def _filter(sound: Sound, response: NDArray[np.float64]) -> Sound:
+    size = 1 << (len(sound) + len(response)).bit_length()
+    heard = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
+    return np.asarray(heard, np.float32)
+
+
 class _Room:
     """A room of some size with a table in the middle; sound comes straight and from its walls (image sources).
 
@@ -196,6 +244,4 @@ class _Room:
             if direction is not None:
                 gain *= 0.5 + 0.5 * float(way @ direction) / way_m / float(np.linalg.norm(direction))
             response[round(way_m / _SOUND_M_PER_S * S)] += gain
-        size = 1 << (len(sound) + S).bit_length()
-        heard = np.fft.irfft(np.fft.rfft(sound, size) * np.fft.rfft(response, size), size)[: len(sound)]
-        return np.asarray(heard, np.float32)
+        return _filter(sound, response)

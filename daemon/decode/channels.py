@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from daemon.decode.independence import ALIKE_CORRELATION, MIN_WINDOWS, Excerpts
 from daemon.decode.waveform import SAMPLE_RATE_HZ
 
 if TYPE_CHECKING:
@@ -25,12 +26,14 @@ _MIN_WINDOWS: Final = 8  # 2 s in which a channel leads
 _MIN_SIDE_SHARE: Final = 0.05  # of the windows with a lead: each of the two says something
 _QUIET_DB: Final = 40.0  # windows so far below the loudest say nothing about who speaks
 _LOUD_PERCENTILE: Final = 95
+_BOTH_DB: Final = 20.0  # below its loudest windows, a channel still counts as heard beside the other
+_MAX_ALIKE: Final = 0.15  # of the windows in which both are heard
 
 
 class ChannelWindows:
     """Measures the two channels of a stereo track in windows of a quarter of a second.
 
-    It keeps four numbers for each: 6 MB for 24 hours.
+    It keeps four numbers for each, 6 MB for 24 hours, and excerpts of the sound, 1.5 MB.
 
     Args:
         rate_hz: of the track.
@@ -42,6 +45,7 @@ class ChannelWindows:
         self._n_window = max(1, round(_WINDOW_S * rate_hz))
         self._is_stereo = channels == _STEREO
         self._rows: list[NDArray[np.float32]] = []
+        self._excerpts = Excerpts(rate_hz)
 
     def observe(self, channels: NDArray[np.float32], start_s: float) -> tuple[NDArray[np.float64], float]:
         """Measure a block of shape (channels, n) that begins at `start_s`.
@@ -64,6 +68,11 @@ class ChannelWindows:
         rows[-1, 1:] = np.dot(left, left), np.dot(right, right), np.dot(left, right)
         rows[:, 0] = start_s + np.arange(n_whole + 1) * self._n_window / self._rate_hz
         self._rows.append(rows.astype(np.float32))
+        is_apart = rows[:-1, 3] ** 2 < ALIKE_CORRELATION**2 * rows[:-1, 1] * rows[:-1, 2]
+        times_s, energies = self._rows[-1][:, 0].tolist(), rows[:, 1:3].tolist()
+        for at in np.flatnonzero(is_apart).tolist():
+            window = channels[:, at * self._n_window : (at + 1) * self._n_window]
+            self._excerpts.offer(times_s[at], window, energies[at])
         _, energy_left, energy_right, product = rows.sum(axis=0)
         return np.array([energy_left, energy_right]), float(product)
 
@@ -76,22 +85,60 @@ class ChannelWindows:
         Args:
             speech: the (start, stop) of each stretch of speech in the mix of both, in samples at 16 kHz, in order.
         """
-        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 4), np.float32)
-        rows = rows[_is_within(rows[:, 0] + _WINDOW_S / 2, speech)]
-        left, right, product = rows[:, 1:].T.astype(np.float64)
-        loudest = np.maximum(left, right)
-        if len(rows) == 0:
-            return False
-        is_heard = loudest > np.percentile(loudest, _LOUD_PERCENTILE) * 10 ** (-_QUIET_DB / 10)
-        left, right, product = left[is_heard], right[is_heard], product[is_heard]
-        lead_db = 10 * np.log10((left + np.finfo(np.float32).tiny) / (right + np.finfo(np.float32).tiny))
-        is_alike = np.abs(product) > _PANNED_CORRELATION * np.sqrt(left * right)
-        is_panned = is_alike & (np.abs(product) > 10 ** (_PANNED_DB / 20) * np.maximum(left, right))
-        is_clear = (np.abs(lead_db) >= _LEAD_DB) & ~is_panned
+        left, right, product = self._find_heard(speech)[:, 1:].T
+        is_clear, lead_db = _find_clear(left, right, product)
         n_clear = int(is_clear.sum())
         n_least = min(int((is_clear & (lead_db > 0)).sum()), int((is_clear & (lead_db < 0)).sum()))
         is_shared = n_least >= max(_MIN_WINDOWS, _MIN_SIDE_SHARE * n_clear)
         return is_shared and n_clear > _MIN_SHARE * len(left)
+
+    def count_talk_at_once(self, speech: Sequence[tuple[int, int]]) -> int:
+        """Return in how many windows both channels are heard, if they share no sound there, else 0.
+
+        The windows in which one channel leads or both are heard must be most of those with speech. Two talkers
+        fulfil that who both speak nearly all the time, and so do a talker and music, each in its own channel.
+
+        Args:
+            speech: as for `hold_two_talkers`.
+        """
+        rows = self._find_heard(speech)
+        if len(rows) < MIN_WINDOWS:
+            return 0
+        left, right, product = rows[:, 1:].T
+        lowest = np.percentile(rows[:, 1:3], _LOUD_PERCENTILE, axis=0) * 10 ** (-_BOTH_DB / 10)
+        is_both = (left > lowest[0]) & (right > lowest[1])
+        is_alike = is_both & (np.abs(product) > ALIKE_CORRELATION * np.sqrt(left * right))
+        is_apart = is_both & ~is_alike
+        is_clear, _ = _find_clear(left, right, product)
+        n_apart = int(is_apart.sum())
+        if (
+            n_apart < MIN_WINDOWS
+            or is_alike.sum() > _MAX_ALIKE * is_both.sum()
+            or (is_apart | is_clear).sum() <= _MIN_SHARE * len(rows)
+        ):
+            return 0
+        wanted = frozenset(rows[is_apart, 0].tolist())
+        return n_apart if self._excerpts.are_independent(wanted.__contains__) else 0
+
+    def _find_heard(self, speech: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+        """Return the windows with speech that are loud enough to count, shape (n, 4)."""
+        rows = np.concatenate(self._rows) if self._rows else np.zeros((0, 4), np.float32)
+        rows = rows[_is_within(rows[:, 0] + _WINDOW_S / 2, speech)]
+        if len(rows) == 0:
+            return np.zeros((0, 4))
+        loudest = rows[:, 1:3].max(axis=1)
+        is_heard = loudest > np.percentile(loudest, _LOUD_PERCENTILE) * 10 ** (-_QUIET_DB / 10)
+        return np.asarray(rows[is_heard], np.float64)
+
+
+def _find_clear(
+    left: NDArray[np.float64], right: NDArray[np.float64], product: NDArray[np.float64]
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return in which windows one channel leads while the other holds no more than noise or an echo; the lead in dB."""
+    lead_db = 10 * np.log10((left + np.finfo(np.float32).tiny) / (right + np.finfo(np.float32).tiny))
+    is_alike = np.abs(product) > _PANNED_CORRELATION * np.sqrt(left * right)
+    is_panned = is_alike & (np.abs(product) > 10 ** (_PANNED_DB / 20) * np.maximum(left, right))
+    return (np.abs(lead_db) >= _LEAD_DB) & ~is_panned, lead_db
 
 
 def _is_within(times_s: NDArray[np.float32], speech: Sequence[tuple[int, int]]) -> NDArray[np.bool_]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from daemon.decode.cleaning import Cleaned, Wanted, decode
 from daemon.decode.dynamics import SILENT_PEAK
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from daemon.segment import Span
     from daemon.segment.examination import Examined
     from daemon.transcript import Receipt
+
+
+# Of the time in which both channels sound: speech in both, and not a talker beside music or noise.
+_MIN_TALK_SHARE: Final = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,12 +182,27 @@ class _Search:
     def split_talkers(self, each: CleanedTrack) -> CleanedTrack:
         """Return a track whose two channels are streams of their own if each has its own talker."""
         (mix,) = each.streams
-        spans = [(span.start, span.stop) for span in self.speech(mix.waveform)]
-        if self._files.n_free < 1 or not each.levels.windows.hold_two_talkers(spans):
+        windows, speech = each.levels.windows, self.speech(mix.waveform)
+        if self._files.n_free < 1:
             return each
+        if windows.hold_two_talkers(_to_pairs(speech)):
+            return self._decode_again(each, is_split=True)
+        n_at_once = windows.count_talk_at_once(_to_pairs(speech)) if self._request.vad == "silero" else 0
+        if n_at_once == 0:
+            return each
+        split = self._decode_again(each, is_split=True)
+        left, right = (self.speech(part.waveform) for part in split.streams)
+        if windows.count_talk_at_once(_find_both(left, right)) >= _MIN_TALK_SHARE * n_at_once:
+            return split
+        mixed = self._decode_again(split, is_split=False)
+        self._examined[mixed.streams[0].waveform] = self._examined[mix.waveform]
+        return mixed
+
+    def _decode_again(self, each: CleanedTrack, *, is_split: bool) -> CleanedTrack:
+        """Return a track with its channels split, or mixed."""
         self._release([each])
-        (split,) = self.decode(Wanted((each.track.number,), is_split=True)).tracks
-        return split
+        (track,) = self.decode(Wanted((each.track.number,), is_split=is_split)).tracks
+        return track
 
     def _release(self, tracks: Sequence[CleanedTrack], kept: Sequence[CleanedTrack] = ()) -> None:
         """Discard the audio of some tracks, but for what others are mixed into."""
@@ -217,6 +236,23 @@ def _find_same(tracks: Sequence[CleanedTrack]) -> dict[int, str]:
             others = set.union(*(found[part.waveform] for part in each.streams)) - {each.track.number}
             reasons[each.track.number] = _describe_same(sorted(others))
     return reasons
+
+
+def _to_pairs(speech: Sequence[Span]) -> list[tuple[int, int]]:
+    return [(span.start, span.stop) for span in speech]
+
+
+def _find_both(one: Sequence[Span], other: Sequence[Span]) -> list[tuple[int, int]]:
+    """Return the (start, stop) where two streams both hold speech, in order."""
+    both, at = [], 0
+    for span in one:
+        while at < len(other) and other[at].stop <= span.start:
+            at += 1
+        for candidate in other[at:]:
+            if candidate.start >= span.stop:
+                break
+            both.append((max(span.start, candidate.start), min(span.stop, candidate.stop)))
+    return both
 
 
 def _describe_same(numbers: Sequence[int]) -> str:
