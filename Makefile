@@ -110,7 +110,7 @@ model: voices
 	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices \
 	    --work build/train-encoder --out build/model-encoder --minutes 52
 	$(BIN)/python tools/train_demo_model.py --from build/model-encoder --whole --voices build/voices \
-	    --work build/train-whole --out build/model --minutes 87 --cooldown-minutes 17
+	    --work build/train-whole --out build/model --minutes 193 --cooldown-minutes 20
 
 samples: $(TRAINING_STAMP)
 	$(BIN)/python tools/make_sample_recordings.py --out daemon/demo/recordings
