@@ -26,7 +26,7 @@ _MIN_WINDOWS: Final = 8  # 2 s in which a channel leads
 _MIN_SIDE_SHARE: Final = 0.05  # of the windows with a lead: each of the two says something
 _QUIET_DB: Final = 40.0  # windows so far below the loudest say nothing about who speaks
 _LOUD_PERCENTILE: Final = 95
-_BOTH_DB: Final = 20.0  # below its loudest windows, a channel still counts as heard beside the other
+_BOTH_DB: Final = 20.0  # below its loudest windows, a channel still counts as heard together with the other
 _MAX_ALIKE: Final = 0.15  # of the windows in which both are heard
 
 
