@@ -221,10 +221,10 @@ def arm(aims: Aims) -> None:
     genuine = preparing.find_streams
 
     def find_streams(
-        source: RecordingFile, files: AudioFiles, request: Prepare
+        source: RecordingFile, files: AudioFiles, request: Prepare, *control: Callable[[], None]
     ) -> tuple[tuple[FoundStream, ...], Receipt]:
         if source.read_at(MARK_AT, len(MARK)) != MARK:
-            return genuine(source, files, request)
+            return genuine(source, files, request, *control)
         ways = attempts(aims, source.descriptor) | irreversible(aims, source.descriptor)
         raise errors.JobError(json.dumps({name: outcome(attempt) for name, attempt in ways.items()}), "")
 

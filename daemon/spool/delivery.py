@@ -361,9 +361,9 @@ def _result_in(outbox: Folder, name: str, job_id: str) -> Result | None:
         if document["job_id"] != job_id:
             return None
         audio_s, wall_s = float(document["audio"]["duration_s"]), float(document["processing"]["wall_s"])
-        sha256, duplicate_of = (document["source"].get(key) for key in ("sha256", "duplicate_of"))
-        if not (isinstance(sha256, str) and isinstance(duplicate_of, str | None)):
-            return None
-        return Result(audio_s, wall_s, document["complete"] is True, sha256, duplicate_of)
-    except (ScribedError, OSError, ValueError, LookupError, TypeError, RecursionError):  # members can write such a file
+        source = document.get("source", {})
+        known = (value if isinstance(value := source.get(key), str) else None for key in ("sha256", "duplicate_of"))
+        return Result(audio_s, wall_s, document["complete"] is True, *known)
+    # Members can write such a file.
+    except (ScribedError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None

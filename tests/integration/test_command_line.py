@@ -198,7 +198,13 @@ def test_names_cannot_send_escape_sequences_to_the_terminal(make_instance: MakeI
 
 def test_interrupted_pipe_ends_with_130(make_instance: MakeInstance) -> None:
     command = make_instance().command("transcribe", "-")
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())
+    process = subprocess.Popen(  # a shell that runs the tests in the background has SIGINT ignored
+        command,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
+    )
     assert process.stdin is not None
     assert process.stderr is not None
     process.stdin.write(b"x")

@@ -96,7 +96,8 @@ def run_inside(box: Box, program: str, changes: str = "") -> str:
     """Run a Python program in the daemon's place, in its unit; return its output."""
     unit = "/etc/systemd/system/scribed-probe.service"
     box.write(unit, box.path("/usr/local/lib/systemd/system/scribed.service").read_text())
-    once = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nStandardOutput=truncate:/run/probe\nExecStart=\n"
+    once = "[Service]\nType=oneshot\nWatchdogSec=0\nRestart=no\nRestartForceExitStatus=\n"
+    once += "StandardOutput=truncate:/run/probe\nExecStart=\n"
     once += "UnsetEnvironment=OMP_NUM_THREADS\n"  # set for all by the box
     python = "ExecStart=/opt/scribed/venv/bin/python /opt/scribed/share/probe.py\n"
     box.write(f"{unit}.d/probe.conf", once + python + changes)

@@ -210,6 +210,7 @@ def test_nothing_is_built_after_the_load(folder: Path, expected: list[ChunkRespo
 
         return capture
 
+    torch._dynamo.reset()  # it compiles a function only so often, and other tests in this process do it too
     weights = Qwen3ASRForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("daemon.engine.qwen3_asr.model.Compiler", lambda: Compiler("eager"))
