@@ -68,21 +68,26 @@ class _Sound:
 
     def __init__(self, waveform: Waveform, examined: Examined) -> None:
         self.waveform = waveform
-        recorded = examined.levels - np.float32(20 * math.log10(waveform.gain))
-        self.levels = to_db(average(to_energies(recorded), SYLLABLE_FRAMES)) if len(recorded) else recorded
-        self._frame_levels = recorded
+        self._examined = examined
+        recorded = self._frame_levels()
+        averaged = to_db(average(to_energies(recorded), SYLLABLE_FRAMES)) if len(recorded) else recorded
+        self.levels = np.asarray(averaged, np.float32)  # there are up to eight streams of many hours
+
+    def _frame_levels(self) -> NDArray[np.float32]:
+        return self._examined.levels - np.float32(20 * math.log10(self.waveform.gain))
 
     def loudest_before(self, n_frames: int) -> NDArray[np.float32]:
         """Return the highest level in the last 0.6 s before each of some frames, shape (n_frames,)."""
         levels = self.levels[:n_frames]
         padded = np.concatenate(
-            (np.full(DELAY_FRAMES, _SILENCE_DBFS), levels, np.full(n_frames - len(levels), _SILENCE_DBFS))
+            (np.full(DELAY_FRAMES, _SILENCE_DBFS), levels, np.full(n_frames - len(levels), _SILENCE_DBFS)),
+            dtype=np.float32,
         )
         return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, DELAY_FRAMES + 1).max(axis=1), np.float32)
 
     def is_quiet(self) -> NDArray[np.bool_]:
         """Return which frames are hardly louder than the noise around them, shape (n_frames,)."""
-        floors = find_floors(self._frame_levels, _FLOOR_BLOCK_FRAMES, _FLOOR_AROUND_FRAMES, _LOWEST_FLOOR_DBFS)
+        floors = find_floors(self._frame_levels(), _FLOOR_BLOCK_FRAMES, _FLOOR_AROUND_FRAMES, _LOWEST_FLOOR_DBFS)
         return np.asarray(self.levels <= floors + _QUIET_DB)
 
 
@@ -90,12 +95,14 @@ def _without_echoes(sound: _Sound, others: Sequence[_Sound], speech: tuple[Span,
     """Return the speech of a stream without echoes of others."""
     levels = sound.levels
     is_speech = to_mask(to_frames(speech), len(levels))
-    loudest = [other.loudest_before(len(levels)) for other in others]
-    if not (is_speech & (levels >= np.max(loudest, axis=0))).any():
+    loudest = np.full(len(levels), _SILENCE_DBFS, np.float32)
+    for other in others:
+        np.maximum(loudest, other.loudest_before(len(levels)), out=loudest)
+    if not (is_speech & (levels >= loudest)).any():
         return speech
     is_echo, is_own = np.zeros((2, len(levels)), np.bool_)
-    for other, before in zip(others, loudest, strict=True):
-        may_be = is_speech & ~is_echo & (levels <= before - _BELOW_OTHER_DB)
+    for other in others:
+        may_be = is_speech & ~is_echo & (levels <= other.loudest_before(len(levels)) - _BELOW_OTHER_DB)
         for ranges in _group(to_ranges(may_be)):
             _mark(is_echo, is_own, sound.waveform, other.waveform, ranges)
     if not is_echo.any():
