@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import structlog
 
 from daemon.decode import SAMPLE_RATE_HZ, stored_bytes
-from daemon.documents import LISTENING_COPIES, Sound, render
-from daemon.errors import ChangedError, StoppedError
+from daemon.errors import StoppedError
 from daemon.evaluation import CurveReader
 from daemon.host import files
-from daemon.journal.records import Result
-from daemon.pipeline import Recording, RunControl, make_clips, make_listening_copy, prepare, transcribe_prepared
+from daemon.pipeline import Recording, RunControl, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
-from daemon.worker.duplicates import Duplicates
+from daemon.worker.delivering import Delivering
 from daemon.worker.evidence import JournalMemory, WatchedEngine
 from daemon.worker.folder_settings import FolderSettings
 from daemon.worker.outcomes import Outcomes
@@ -28,13 +25,11 @@ from daemon.worker.preparation import Preparation, count_decoders
 from daemon.worker.runs import LONG_BYTES, Run, Stage
 
 if TYPE_CHECKING:
-    import io
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
     from concurrent.futures import Future
     from typing import Any
 
-    from daemon.config import RecordingSettings, Settings
-    from daemon.documents import Clip
+    from daemon.config import Settings
     from daemon.job import Job
     from daemon.status import Running
     from daemon.transcript import Transcript
@@ -129,7 +124,7 @@ class Worker:
         self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
         self._crew = Crew(_N_DELIVERING, "deliver")
         self._curves = CurveReader(settings.current.folders.state)
-        self._duplicates = Duplicates(resources.journal)
+        self._delivering = Delivering(resources)
 
     @property
     def n_delivered(self) -> int:
@@ -393,55 +388,8 @@ class Worker:
         return steps
 
     def _deliver(self, run: Run, transcript: Transcript) -> None:
-        resources, settings, prepared = self._resources, run.settings, run.prepared
-        if settings is None or prepared is None:
-            raise AssertionError("a run is prepared with its settings")
-        run.leave_engine()
-        front_end, raise_if_stopped = resources.front_end, lambda: self._raise_if_stopped(run)
-        copy, no_copy = make_listening_copy(prepared, front_end, raise_if_stopped)
-        with copy or nullcontext():
-            has_page = "html" in settings.output.formats
-            clips, no_clips = make_clips(prepared, transcript, front_end, raise_if_stopped) if has_page else ([], None)
-            run.release()
-            for problem in filter(None, (no_copy, no_clips)):
-                transcript = transcript.with_note(problem)
-            self._deliver_with(run, transcript, settings, copy, clips)
-
-    def _deliver_with(
-        self,
-        run: Run,
-        transcript: Transcript,
-        settings: RecordingSettings,
-        copy: io.FileIO | None,
-        clips: Sequence[Clip],
-    ) -> None:
-        job, resources, form = run.job, self._resources, settings.output.listening_copy
-        transcript = self._duplicates.mark(transcript)
-        if (note := resources.spool.explain_second_set(job)) is not None:
-            transcript = transcript.with_note(note)
-        documents: dict[str, files.Content] = {}
-        if copy is not None and form is not None:
-            documents[LISTENING_COPIES[form]] = copy
-        documents |= render(
-            transcript,
-            settings.output.formats,
-            has_timestamps=settings.output.timestamps,
-            sound=Sound((resources.spool.audio_folder(job),), tuple(documents), tuple(clips)),
-        )
-        source = transcript.source
-        result = Result(
-            transcript.audio.duration_s,
-            transcript.processing.wall_s,
-            transcript.is_complete,
-            source.sha256,
-            source.duplicate_of,
-        )
-        try:
-            resources.spool.deliver(job, documents, result, run.fingerprint)
-        except ChangedError:
-            resources.journal.drop_chunks(job.job_id)
-            raise
-        self._outcomes.note_delivered(job, transcript, run.n_chunks)
+        delivered = self._delivering.deliver(run, transcript, lambda: self._raise_if_stopped(run))
+        self._outcomes.note_delivered(run.job, delivered, run.n_chunks)
 
     def _end(self, run: Run, error: Exception | None = None) -> None:
         """Take a run out, and do what the error calls for that ended it."""
@@ -454,7 +402,7 @@ class Worker:
             log.exception("job.outcome_failed", job_id=job.job_id, path=job.path)
             self.attempts.back_off(job.job_id)
         finally:
-            self._duplicates.forget(job.job_id)
+            self._delivering.forget(job.job_id)
             with self._changed:
                 del self._runs[job.job_id]
                 self._leave_ahead(run)

@@ -44,11 +44,13 @@ def first_number(cell: str) -> float:
 
 def test_noise_costs_no_more_words_than_before(tmp_path: Path) -> None:
     rows = table_of("noise.py", tmp_path)
+    quietest = rows.pop()  # the far speaker at -60 dBFS
     worst = {"clean": 2.0, "hum, 50 Hz": 15.0, "rumble": 5.0, "office": 12.0, "far speaker": 15.0}
     assert [row[0] for row in rows] == list(worst)
     assert {row[0]: row[2] for row in rows if first_number(row[2]) > worst[row[0]]} == {}
     added = {row[0]: [first_number(cell) for cell in row[3:]] for row in rows}
     assert added["rumble"][0] > 1.0  # without the high-pass filter
+    assert first_number(quietest[4]) > 1.0, quietest  # without normalization
     plot = ET.parse(tmp_path / "images" / "noise.svg")  # noqa: S314  # our own file
     assert len(plot.findall(".//{*}polyline")) == 4 * 4
 
@@ -58,7 +60,7 @@ def test_pipeline_costs_no_words(tmp_path: Path) -> None:
     assert first_number(single[2]) < 4.0
     assert len(others) == 6
     # So few words move the difference by a point either way; the page has the figures of many.
-    limits = [2.0, 1.0, 4.0, 2.0, 4.0, 1.0]
+    limits = [1.5, 1.0, 4.0, 2.0, 3.0, 1.0]
     assert [row[:4] for row, limit in zip(others, limits, strict=True) if first_number(row[3]) > limit] == []
     assert [row[5] for row in (single, *others[:2])] == ["0", "0", "0"]
     assert int(others[2][5]) > 3
@@ -74,7 +76,7 @@ def test_calls_are_split_and_cost_no_words_and_nothing_else_is_split(tmp_path: P
     assert len(sides) == 2
     # One word in a hundred moves a figure by a point; the page has the figures of many. With an echo some words
     # of the other side are heard below one's own.
-    assert [row for row in sides if first_number(row[4]) > 2.0 or first_number(row[6]) > 6.0] == []
+    assert [row for row in sides if first_number(row[4]) > 2.0 or first_number(row[6]) > 4.0] == []
 
 
 def test_errors_count_within_the_utterance_where_they_are() -> None:

@@ -9,14 +9,13 @@ import shutil
 import signal
 import subprocess
 import termios
-import time
 from typing import TYPE_CHECKING
 
 import pytest
 import soundfile
 
 from tests.conftest import SAMPLES
-from tests.integration.instance import environment
+from tests.integration.instance import environment, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,17 +204,17 @@ def test_interrupted_pipe_ends_with_130(make_instance: MakeInstance) -> None:
         env=environment(),
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509  # no threads here
     )
-    assert process.stdin is not None
+    pipe = process.stdin
+    assert pipe is not None
     assert process.stderr is not None
-    process.stdin.write(b"x")
-    process.stdin.flush()
-    while fcntl.ioctl(process.stdin, termios.FIONREAD, bytes(4)) != bytes(4):
-        time.sleep(0.05)
+    pipe.write(b"x")
+    pipe.flush()
+    wait_until(lambda: fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)) == bytes(4), "it has read what there is")
     process.send_signal(signal.SIGINT)  # while it waits for more
     told = process.stderr.read()
     assert process.wait() == 130
     assert b"Traceback" not in told
-    process.stdin.close()
+    pipe.close()
     process.stderr.close()
 
 
