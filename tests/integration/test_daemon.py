@@ -182,9 +182,9 @@ def test_files_that_are_not_audio_move_to_failed_with_a_reason_and_the_rest_is_d
         assert "Traceback" not in note
     assert instance.names("outbox") == ["memo.json", "memo.txt"]
     wait_until(lambda: {failed["name"] for failed in instance.status()["failed"]} == set(bad), "the status names them")
-    text = (instance.folder("outbox") / "STATUS.txt").read_text()
-    assert "7 failed" in text
-    assert "text.mp3" in text
+    status_txt = instance.folder("outbox") / "STATUS.txt"
+    wait_until(lambda: "7 failed" in status_txt.read_text(), "STATUS.txt, written after status.json, counts them")
+    assert "text.mp3" in status_txt.read_text()
 
 
 @pytest.mark.parametrize("sound", ["silence", "hum", "noise"])
