@@ -51,6 +51,7 @@ from daemon.engine.protocol import ChunkRequest, ChunkResponse
 from daemon.errors import StoppedError
 from daemon.frontend import AudioStream, Prepared
 from daemon.host.systemd import Notifier
+from daemon.host.turns import waiting
 from daemon.inbox import Arrival, fingerprint_of
 from daemon.journal import Journal
 from daemon.segment import Span
@@ -178,7 +179,7 @@ class PacedFrontEnd:
         """Take the time, and return silence of the recording's length."""
         audio_s = os.fstat(recording.descriptor).st_size / self.bytes_per_s  # type: ignore[attr-defined]  # an open file
         n_samples = int(audio_s * SAMPLE_RATE_HZ)
-        with self._turns:
+        with waiting(), self._turns:
             if self._closed.wait(audio_s / self.speed):
                 raise StoppedError("The service is stopping.")
         with open_unlinked(self._cache) as file:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self
 from daemon import errors
 from daemon.decode import headers, signatures
 from daemon.host import files
+from daemon.host.turns import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -122,9 +123,10 @@ class RecordingFile:
             errors.TransientError: the disk or share does not respond.
         """
         digest = hashlib.sha256()
-        for offset in range(0, self.size, _HASHED_BYTES):
-            raise_if_stopped()
-            digest.update(self.read_at(offset, min(_HASHED_BYTES, self.size - offset)))
+        with waiting():
+            for offset in range(0, self.size, _HASHED_BYTES):
+                raise_if_stopped()
+                digest.update(self.read_at(offset, min(_HASHED_BYTES, self.size - offset)))
         return digest.hexdigest()
 
     def close(self) -> None:

@@ -41,6 +41,7 @@ from daemon.frontend.messages import (
     StreamReady,
 )
 from daemon.frontend.process import CONVERT, AudioProcess
+from daemon.host.turns import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -206,7 +207,7 @@ class FrontEnd:
                 return _LIMIT_S + size / _LIMIT_BYTES_PER_S + audio_s / _LIMIT_TIMES_REAL_TIME
 
             request = Prepare(settings, vad, self._cache, asr.tracks, asr.channels)
-            with self._turn(raise_if_stopped):
+            with waiting(), self._turn(raise_if_stopped):
                 response = self._ask(request, (recording.descriptor, *descriptors), limit_s, raise_if_stopped)
             if not isinstance(response, AudioReady) or not _fits(response, descriptors):
                 raise errors.JobError(_INVALID, CONVERT)
@@ -251,7 +252,7 @@ class FrontEnd:
         limit_s = _LIMIT_S + (stop - start) / SAMPLE_RATE_HZ / _LIMIT_TIMES_REAL_TIME
         with open_unlinked(self._cache) as file:
             descriptors = (file.fileno(), *(part.file.fileno() for part in parts))
-            with self._turn(raise_if_stopped):
+            with waiting(), self._turn(raise_if_stopped):
                 response = self._ask(request, descriptors, lambda _: limit_s, raise_if_stopped)
             if not isinstance(response, Encoded):
                 raise errors.JobError(_INVALID, CONVERT)

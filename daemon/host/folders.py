@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
 from daemon.host import files, links, syncs
+from daemon.host.turns import waiting
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -271,7 +272,8 @@ class Folder:
 
     def sync(self) -> None:
         """Make the names in this folder durable."""
-        syncs.sync_shared(self.fd, files.sync_descriptor)
+        with waiting():
+            syncs.sync_shared(self.fd, files.sync_descriptor)
 
     def write_temporary(self, content: files.Content, mode: int, tag: str, *, is_durable: bool = True) -> str:
         """Write `content` under a temporary name that holds `tag`, synced if it has to be durable; return that name."""
@@ -283,7 +285,8 @@ class Folder:
                 stream.flush()
                 os.fchmod(stream.fileno(), files.file_mode(mode))  # not subject to the umask
                 if is_durable:
-                    os.fsync(stream.fileno())
+                    with waiting():
+                        os.fsync(stream.fileno())
         except BaseException:
             self.discard_quietly(name)
             raise

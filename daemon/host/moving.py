@@ -14,6 +14,7 @@ from typing import Final
 
 from daemon.host import files
 from daemon.host.folders import Folder
+from daemon.host.turns import waiting
 
 Place = tuple[Folder, str]
 """An open folder, and a name in it."""
@@ -50,7 +51,8 @@ def move_unsynced(source: Place, target: Place, tag: str, *, is_private: bool = 
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        copy(source, target, tag)
+        with waiting():
+            copy(source, target, tag)
         files.give_up_name(name, new_name, here.fd, there.fd)
         here.sync()
 

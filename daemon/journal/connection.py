@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from daemon.host import files
+from daemon.host.turns import waiting
 from daemon.journal.database import explained_database, find_put_aside, open_database
 from daemon.journal.displaced import JOURNAL_NAME
 
@@ -99,7 +100,7 @@ class OpenJournal:
 
     def _sync(self, n_written: int) -> None:
         """Wait until so many transactions are durable; what others have committed meanwhile is synced with them."""
-        with self._syncing:
+        with waiting(), self._syncing:
             if self._n_synced >= n_written or self._log is None:
                 return
             n_now = self._n_written

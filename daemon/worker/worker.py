@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +14,7 @@ from daemon.decode import SAMPLE_RATE_HZ, stored_bytes
 from daemon.errors import StoppedError
 from daemon.evaluation import CurveReader
 from daemon.host import files
+from daemon.host.turns import Turns
 from daemon.pipeline import Recording, RunControl, prepare, transcribe_prepared
 from daemon.worker.attempts import Attempts
 from daemon.worker.crew import Crew
@@ -27,6 +29,7 @@ from daemon.worker.runs import LONG_BYTES, Run, Stage
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
     from typing import Any
 
     from daemon.config import Settings
@@ -123,6 +126,7 @@ class Worker:
         self._places = Places(lambda: resources.engines.engine, monotonic)
         self._preparation = Preparation(self._prepare, self._may_store, n_decoders or count_decoders())
         self._crew = Crew(_N_DELIVERING, "deliver")
+        self._turns = Turns()
         self._curves = CurveReader(settings.current.folders.state)
         self._delivering = Delivering(resources)
 
@@ -275,6 +279,10 @@ class Worker:
         elif run.stage is not Stage.PREPARING:
             self._crew.do(self._advance, run)
 
+    def _turn_of(self, run: Run) -> AbstractContextManager[None]:
+        """Return the context in which a thread works on a run; what may take seconds keeps no other waiting."""
+        return nullcontext() if run.is_long else self._turns.taken()
+
     def _raise_if_stopped(self, run: Run) -> None:
         if run.is_cancelled.is_set():
             raise StoppedError("The recording was cancelled.")
@@ -287,7 +295,8 @@ class Worker:
         """Prepare a recording; this and `_advance` are the only places that catch every error."""
         try:
             self._raise_if_stopped(run)
-            is_concluded = self._try_prepare(run)
+            with self._turn_of(run):
+                is_concluded = self._try_prepare(run)
         except Exception as error:  # noqa: BLE001  # it becomes the outcome of the job
             self._end(run, error)
             return
@@ -333,7 +342,7 @@ class Worker:
 
     def _advance(self, run: Run) -> None:
         """Go on with a prepared recording as far as possible without waiting."""
-        with run.working:
+        with run.working, self._turn_of(run):
             if run.job.job_id not in self._runs:  # it has ended meanwhile
                 return
             try:
