@@ -34,16 +34,25 @@ def reload_settings(settings: Settings, config_path: Path | None, faults: Faults
     """
     try:
         merged, refused = configuration.reload(settings.current, config_path)
+        logs.configure(merged.logging, shared=shared_folders(merged.folders))
     except ConfigError as error:
         log.warning("config.refused", faults=list(error.faults), what=error.what)
-        faults.note("config", "The changed configuration has errors; the previous one stays in effect.", error.what)
+        what = "The changed configuration has errors; the previous one stays in effect."
+        faults.note("config", what, _say_how_to_fix(error))
         return
     faults.clear("config")
     if merged.transcribe.corrections != settings.current.transcribe.corrections:
         faults.clear(SKIPPED)
     settings.swap(merged, sha256_of(config_path))
-    logs.configure(merged.logging, shared=shared_folders(merged.folders))
     log.info("config.reloaded", needs_restart=list(refused))
     if refused:
         what = f"Changed settings that need a restart: {', '.join(refused)}."
         faults.note("config", what, "Restart the service.")
+
+
+def _say_how_to_fix(error: ConfigError) -> str:
+    """Return the first fault as a sentence, and where to find the others."""
+    if not error.faults:
+        return str(error)
+    more = f" `sudo scribed check` lists it and {len(error.faults) - 1} more." if len(error.faults) > 1 else ""
+    return f"Fix the file and reload it: {error.faults[0]}.{more}"

@@ -59,7 +59,8 @@ def _read(state: Path) -> dict[str, Any]:
         if _is_missing(state):
             remedy = "If the service has run with this configuration, mount the disk or share of that folder."
             raise ScribedError(f"The state folder {state} does not exist.", remedy) from None
-        return as_dict(Snapshot(state="stopped", updated_at=""))
+        unknown = dict.fromkeys(("updated_at", "alive_at", "process", "config_sha256"))
+        return as_dict(Snapshot(state="stopped", updated_at="")) | unknown
     except PermissionError as error:
         raise _not_for_you(state) from error
     except ValueError as error:

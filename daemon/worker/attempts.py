@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # A lower bound, so that a disk that is full for hours is not tried ten times a second.
 _MIN_BACKOFF_S: Final = 1.0
-_MAX_DELAY_S: Final = 900.0
+_MAX_DELAY_S: Final = 900.0  # or retry.backoff_s, if that is longer
 _MAX_DOUBLINGS: Final = 30  # the bound above applies long before; more would overflow a float in time
 # Crashes in a row, alone and before any chunk: more than a series of kills from outside, which prove nothing.
 MAX_EARLY_CRASHES: Final = 10
@@ -95,6 +95,6 @@ class Attempts:
 
     def _delay(self, job_id: str, n_tries: int, least_s: float = 0.0) -> None:
         first_s = max(self._retry().backoff_s, least_s)
-        delay_s = min(first_s * 2.0 ** min(n_tries - 1, _MAX_DOUBLINGS), _MAX_DELAY_S)
+        delay_s = min(first_s * 2.0 ** min(n_tries - 1, _MAX_DOUBLINGS), max(_MAX_DELAY_S, first_s))
         with self._lock:
             self._due_s[job_id] = self._monotonic() + delay_s

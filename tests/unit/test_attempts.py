@@ -76,6 +76,14 @@ def test_back_off_doubles_up_to_a_quarter_of_an_hour_and_charges_nothing(bench: 
     assert job.attempts == 0
 
 
+def test_configured_back_off_of_an_hour_is_not_shortened(bench: Bench) -> None:
+    bench.retry = Retry(backoff_s=3600)
+    bench.attempts.back_off("a")
+    assert bench.delay_s("a") == 3600
+    bench.attempts.back_off("a")
+    assert bench.delay_s("a") == 3600
+
+
 def test_back_off_waits_a_second_where_none_is_configured(bench: Bench) -> None:
     bench.retry = Retry(backoff_s=0)
     bench.attempts.back_off("a")

@@ -475,7 +475,9 @@ def test_heartbeat_is_renewed_every_ten_seconds_and_no_more_often(config: Config
 
 
 def test_status_before_the_first_start_is_stopped(tmp_path: Path) -> None:
-    assert read_status(tmp_path)["state"] == "stopped"
+    status = read_status(tmp_path)
+    assert status["state"] == "stopped"
+    assert [status[key] for key in ("updated_at", "alive_at", "process", "config_sha256")] == [None] * 4
 
 
 def test_missing_state_folder_is_named(tmp_path: Path) -> None:
