@@ -42,19 +42,22 @@ are words, not booleans. A relative path starts at the folder of the file.
 `systemctl reload scribed` (SIGHUP) applies `watch`, `transcribe`, `output`, `retry`, `retention`, `hooks` and
 `logging.level`. Other changes need a restart. If the file has faults, the old settings stay in effect.
 
-A `scribed.yaml` in a folder of the inbox changes the settings of what is dropped there; the nearest folder wins, key by
-key. It may set the keys marked with *. It has at most 16 KiB, no YAML aliases, and may not be a link. A file that
-cannot be used changes nothing: STATUS.txt and the notes of the JSON document say why, and the settings around it apply.
+A `scribed.yaml` in a folder of the inbox changes the settings for the recordings dropped there; the nearest folder
+wins, key by key. It can set the keys marked with *, but no regular expressions in `transcribe.corrections`. It has at
+most 16 KiB, contains no YAML aliases, and is not a link. A file that cannot be used changes nothing: STATUS.txt and the
+notes of the JSON document say why, and the settings around it apply.
 
 A recording's name may carry its language, as one of the model's codes in lower case right before the ending:
-`talk.yue.m4a`, `talk.de.wav`. It wins over the folder's file, which wins over this configuration. Where `report.it.wav`
-means something else, set `transcribe.language_from_name: false`, here or for a folder. The codes:
+`talk.yue.m4a`, `talk.de.wav`. The name wins over a folder's `scribed.yaml`, which wins over this file. Where the "it"
+in `report.it.wav` means something else, set `transcribe.language_from_name: false`, here or for a folder. The codes:
 
 {codes}
 
-[corrections.md](corrections.md) describes `transcribe.corrections` and `transcribe.chinese_script`.
+More on some keys: [corrections.md](corrections.md) on `transcribe.corrections` and `transcribe.chinese_script`,
+[formats.md](formats.md) on `transcribe.tracks` and `transcribe.channels`, [operations.md](operations.md) on
+`model.idle_unload_min`, `search`, `hooks` and `metrics`.
 
-Keys marked "not implemented yet" accept their default only.
+Keys marked "not implemented yet" accept only their default.
 """
 _TABLE_END: Final = "\nThis page is generated from `daemon/config/schema.py` by `tools/write_config_docs.py`.\n"
 

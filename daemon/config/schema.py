@@ -55,7 +55,7 @@ class Section(BaseModel):
 
 
 class Folders(Section):
-    """The folders. None may lie inside another; on one file system a move is instant."""
+    """The folders. None may be inside another. Put the first four on one file system, so that moves are instant."""
 
     inbox: FullPath = Field(default=Path("/srv/scribed/inbox"), description="drop recordings here")
     outbox: FullPath = Field(default=Path("/srv/scribed/outbox"), description="transcripts appear here")
@@ -63,11 +63,13 @@ class Folders(Section):
         default=Path("/srv/scribed/processed"), description="the audio moves here after its transcript is delivered"
     )
     failed: FullPath = Field(
-        default=Path("/srv/scribed/failed"), description="the audio moves here, with the reason, when it failed"
+        default=Path("/srv/scribed/failed"), description="failed recordings move here, with a note that says why"
     )
-    state: FullPath = Field(default=STATE_FOLDER, description="the journal of jobs, and the models")
+    state: FullPath = Field(
+        default=STATE_FOLDER, description="the journal of jobs, the status and the search index; on a local disk"
+    )
     cache: FullPath = Field(
-        default=Path("/var/cache/scribed"), description="space for the decoded audio of recordings in progress"
+        default=Path("/var/cache/scribed"), description="decoded audio of recordings in progress; on a local disk"
     )
 
 
@@ -75,7 +77,8 @@ class Watch(Section):
     """How recordings are found."""
 
     mode: Literal["auto", "events", "poll"] = Field(
-        default="auto", description="events start a scan at once; poll only scans, for network shares without events"
+        default="auto",
+        description="events: scan at once after a change; poll: only every scan_s; auto: poll on network shares",
     )
     settle_s: float = Field(
         default=5.0, ge=0.5, le=3600, description="seconds without a change before a recording counts as complete"
@@ -83,7 +86,7 @@ class Watch(Section):
     scan_s: float = Field(default=2.0, ge=0.2, le=3600, description="seconds between two scans of the inbox")
     recursive: bool = Field(default=True, description="scan sub-folders too")
     ignore: WordList = Field(
-        default=(), description='glob patterns of paths in the inbox to ignore, such as ["drafts/*", "*.bak"]'
+        default=(), description='paths within the inbox to ignore, as glob patterns such as ["drafts/*", "*.bak"]'
     )
     unsupported: Literal["fail", "ignore"] = Field(
         default="fail", description="files that are not audio or video: move them to failed, or leave them in the inbox"
@@ -96,8 +99,10 @@ class Preprocess(Section):
     highpass_hz: HighpassHz = Field(
         default=80.0, description="remove rumble below this frequency: 10 to 1000, or 0 for no filter"
     )
-    normalize: Literal["peak", "loudness", "off"] = Field(default="peak", description="how the level is set")
-    peak_dbfs: float = Field(default=-3.0, ge=-30, le=0, description="highest level after normalization")
+    normalize: Literal["peak", "loudness", "off"] = Field(
+        default="peak", description="set the highest level (peak) or a loudness of -23 LUFS"
+    )
+    peak_dbfs: float = Field(default=-3.0, ge=-30, le=0, description="the highest level with normalize: peak, in dBFS")
     leveling: Literal["auto", "off", "on"] = Field(
         default="auto",
         description="bring quiet talkers up, by at most 26 dB; auto: only where talkers differ by 10 dB or more",
@@ -116,7 +121,7 @@ class SegmentSettings(Section):
         description="overlap of two chunks where speech continues without a pause, less than half a chunk",
     )
     vad: Literal["silero", "energy", "off"] = Field(
-        default="silero", description="what detects speech and pauses: a model, the level, or nothing"
+        default="silero", description="what finds speech and pauses: silero is a model, energy goes by the level"
     )
 
 
@@ -131,7 +136,7 @@ class ModelSettings(Section):
         default="auto", description="auto, cuda, cuda:N or cpu; auto is the GPU if there is one, else the CPU"
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        default="auto", description="number format of the weights"
+        default="auto", description="number format of the weights; auto depends on the device"
     )
     slots: Literal["auto"] | Annotated[int, Field(ge=1, le=1024)] = Field(
         default="auto", description="chunks transcribed at the same time"
@@ -157,7 +162,7 @@ class Transcribe(Section):
     channels: Literal["auto", "mix", "split"] = Field(
         default="auto", description="mix the channels, or transcribe each separately"
     )
-    channel_names: WordList = Field(default=(), description="names of the channels, in order")
+    channel_names: WordList = Field(default=(), description="names of the channels in the documents, in order")
     tracks: Track = Field(default="auto", description="audio tracks to transcribe: auto, all, or a number from 1")
     language_from_name: bool = Field(
         default=True, description="take the language from names such as talk.yue.m4a: a code right before the ending"
@@ -182,14 +187,14 @@ class Output(Section):
     sound_events: bool = Field(default=False, description="show sound events in the documents")
     mirror_folders: bool = Field(default=True, description="create the sub-folders of the inbox in the outbox too")
     listening_copy: Literal["mp3", "m4a", "opus"] | None = Field(
-        default=None, description="format of a small copy of the cleaned audio next to the documents"
+        default=None, description="format of a small copy of the cleaned audio next to the documents; needs ffmpeg"
     )
     clips: bool = Field(
         default=False,
-        description="embed the audio of flagged and missing passages in the html page, where it outlasts the recording",
+        description="embed the audio of flagged and missing passages in the html page, to play without the recording",
     )
     status_file: Literal["full", "counts", "off"] = Field(
-        default="full", description="what outbox/STATUS.txt shows; counts is without names"
+        default="full", description="what outbox/STATUS.txt shows; counts: no names; off: the file is not written"
     )
     mode: Mode = Field(default="0660", description="file mode of the documents, in quotes")
 
@@ -204,7 +209,10 @@ class Retry(Section):
 
     max_attempts: int = Field(default=3, ge=1, le=20, description="attempts before a recording is moved to failed")
     backoff_s: float = Field(
-        default=30.0, ge=0, le=3600, description="seconds before the second attempt; doubled for each one after it"
+        default=30.0,
+        ge=0,
+        le=3600,
+        description="seconds before the second attempt; doubled for each later one, up to 15 minutes",
     )
 
 
@@ -223,13 +231,14 @@ class Logging(Section):
     """What is logged, and where."""
 
     format: Literal["auto", "console", "json"] = Field(
-        default="auto", description="auto is console on a terminal and for the journal"
+        default="auto", description="console: lines for people; json: JSON lines; auto is the same as console"
     )
     level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="lowest level that is logged"
     )
     file: FullPath | None = Field(
-        default=None, description="a log file in addition to the journal, as JSON lines; ten of 10 MB are kept"
+        default=None,
+        description="a log file in addition to the systemd journal: JSON lines, in ten files of at most 10 MB",
     )
     names: Literal["full", "hashed"] = Field(
         default="full", description="hashed hides the names of recordings in logs, STATUS.txt and `systemctl status`"
