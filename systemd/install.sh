@@ -50,7 +50,7 @@ install_program() {
         [ -z "$missing" ] || say "There is no $missing; with both the GPU is up to twice as fast. Run: apt-get install gcc python3-dev"
     fi
     [ -z "$DESTDIR" ] || relocate
-    install -m 0644 README.md docs/operations.md docs/shares.md config.example.yaml "$DESTDIR$HOME_DIR/share/"
+    install -m 0644 README.md docs/*.md config.example.yaml "$DESTDIR$HOME_DIR/share/"
     install -m 0644 systemd/examples/* "$DESTDIR$HOME_DIR/share/examples/"
     install -d "$DESTDIR/usr/local/bin"
     ln -sfn $HOME_DIR/venv/bin/scribed "$DESTDIR/usr/local/bin/scribed"
