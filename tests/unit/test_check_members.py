@@ -110,7 +110,7 @@ def test_file_system_without_acls_gets_another_remedy(
 
     monkeypatch.setattr(os, "getxattr", refuse)
     assert look(installation).remedy == (
-        "Its file system has no ACLs: let members work with umask 007, or see docs/shares.md."
+        "Its file system has no ACLs: let members work with umask 007, or see /opt/scribed/share/shares.md."
     )
 
 

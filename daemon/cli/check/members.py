@@ -115,7 +115,7 @@ def _find_remedy(inbox: Path, state: Path, gid: int) -> str:
         os.getxattr(inbox, _DEFAULT_ACL)
     except OSError as error:
         if error.errno != errno.ENODATA:
-            return "Its file system has no ACLs: let members work with umask 007, or see docs/shares.md."
+            return "Its file system has no ACLs: let members work with umask 007, or see /opt/scribed/share/shares.md."
     user, group = _user_name(state.stat().st_uid), _group_name(gid)
     entries = f"u:{user}:rwX,g:{group}:rwX,d:u:{user}:rwx,d:g:{group}:rwx"
     return f"sudo setfacl -R -m {entries} {inbox} (package acl)"
