@@ -4,7 +4,8 @@ Python runs one thread at a time in any case. Where several have work, each syst
 first has to wait to get back: two switches between cores for a call of a few microseconds, hundreds of times for each
 recording. With turns, the others stay asleep until the thread whose turn it is has something to wait for itself.
 
-A turn saves time and protects nothing: a thread that has waited a while for its turn goes on without it.
+A turn saves time and protects nothing: a thread that has waited a while for its turn goes on without it. From then on
+no other waits for that turn, so that one long piece of work costs each of them one such while at most.
 """
 
 from __future__ import annotations
@@ -24,26 +25,40 @@ class Turns:
 
     Args:
         patience_s: how long a thread waits for its turn before it goes on without it.
+
+    Attributes:
+        patience_s: as above.
     """
 
     def __init__(self, patience_s: float = _PATIENCE_S) -> None:
         self._lock = threading.Lock()
-        self._patience_s = patience_s
+        self.patience_s = patience_s
+        self._is_overdue = False  # a thread has waited too long for the present turn
 
     def taken(self) -> _TakenTurn:
         """Return a context in which this thread has its turn; inside another such context it changes nothing."""
-        return _TakenTurn(self._lock, self._patience_s)
+        return _TakenTurn(self)
+
+    def take(self) -> bool:
+        """Wait for the turn, for a while; return whether this thread has it."""
+        has_turn = self._lock.acquire(timeout=0.0 if self._is_overdue else self.patience_s)
+        self._is_overdue = not has_turn
+        return has_turn
+
+    def give_up(self) -> None:
+        """Let another thread have the turn."""
+        self._is_overdue = False
+        self._lock.release()
 
 
 class _TakenTurn:
     """What `Turns.taken` returns. A class, because a generator would take several times as long."""
 
-    __slots__ = ("_has_lock", "_is_inner", "_lock", "_patience_s")
+    __slots__ = ("_has_turn", "_is_inner", "_turns")
 
-    def __init__(self, lock: threading.Lock, patience_s: float) -> None:
-        self._lock = lock
-        self._patience_s = patience_s
-        self._has_lock = False
+    def __init__(self, turns: Turns) -> None:
+        self._turns = turns
+        self._has_turn = False
         self._is_inner = False
 
     def __enter__(self) -> None:
@@ -61,13 +76,13 @@ class _TakenTurn:
 
     def resume(self) -> None:
         """Wait for the turn, for a while."""
-        self._has_lock = self._lock.acquire(timeout=self._patience_s)
+        self._has_turn = self._turns.take()
 
     def pause(self) -> None:
         """Let another thread have it."""
-        if self._has_lock:
-            self._has_lock = False
-            self._lock.release()
+        if self._has_turn:
+            self._has_turn = False
+            self._turns.give_up()
 
 
 class _Mine(threading.local):

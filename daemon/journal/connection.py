@@ -143,9 +143,13 @@ class OpenJournal:
         Raises:
             TransientError: it cannot be written; it can be tried again.
         """
-        with self._lock:
-            if self._holds_deleted and self._monotonic() >= self._wiped_s + _WIPE_EVERY_S:
-                self._wipe_log()
+        if self._should_wipe():
+            with waiting(), self._lock:  # in this order: a thread that waits for the lock has no turn
+                if self._should_wipe():  # no other thread has done it meanwhile
+                    self._wipe_log()
+
+    def _should_wipe(self) -> bool:
+        return self._holds_deleted and self._monotonic() >= self._wiped_s + _WIPE_EVERY_S
 
     def _wipe_log_soon(self) -> None:
         """Empty the log, which still holds deleted text: now, or within a second of the last time by `tidy`."""
@@ -154,7 +158,7 @@ class OpenJournal:
 
     def _wipe_log(self) -> None:
         """Empty the write-ahead log, which still holds deleted text."""
-        with self._lock, explained_database("written"):
+        with waiting(), self._lock, explained_database("written"):
             is_busy, *_ = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             self._wiped_s = self._monotonic()
             self._holds_deleted = bool(is_busy)

@@ -16,6 +16,7 @@ from daemon.errors import JobError, NoPermissionError, ScribedError, TransientEr
 from daemon.host import files, moving
 from daemon.host.clock import now
 from daemon.host.folders import Folder, LinkInTheWayError
+from daemon.host.turns import waiting
 from daemon.inbox import fingerprint_of
 from daemon.job import Job
 from daemon.spool import limits
@@ -211,7 +212,8 @@ class Claims:
         with ExitStack() as on_error:
             with files.explained("The claimed recording cannot be found", folder):
                 claim = on_error.enter_context(self._context.claim_of(job))
-                files.sync_descriptor(claim.fd)  # no other thread changes it, so there is no sync to share
+                with waiting():
+                    files.sync_descriptor(claim.fd)  # no other thread changes it, so there is no sync to share
                 fingerprint = fingerprint_of(claim.lstat(job.name))
             self._context.begun.add(job.job_id)
             found = OpenClaim(claim, claim.proc_path / job.name, fingerprint, _read_hotwords(claim, job))

@@ -13,6 +13,7 @@ import structlog
 from daemon.errors import JobError, NoPermissionError, ScribedError, TransientError
 from daemon.host import files, moving
 from daemon.host.folders import Folder, LinkInTheWayError
+from daemon.host.turns import waiting
 from daemon.job import JobState
 from daemon.journal.records import ArchivedFile, FailedPlace, Reason
 from daemon.spool.claims import remove_claim
@@ -70,6 +71,7 @@ class Failures:
         )
         with (
             files.explained("The recording cannot be moved to failed", roots.failed),
+            waiting(),  # a thread that waits for the lock must not keep the turn from the one that holds it
             self._placing,
             self._context.claims_of(job.job_id) as claims,
         ):

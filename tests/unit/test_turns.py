@@ -74,6 +74,21 @@ def test_thread_goes_on_without_its_turn_when_it_has_waited_long_enough() -> Non
     assert _work(turns) == "worked"
 
 
+def test_one_long_piece_of_work_is_waited_for_once() -> None:
+    turns = Turns(patience_s=0.01)
+    with ThreadPoolExecutor(1) as pool:
+        with turns.taken():
+            assert not pool.submit(turns.take).result(WAIT_S)
+            turns.patience_s = threading.TIMEOUT_MAX
+            assert not pool.submit(turns.take).result(WAIT_S)
+            assert not pool.submit(turns.take).result(WAIT_S)
+        assert pool.submit(turns.take).result(WAIT_S)
+        later = pool.submit(turns.take)  # the next turn is waited for again
+        assert not later.done()
+        turns.give_up()
+        assert later.result(WAIT_S)
+
+
 def test_turn_is_given_up_after_an_error() -> None:
     turns = Turns(patience_s=WAIT_S)
     with pytest.raises(OSError, match="disk"), turns.taken(), waiting():
