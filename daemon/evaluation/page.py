@@ -27,13 +27,19 @@ _STYLE: Final = """
 body { font: 1rem/1.6 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { border-bottom: 1px solid #8886; padding: .3rem .8rem; text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th:first-child { text-align: left; overflow-wrap: anywhere; }
+[scope=row] { font-weight: normal; }
+.wide { overflow-x: auto; }
 del { background: #d32f2f33; }
 ins { background: #1976d233; }
 .text { line-height: 2; overflow-wrap: anywhere; }
 .seam { border-bottom: 2px dotted #888; }
 """
 _LEGEND: Final = "Struck out: spoken, but not written. Underlined: written, but not spoken. "
+_RATES: Final = (
+    "WER: substituted, missed and added words for each word that was spoken. CER: the same for characters. "
+    "Substituted: another word was written. Missed: nothing was written. Added: nothing was spoken."
+)
 _SEAM_NOTE: Final = "Dotted: within ten words of a place where two overlapping chunks were merged."
 
 
@@ -46,9 +52,9 @@ def render_page(report: Report) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="referrer" content="no-referrer">\n'
-        f"<title>Accuracy</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>Accuracy</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(_parts(report))
-        + "\n</body>\n</html>\n"
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -56,10 +62,21 @@ def _parts(report: Report) -> Iterator[str]:
     yield "<h1>Accuracy</h1>"
     yield f"<p>{_e(NORMALIZATIONS[report.normalization])}</p>"
     yield _table(
-        ("", "recordings", "words", "WER", f"{LEVEL:.0%} interval", "CER", "substituted", "missed", "added"),
+        (
+            "configuration",
+            "recordings",
+            "words",
+            "WER",
+            f"{LEVEL:.0%} interval",
+            "CER",
+            "substituted",
+            "missed",
+            "added",
+        ),
         (_total_row(arm) for arm in report.arms),
     )
     units = "recordings" if len(report.arms[0].scores) > 1 else f"blocks of {BLOCK_WORDS} words"
+    yield f"<p>{_RATES}</p>"
     yield f"<p>Intervals: bootstrap over {units}, {N_RESAMPLES} resamples, seed {SEED}.</p>"
     if len(report.arms) > 1:
         yield "<h2>Comparison</h2>"
@@ -69,10 +86,11 @@ def _parts(report: Report) -> Iterator[str]:
     if report.failures:
         yield "<h2>Not transcribed</h2>"
         yield _table(("recording", "reason"), report.failures)
-    yield "<h2>Most frequent errors</h2>"
-    yield _table(
-        ("spoken", "written", "times"), ((a or "(nothing)", b or "(nothing)", n) for a, b, n in report.confusions)
-    )
+    if report.confusions:
+        yield "<h2>Most frequent errors</h2>"
+        yield _table(
+            ("spoken", "written", "times"), ((a or "(nothing)", b or "(nothing)", n) for a, b, n in report.confusions)
+        )
     if report.hotwords:
         yield "<h2>Proposed hotwords</h2>"
         yield _table(("word", "missed", "spoken"), report.hotwords)
@@ -130,7 +148,8 @@ def _difference_row(arm: Arm) -> tuple[object, ...]:
 
 def _aligned(one: Score) -> str:
     words = "".join(_run(list(run), kind) for kind, run in groupby(one.columns, key=_kind))
-    figures = f"WER {share(one.counts.wer)} ({bounds(one.interval)}), CER {share(one.counts.cer)}"
+    interval = "" if one.interval is None else f" ({bounds(one.interval)})"
+    figures = f"WER {share(one.counts.wer)}{interval}, CER {share(one.counts.cer)}"
     return f'<h3 dir="auto">{_e(one.name)}</h3>\n<p>{figures}</p>\n<p class="text" dir="auto">{words}</p>'
 
 
@@ -154,9 +173,18 @@ def _run(columns: list[Column], kind: tuple[bool, bool]) -> str:
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    lines = ["<table>", "<tr>" + "".join(f"<th>{_e(cell)}</th>" for cell in head) + "</tr>"]
-    lines += ["<tr>" + "".join(f'<td dir="auto">{_e(str(cell))}</td>' for cell in row) + "</tr>" for row in rows]
-    return "\n".join([*lines, "</table>"])
+    """Return a table; the first cell of a row is its heading."""
+    lines = ['<div class="wide"><table>', "<tr>" + "".join(f'<th scope="col">{_e(one)}</th>' for one in head) + "</tr>"]
+    lines += [_row(*map(str, row)) for row in rows]
+    return "\n".join([*lines, "</table></div>"])
+
+
+def _row(first: str, *others: str) -> str:
+    return (
+        f'<tr><th scope="row" dir="auto">{_e(first)}</th>'
+        + "".join(f'<td dir="auto">{_e(one)}</td>' for one in others)
+        + "</tr>"
+    )
 
 
 def share(rate: float | None) -> str:

@@ -60,6 +60,23 @@ def test_page_escapes_every_text_and_loads_nothing() -> None:
     assert " style=" not in page
 
 
+def test_every_cell_of_the_page_has_headings() -> None:
+    heard = scores(("one two", "one too"), ("", "noise"), ("three", "three"))
+    page = render_page(make_report([("as configured", MODEL, heard), ("k=v", MODEL, heard)], {}, "standard", ()))
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    assert rows
+    for row in rows:
+        is_head = 'scope="col"' in row
+        assert row.startswith('<th scope="col">' if is_head else '<th scope="row"')
+        assert "<td" not in row if is_head else row.count("<th") == 1
+        assert "></th>" not in row
+    assert "Most frequent errors" in page
+    perfect = scores(("three", "three"))
+    page = render_page(make_report([("as configured", MODEL, perfect)], {}, "standard", ()))
+    assert "Most frequent errors" not in page
+    assert "WER 0.0%, CER 0.0%" in page
+
+
 def test_report_as_json_has_every_figure() -> None:
     first = scores(("one two", "one too"), ("", "noise"))
     report = make_report([("as configured", MODEL, first), ("k=v", MODEL, first)], {"bad.wav": "why"}, "standard", ())
