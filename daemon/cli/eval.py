@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from daemon import engine, logs
+from daemon import checkpoint, engine, logs
 from daemon.cli import command, config_option, eval_view, outputs
 from daemon.config import RecordingSettings, change
 from daemon.display import escape
@@ -93,6 +93,7 @@ def evaluate(
         _refuse_page(page, references, is_forced=is_forced)
     for arm in arms.values():
         refuse_busy_gpu(config.folders.state, arm.model)
+        checkpoint.inspect(checkpoint.find_folder(arm.model.path))  # before hours of work with another model
     config = command.with_usable_cache(config)
     logs.configure_command(config.logging)
     texts = ChunkFiles(config.folders.cache)
@@ -240,7 +241,8 @@ def _names_of(references: Sequence[Reference]) -> list[str]:
 
 def _refuse_page(page: Path, references: Sequence[Reference], *, is_forced: bool) -> None:
     """Make sure before the work that the page can be written."""
-    outputs.refuse_taken([page], [reference.audio.stat() for reference in references], is_forced=is_forced)
+    inputs = {path for reference in references for path in (reference.audio, *reference.sources)}
+    outputs.refuse_taken([page], [path.stat() for path in inputs], is_forced=is_forced)
     folder = page.absolute().parent
     if not folder.is_dir():
         raise UsageError(f"The folder {escape(str(folder))} does not exist.", "Create it, or choose another name.")

@@ -6,8 +6,6 @@ JSON that a person has corrected, or a row of a table with the columns `file` an
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import stat
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from daemon.display import escape
 from daemon.errors import NoPermissionError, UsageError
+from daemon.evaluation import tables
 from daemon.host import files
 from daemon.text import join_texts
 
@@ -24,27 +23,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 
-class _Tsv(csv.excel_tab):
-    """Quotes have no meaning: a text may begin with one."""
-
-    quoting = csv.QUOTE_NONE
-
-
 REFERENCE_SUFFIX: Final = ".ref.txt"
-_TABLES: Final = {".csv": csv.excel, ".tsv": _Tsv}
-_COLUMNS: Final = ("file", "text")
 _MAX_BYTES: Final = 64 << 20
 # Files next to recordings that are not audio.
-_NOT_AUDIO: Final = (".txt", ".json", ".srt", ".vtt", ".md", ".html", ".docx", ".yaml", *_TABLES)
+_NOT_AUDIO: Final = (".txt", ".json", ".srt", ".vtt", ".md", ".html", ".docx", ".yaml", *tables.SUFFIXES)
 _HOW: Final = f"Put the words spoken in talk.wav into talk{REFERENCE_SUFFIX} next to it; see docs/accuracy.md."
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A recording and the words that are spoken in it."""
+    """A recording and the words that are spoken in it.
+
+    Attributes:
+        sources: the files that have the text.
+    """
 
     audio: Path
     text: str
+    sources: tuple[Path, ...]
 
 
 def find_references(words: Sequence[str], processed: Path) -> list[Reference]:
@@ -59,13 +55,16 @@ def find_references(words: Sequence[str], processed: Path) -> list[Reference]:
         UsageError: something is missing or fits to nothing.
     """
     denied: list[str] = []
-    found: dict[Path, str] = {}
+    found: dict[Path, Reference] = {}
     for word in words:
         for reference in _guarded(_read(Path(word), processed, denied), word, denied):
             audio = Path(os.path.realpath(reference.audio))
-            if found.setdefault(audio, reference.text) != reference.text:
+            other = found.get(audio)
+            if other is not None and other.text.split() != reference.text.split():
                 raise UsageError(f"{escape(str(audio))} has two different reference texts.", "Remove one of them.")
-    denied += [str(audio) for audio in found if not os.access(audio, os.R_OK, effective_ids=True)]
+            sources = (*other.sources, *reference.sources) if other else reference.sources
+            found[audio] = Reference(audio, reference.text, sources)
+    denied += [str(audio) for audio in found if not _is_readable(audio)]
     if denied:
         raise NoPermissionError(
             f"Not readable for this user: {', '.join(map(escape, dict.fromkeys(denied)))}.",
@@ -73,7 +72,23 @@ def find_references(words: Sequence[str], processed: Path) -> list[Reference]:
         )
     if not found:
         raise UsageError("No recording with a reference text was found.", _HOW)
-    return [Reference(audio, found[audio]) for audio in sorted(found)]
+    return [found[audio] for audio in sorted(found)]
+
+
+def _is_readable(audio: Path) -> bool:
+    try:
+        facts = audio.stat()
+    except PermissionError:
+        return False
+    except OSError:
+        raise UsageError(f"{escape(str(audio))} does not exist.", "A link or a table leads to it.") from None
+    if not stat.S_ISREG(facts.st_mode):
+        raise UsageError(f"{escape(str(audio))} is not a file.", "Name the recording itself.")
+    return os.access(audio, os.R_OK, effective_ids=True)
+
+
+def _is_text(path: Path) -> bool:
+    return path.name.lower().endswith(REFERENCE_SUFFIX)
 
 
 def _guarded(references: Iterator[Reference], word: str, denied: list[str]) -> Iterator[Reference]:
@@ -91,9 +106,9 @@ def _guarded(references: Iterator[Reference], word: str, denied: list[str]) -> I
 def _read(path: Path, processed: Path, denied: list[str]) -> Iterator[Reference]:
     if stat.S_ISDIR(path.stat().st_mode):
         yield from _read_folder(path, processed, denied)
-    elif path.name.endswith(REFERENCE_SUFFIX):
+    elif _is_text(path):
         yield _of_text(path, _names_in(path.parent))
-    elif path.suffix.lower() in _TABLES:
+    elif path.suffix.lower() in tables.SUFFIXES:
         rows = _read_table(path)
         if rows is None:
             raise UsageError(f"{escape(str(path))} has no columns `file` and `text`.", "Name them in its first line.")
@@ -117,9 +132,9 @@ def _read_folder(folder: Path, processed: Path, denied: list[str]) -> Iterator[R
 
 
 def _read_member(path: Path, names: Iterable[str], processed: Path) -> Iterator[Reference]:
-    if path.name.endswith(REFERENCE_SUFFIX):
+    if _is_text(path):
         yield _of_text(path, names)
-    elif path.suffix.lower() in _TABLES:
+    elif path.suffix.lower() in tables.SUFFIXES:
         yield from _read_table(path) or ()
     elif path.suffix.lower() == ".json" and (document := _read_document(path)) is not None:
         yield _of_document(path, document, processed)
@@ -131,7 +146,7 @@ def _names_in(folder: Path) -> list[str]:
 
 def _of_text(path: Path, names: Iterable[str]) -> Reference:
     """Return the reference of a text next to a recording."""
-    stem = path.name.removesuffix(REFERENCE_SUFFIX)
+    stem = path.name[: -len(REFERENCE_SUFFIX)]
     audio = [name for name in names if not name.startswith(".") and not name.lower().endswith(_NOT_AUDIO)]
     fitting = [name for name in audio if name == stem] or sorted(name for name in audio if Path(name).stem == stem)
     if not fitting:
@@ -140,36 +155,39 @@ def _of_text(path: Path, names: Iterable[str]) -> Reference:
         shown = ", ".join(map(escape, fitting))
         remedy = f"Name it after one of them, such as {escape(fitting[0])}{REFERENCE_SUFFIX}."
         raise UsageError(f"{escape(str(path))} may belong to {shown}.", remedy)
-    return Reference(path.with_name(fitting[0]), _read_text(path))
+    return Reference(path.with_name(fitting[0]), _read_text(path), (path,))
 
 
 def _of_recording(path: Path) -> Reference:
     for text in (path.with_name(path.name + REFERENCE_SUFFIX), path.with_name(path.stem + REFERENCE_SUFFIX)):
         if text.exists():
-            return Reference(path, _read_text(text))
+            return Reference(path, _read_text(text), (text,))
     raise UsageError(f"{escape(str(path))} has no reference text.", _HOW)
 
 
 def _read_table(path: Path) -> list[Reference] | None:
     """Return the rows of a table, None where its first line does not name the columns."""
-    csv.field_size_limit(_MAX_BYTES)  # the text of a long recording is one field
-    reader = csv.DictReader(io.StringIO(_read_text(path)), dialect=_TABLES[path.suffix.lower()])
-    try:
-        if not set(_COLUMNS) <= set(reader.fieldnames or ()):
-            return None
-        rows = list(reader)
-    except csv.Error as error:
-        raise UsageError(f"{escape(str(path))} cannot be read as a table: {error}.", "Check its quotes.") from None
+    rows = tables.read_rows(path, _read_text(path))
+    if rows is None:
+        return None
     references = []
-    for number, row in enumerate(rows, 2):
-        if not row["file"] or row["text"] is None:
-            raise UsageError(f"Row {number} of {escape(str(path))} has no file or no text.", "Complete or delete it.")
-        audio = path.parent / row["file"]
-        if not audio.exists():
-            what = f"Row {number} of {escape(str(path))} names {escape(row['file'])}, which does not exist."
+    for line, name, text in rows:
+        audio = path.parent / name
+        if not _may_exist(audio):
+            what = f"Line {line} of {escape(str(path))} names {escape(name)}, which does not exist."
             raise UsageError(what, "Paths start at the folder of the table.")
-        references.append(Reference(audio, row["text"]))
+        references.append(Reference(audio, text, (path,)))
     return references
+
+
+def _may_exist(path: Path) -> bool:
+    """Whether there is such a file, as far as this user can see."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return True  # it is named together with all others that are not readable
+    except OSError:  # such as a name that is too long
+        return False
 
 
 def _read_document(path: Path) -> dict[str, Any] | None:
@@ -193,7 +211,7 @@ def _of_document(path: Path, document: dict[str, Any], processed: Path) -> Refer
         raise UsageError(f"{escape(str(path))} is damaged.", "Save it again, or leave it out.") from None
     for audio in places:
         if audio.is_file() and ".." not in audio.parts and files.sha256_of(Path(os.path.realpath(audio))) == sha256:
-            return Reference(audio, text)
+            return Reference(audio, text, (path,))
     shown = " and ".join(escape(str(place)) for place in places)
     raise UsageError(
         f"The audio of {escape(str(path))} is missing.", f"It was looked for at {shown}. Copy it next to the document."
@@ -203,7 +221,7 @@ def _of_document(path: Path, document: dict[str, Any], processed: Path) -> Refer
 def _read_text(path: Path) -> str:
     """Return the content of a text file in UTF-8."""
     try:
-        return files.read_named(path, _MAX_BYTES).decode("utf-8-sig")
+        text = files.read_named(path, _MAX_BYTES).decode("utf-8-sig")
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:  # such as a pipe, a device, or a file that is too large
@@ -212,4 +230,7 @@ def _read_text(path: Path) -> str:
             f"Leave it out; a text of at most {_MAX_BYTES >> 20} MiB is expected.",
         ) from None
     except UnicodeDecodeError:
-        raise UsageError(f"{escape(str(path))} is not UTF-8 text.", "Save it as UTF-8.") from None
+        text = "\0"
+    if "\0" in text:  # UTF-16 without its mark looks like this
+        raise UsageError(f"{escape(str(path))} is not UTF-8 text.", "Save it as UTF-8.")
+    return text

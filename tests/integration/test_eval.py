@@ -150,13 +150,16 @@ def test_wrong_words_end_before_the_model_is_loaded(make_instance: MakeInstance,
         (2, [str(talks), "--normalize", "some"]),
         (2, [str(talks), "--compare", "output.mode=0660"]),
         (78, [str(talks), "--compare", "preprocess.highpass_hz=loud"]),
+        (69, [str(talks), "--compare", f"model.path={tmp_path / 'missing'}"]),
         (73, [str(talks), "--html", str(talks / "memo.wav"), "--force"]),
+        (73, [str(talks), "--html", str(talks / "memo.wav.ref.txt"), "--force"]),
         (2, [str(talks), "--html", str(tmp_path / "missing/report.html")]),
     ):
         ended = instance.run("eval", *words)
         assert ended.returncode == code, ended.stderr
         assert ended.stderr.startswith("scribed: ")
         assert "Traceback" not in ended.stderr
+        assert not list((instance.folder("cache") / "eval").glob("*"))
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,37 @@ def test_folder_leads_to_texts_tables_and_corrected_documents(tmp_path: Path) ->
     }
 
 
+@pytest.mark.parametrize(
+    "table",
+    [
+        'file;text\r\na.wav;"good; morning"\r\n;\r\n',
+        '\ufeffFile, Text\na.wav, "good; morning"\n,,\n',
+        "file\tTEXT\tnote\na.wav\tgood; morning\n",
+        "file,text,\ra.wav,good; morning,\r",
+    ],
+)
+def test_table_may_come_from_any_spreadsheet(table: str, tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"audio")
+    (tmp_path / "a.ref.txt").write_text("good;  morning\n")  # the same words
+    (tmp_path / "t.CSV").write_bytes(table.encode())
+    (found,) = find_references([str(tmp_path)], tmp_path)
+    assert found.text.split() == ["good;", "morning"]
+    assert {path.name for path in found.sources} == {"a.ref.txt", "t.CSV"}
+
+
+def test_ending_of_a_text_may_have_any_case(tmp_path: Path) -> None:
+    (tmp_path / "A.WAV").write_bytes(b"audio")
+    (tmp_path / "A.REF.TXT").write_text("good morning")
+    assert texts(find_references([str(tmp_path)], tmp_path)) == {"A.WAV": "good morning"}
+
+
+def test_link_to_nothing_does_not_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").symlink_to("gone.wav")
+    (tmp_path / "a.ref.txt").write_text("x")
+    with pytest.raises(UsageError, match=r"gone\.wav does not exist"):
+        find_references([str(tmp_path)], tmp_path)
+
+
 def test_recording_or_text_or_document_can_be_named(tmp_path: Path) -> None:
     (tmp_path / "talk.wav").write_bytes(b"audio")
     (tmp_path / "talk.ref.txt").write_text("good morning all")
@@ -82,7 +113,15 @@ def test_audio_of_a_corrected_document_is_found_in_processed(tmp_path: Path) -> 
         ({"a.ref.txt": "x", "a.wav": "", "a.mp3": ""}, "", "may belong to"),
         ({"t.csv": "file,text\na.wav,x\n"}, "", "does not exist"),
         ({"t.csv": "name,words\na.wav,x\n"}, "t.csv", "has no columns"),
-        ({"t.csv": "file,text\na.wav\n", "a.wav": ""}, "t.csv", "no file or no text"),
+        ({"t.csv": "file,text\na.wav\n", "a.wav": ""}, "t.csv", "Line 2 of .* has no file or no text"),
+        ({"t.csv": "file,text\n\na.wav,good, morning\n", "a.wav": ""}, "", "Line 3 of .* has more cells"),
+        ({"t.tsv": "file\ttext\na.wav\tgood\tmorning\n", "a.wav": ""}, "", "Line 2 of .* has more cells"),
+        ({"t.csv": 'file,text\na.wav,x\nb.wav,"y\na.wav,x\n', "a.wav": "", "b.wav": ""}, "", "begins in line 3"),
+        ({"t.csv": 'file,text\na.wav,"so" he said\n', "a.wav": ""}, "", "begins in line 2"),
+        ({"t.csv": "file,text,Text\na.wav,x,y\n", "a.wav": ""}, "", "two columns `text`"),
+        ({"t.csv": f"text,file\na.wav,{'so ' * 200}\n", "a.wav": ""}, "", "does not exist"),
+        ({"t.csv": "file,text\n.,x\n"}, "", "is not a file"),
+        ({"a.wav": "", "a.ref.txt": "g\0o\0"}, "", "not UTF-8"),
         ({"a.json": "{}"}, "a.json", "not a transcript that a person has corrected"),
         ({"a.wav": "", "a.ref.txt": "x", "a.wav.ref.txt": "y"}, "", "two different"),
     ],
@@ -114,12 +153,13 @@ def test_every_unreadable_file_is_named(unprivileged_folder: Path) -> None:
         (unprivileged_folder / f"{name}.wav").write_bytes(b"")
         (unprivileged_folder / f"{name}.ref.txt").write_text("x")
     (unprivileged_folder / "closed").mkdir(mode=0)
+    (unprivileged_folder / "t.csv").write_text("file,text\nclosed/d.wav,x\nclosed/e.wav,x\n")
     (unprivileged_folder / "a.wav").chmod(0)
     (unprivileged_folder / "b.ref.txt").chmod(0)
     with pytest.raises(NoPermissionError) as caught:
         find_references([str(unprivileged_folder)], unprivileged_folder)
     assert caught.value.exit_code == 77
-    assert all(name in caught.value.what for name in ("a.wav", "b.ref.txt", "closed"))
+    assert all(name in caught.value.what for name in ("a.wav", "b.ref.txt", "closed", "d.wav", "e.wav"))
     assert "c.wav" not in caught.value.what
 
 
