@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import traceback
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from daemon import checkpoint
 from daemon.decode import SAMPLE_RATE_HZ
 from daemon.engine.protocol import SLOT_S, ChunkRequest, ChunkResponse, Engine, Fallback, LoadedEngine, TextToken
 from daemon.errors import EngineUnavailableError
-from daemon.host import gpu, memory
+from daemon.host import compiler, gpu, memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,11 +35,6 @@ __all__ = [
 ]
 
 
-# The driver compiles kernels for GPUs newer than this torch; a service has no home folder to cache them in.
-_CACHES: Final = (("CUDA_CACHE_PATH", "cuda"), ("TORCHINDUCTOR_CACHE_DIR", "inductor"), ("TRITON_CACHE_DIR", "triton"))
-_WRITABLE_BY_OTHERS: Final = 0o022
-
-
 def load(
     settings: ModelSettings, cache: Path, report: Callable[[str], None], *, is_captured: bool | None = None
 ) -> LoadedEngine:
@@ -58,7 +52,7 @@ def load(
     # An extra precaution beside local_files_only; the unit is what really blocks the network. transformers has
     # contacted the hub despite local_files_only: https://github.com/huggingface/transformers/issues/45545
     os.environ["HF_HUB_OFFLINE"] = "1"
-    for variable, name in _CACHES:
+    for variable, name in compiler.CACHES:
         os.environ.setdefault(variable, str(_claim_cache(cache / name)))
     # Few functions are compiled, and the pool of compiler processes would outlive them by hours.
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
@@ -109,14 +103,9 @@ def _claim_cache(folder: Path) -> Path:
     """Return a folder for compiled kernels that no other user can write to: they run with the service's rights."""
     with suppress(OSError):  # without a cache, kernels are compiled at each start, if they are needed at all
         folder.mkdir(0o700, parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        found = folder.lstat()
-        is_own = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid()
-        if not is_own or found.st_mode & _WRITABLE_BY_OTHERS:
-            raise EngineUnavailableError(
-                f"Other users could have changed the compiled kernels in {folder}.",
-                f"Delete it (`rm -r {folder}`); the next start makes it again. Then see who could write there.",
-            )
+    doubt = compiler.find_doubt(folder)
+    if doubt is not None:
+        raise EngineUnavailableError(*doubt)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from daemon.cli.check import device, folders, kernel, transcription
 from daemon.cli.check.finding import Installation
 from daemon.cli.check.folders import check_folders
 from daemon.config import Config, Folders, ModelSettings, Watch
-from daemon.errors import UsageError
+from daemon.errors import ExitCode, UsageError
 from daemon.host import compiler, gpu, sandbox
 from daemon.job import Job
 from daemon.journal import JOURNAL_NAME, Journal
@@ -111,6 +112,35 @@ def test_gpu_without_a_compiler_is_a_warning(
         [("warning", "Run: sudo apt-get install gcc python3-dev")] if missing else []
     )
     assert all(name in found.what for name in missing for found in others)
+
+
+@pytest.mark.parametrize("name", ["cuda", "inductor", "triton"])
+def test_kernels_that_others_could_have_changed_are_a_fault_on_every_device(
+    installation: Installation, name: str
+) -> None:
+    for _, other in compiler.CACHES:
+        (installation.config.folders.cache / other).mkdir(0o700, parents=True)
+    assert list(device.check_kernels(installation)) == []
+    folder = installation.config.folders.cache / name
+    folder.chmod(0o720)
+    (found,) = device.check_kernels(installation)
+    assert (found.level, found.exit_code) == ("fault", ExitCode.MODEL_UNAVAILABLE)
+    assert f"compiled kernels in {folder}" in found.what
+    assert f"rm -r {folder}" in found.remedy
+
+
+def test_kernels_that_cannot_be_written_are_a_warning_on_a_gpu(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "triton")  # root may write everywhere
+    for _, name in compiler.CACHES:
+        (installation.config.folders.cache / name).mkdir(0o500, parents=True)
+    monkeypatch.setattr(gpu, "is_present", lambda: False)
+    assert list(device.check_kernels(installation)) == []
+    monkeypatch.setattr(gpu, "is_present", lambda: True)
+    (found,) = device.check_kernels(installation)
+    assert found.level == "warning"
+    assert f"{installation.config.folders.cache / 'triton'} is not readable and writable" in found.what
 
 
 def test_missing_confinement_of_decoders_is_a_warning(

@@ -58,6 +58,7 @@ CHECKS: Final = (
     Check("decoder", kernel.check_confinement),
     Check("inotify", kernel.check_inotify),
     Check("device", device.check_device),
+    Check("kernels", device.check_kernels),
     Check("model", model.check_model),
     Check("memory", model.check_memory),
     Check("test", transcription.check_transcription, is_deep=True),

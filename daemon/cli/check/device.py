@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from daemon.cli.check.finding import Finding
@@ -32,6 +33,19 @@ def check_device(installation: Installation) -> Iterator[Finding]:
         what = f"device: model.device is {wanted}, but this machine has no NVIDIA GPU"
         remedy = "Install the NVIDIA driver (`nvidia-smi` must work), or set model.device: auto."
         yield Finding("fault", what, remedy, ExitCode.MODEL_UNAVAILABLE)
+
+
+def check_kernels(installation: Installation) -> Iterator[Finding]:
+    """Check that the folders of compiled kernels can be used: the model is not loaded where others can write to one."""
+    has_gpu = installation.config.model.device != "cpu" and gpu.is_present()
+    for _, name in compiler.CACHES:
+        folder = installation.config.folders.cache / name
+        doubt = compiler.find_doubt(folder)
+        if doubt is not None:
+            yield Finding("fault", f"kernels: {doubt[0]}", doubt[1], ExitCode.MODEL_UNAVAILABLE)
+        elif has_gpu and folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            what = f"kernels: {folder} is not readable and writable: the GPU runs at up to half its speed"
+            yield Finding("warning", what, f"Delete it (`rm -r {folder}`); the next start makes it again.")
 
 
 def _check_driver() -> Finding:
