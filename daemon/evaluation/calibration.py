@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 MIN_WORDS: Final = 100
 MIN_WRONG: Final = 5
+_MAX_WRONG: Final = 0.5  # share; with more, texts and recordings rather do not belong together
 _IDENTITY: Final = (1.0, 1.0, 0.0)
 _NEAREST: Final = 1e-6  # to 0 and 1, where the logarithms end
 _N_FOLDS: Final = 10
@@ -92,6 +93,9 @@ def fit_curve(scores: Sequence[Score]) -> Fit:
     if n_words < MIN_WORDS or n_wrong < MIN_WRONG:
         few = f"{n_words} words, {n_wrong} of them wrong, are too few (at least {MIN_WORDS} and {MIN_WRONG})"
         return Fit(None, few, n_words, n_wrong, len(units))
+    if n_wrong > _MAX_WRONG * n_words:
+        many = f"{n_wrong} of {n_words} words are wrong, so a text may be incomplete or belong to another recording"
+        return Fit(None, many, n_words, n_wrong, len(units))
     features = _features(confidence)
     folds = _folds([len(unit) for unit in units])
     unseen = np.empty(n_words)

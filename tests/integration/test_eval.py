@@ -112,12 +112,15 @@ def test_measured_confidence_is_in_later_documents(
     assert delivered["segments"][0]["confidence"] == pytest.approx(after["segments"][0]["confidence"], abs=0.01)
 
 
-def test_interrupted_measurement_goes_on_where_it_stopped(make_instance: MakeInstance, tmp_path: Path) -> None:
+def test_interrupted_measurement_goes_on_where_it_stopped(
+    make_instance: MakeInstance, references: dict[str, str], tmp_path: Path
+) -> None:
     instance = make_instance(segment={"max_chunk_s": 5, "overlap_s": 1})
     talks = tmp_path / "talks"
     talks.mkdir()
     shutil.copy(SAMPLES / "meeting.flac", talks / "long.flac")
-    (talks / "long.ref.txt").write_text("hello and good morning")
+    words = references["meeting.flac"].split()
+    (talks / "long.ref.txt").write_text(" ".join("other" if at % 5 == 0 else word for at, word in enumerate(words)))
     command = instance.command("eval", str(talks), "--json")
     texts = instance.folder("cache") / "eval"
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True)

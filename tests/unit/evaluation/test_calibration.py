@@ -47,6 +47,14 @@ def measured(share_right: Callable[[float], float], n_recordings: int, n_words: 
     return scores
 
 
+def test_texts_of_other_recordings_make_no_curve() -> None:
+    fit = fit_curve(measured(lambda _: 0.05, 12, 100))
+    assert fit.curve is None
+    assert fit.reason is not None
+    assert "belong to another recording" in fit.reason
+    assert fit.n_wrong > 1000
+
+
 @pytest.mark.parametrize("n_recordings", [1, 20])
 def test_curve_finds_how_often_words_are_right(n_recordings: int) -> None:
     fit = fit_curve(measured(overconfident, n_recordings, 6000 // n_recordings))
@@ -71,7 +79,7 @@ def test_confidence_that_is_right_stays_nearly_as_it_is() -> None:
 
 
 def test_curve_never_falls_even_where_sure_words_are_wrong_more_often() -> None:
-    fit = fit_curve(measured(lambda confidence: 1 - confidence, 10, 200))
+    fit = fit_curve(measured(lambda confidence: 1 - 0.4 * confidence, 10, 200))
     assert fit.curve is not None
     shares = [fit.curve.at(confidence / 100) for confidence in range(101)]
     assert all(before <= after for before, after in pairwise(shares))
