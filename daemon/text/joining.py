@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _LETTERS: Final = (
     "\u0e00-\u0e7f\u3041-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0002ebef"
 )
-_PUNCTUATION: Final = "\u3000-\u3040\uff00-\uff65"  # their punctuation, and full-width forms
+_PUNCTUATION: Final = "\u3001-\u3040\uff00-\uff65"  # their punctuation without their space, and full-width forms
 _UNSPACED: Final = f"{_LETTERS}{_PUNCTUATION}"
 
 _IS_UNSPACED: Final = re.compile(f"[{_UNSPACED}]")

@@ -38,6 +38,11 @@ def test_each_character_of_an_unspaced_script_is_a_word() -> None:
     ]
 
 
+def test_wide_space_belongs_to_no_word() -> None:
+    parts = tokens(("\u4eca", 0.5), ("\u3000", 0.9), ("\u5929", 0.75), ("\u3000", 0.9))
+    assert scores("\u4eca\u3000\u5929", parts) == [("\u4eca", 0.5), ("\u5929", 0.75)]
+
+
 def test_words_from_the_next_chunk_keep_their_confidence() -> None:
     first, second = tokens(("one", 0.9), (" two", 0.8)), tokens(("too", 0.1), (" three", 0.7), (" four", 0.6))
     assert scores("one two three", first + tokens((" ", 1.0)) + second) == [("one", 0.9), ("two", 0.8), ("three", 0.7)]

@@ -31,6 +31,10 @@ def test_tokens_keep_every_character_but_trailing_space(text: str) -> None:
     assert "".join(tokens_of(text)) == text.rstrip()
 
 
+def test_wide_space_is_no_token() -> None:
+    assert tokens_of("\u6211 \u3000\u7528\u3000") == ["\u6211", " \u3000\u7528"]
+
+
 def test_letters_of_unspaced_scripts_are_tokens_of_their_own() -> None:
     assert tokens_of("我用 Python 3。") == ["我", "用", " Python", " 3", "。"]
     assert words_of("我用 Python_3。 Don't!") == ["我", "用", "python", "3", "don", "t"]
