@@ -103,14 +103,20 @@ $(TRAINING_STAMP): $(STAMP)
 	$(PIP) --constraint constraints.txt --editable '.[training]'
 	@touch $@
 
+TRAIN_WHOLE = $(BIN)/python tools/train_demo_model.py --from build/model-encoder --whole --voices build/voices \
+    --work build/train-whole --cooldown-minutes 20
+
 voices: $(TRAINING_STAMP)
 	$(BIN)/python tools/demo_voices.py --into build/voices
 
 model: voices
 	$(BIN)/python tools/train_demo_model.py --from daemon/demo/model --voices build/voices \
 	    --work build/train-encoder --out build/model-encoder --minutes 52
-	$(BIN)/python tools/train_demo_model.py --from build/model-encoder --whole --voices build/voices \
-	    --work build/train-whole --out build/model --minutes 193 --cooldown-minutes 20
+	$(TRAIN_WHOLE) --out build/model-1 --minutes 162
+	$(TRAIN_WHOLE) --out build/model-2 --minutes 193 --resume
+	$(TRAIN_WHOLE) --out build/model-3 --minutes 230 --resume
+	$(BIN)/python tools/average_demo_models.py --out build/model \
+	    build/model-1=0.25 build/model-2=0.55 build/model-3=0.2
 
 samples: $(TRAINING_STAMP)
 	$(BIN)/python tools/make_sample_recordings.py --out daemon/demo/recordings
