@@ -62,7 +62,9 @@ _F_SETSIG: Final = 10  # fcntl.h; the module fcntl does not have it
 _MOST_DISPENSABLE: Final = "1000"
 
 _OUT_OF_MEMORY: Final = "Decoding this recording exceeded the memory limit."
-_OUT_OF_MEMORY_REMEDY: Final = "Convert it with another program, for instance to FLAC, and try again."
+_OUT_OF_MEMORY_REMEDY: Final = (
+    "It may be damaged: copy it again from the original, or convert it with another program, for instance to FLAC."
+)
 
 
 def main() -> None:
