@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from benchmarks.pipeline_cost import music
 from daemon.config import Preprocess
 from daemon.decode import Waveform, WaveformWriter
 from daemon.segment import Span, cut
@@ -75,6 +76,29 @@ def test_mains_hum_between_turns_is_not_taken_for_speech(
     assert min(share_found(found, turn) for turn in moved) > 0.95
     assert found[0].start > moved[0].start - 0.4 * S
     assert found[-1].stop < moved[-1].stop + 0.6 * S
+
+
+def test_first_note_of_music_after_speech_is_rarely_taken_for_speech(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    pieces: list[NDArray[np.float32]] = []
+    notes: list[int] = []
+    for voice, words in TURNS:
+        pieces.append(voices.say(voice, words))
+        notes.append(sum(map(len, pieces)) + S)
+        pieces += [np.zeros(S // 5, np.float32), music(rng, 4.0)]  # which begins after another 0.8 s
+    sound = np.concatenate(pieces)
+    found = find(sound + media.noise(len(sound) / S, level=0.0002), tmp_path, "silero")
+    taken = [note for note in notes if any(span.start < note + S // 2 and span.stop > note for span in found)]
+    assert len(taken) <= 1
+
+
+@pytest.mark.parametrize("voice", VOICES)
+def test_short_words_on_their_own_are_found(voice: str, tmp_path: Path) -> None:
+    words = ("no", "yes", "in", "at", "it", "two", "not", "and", "is", "on")
+    turns = [(voice, word) for word in words]
+    sound, placed = voices.conversation(turns, [2.0], lead_s=2.0)
+    found = find(sound + media.noise(len(sound) / S, level=0.0002), tmp_path, "silero")
+    assert [turn.words for turn in placed if share_found(found, turn) < 0.5] == []
 
 
 def test_quiet_far_speaker_is_not_lost(tmp_path: Path) -> None:

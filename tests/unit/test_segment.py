@@ -313,9 +313,19 @@ def test_bursts_are_joined_dropped_or_kept() -> None:
     levels[45:48] = 0.6  # short and unsure, but near
     levels[150:153] = 0.6  # short, unsure and alone
     levels[200:203] = 0.95  # short and alone, but sure
+    levels[230:232] = 0.95  # sure, but alone and shorter than any word
     levels[250:270] = 0.45  # long, but never speech
     found = vad._find_bursts(levels, vad._PROBABILITY)
     assert found.tolist() == [[10, 36], [45, 48], [200, 203]]
+
+
+def test_burst_shorter_than_a_word_counts_only_beside_longer_speech() -> None:
+    levels = np.zeros(100, np.float32)
+    levels[10:30] = 0.9
+    levels[38:40] = 0.6  # a released consonant
+    levels[55:57] = 0.9  # within a second, but not beside it
+    found = vad._find_bursts(levels, vad._PROBABILITY)
+    assert found.tolist() == [[10, 30], [38, 40]]
 
 
 def test_stop_interrupts_speech_detection(tmp_path: Path) -> None:
