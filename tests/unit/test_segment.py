@@ -323,7 +323,7 @@ def test_burst_shorter_than_a_word_counts_only_beside_longer_speech() -> None:
     levels = np.zeros(100, np.float32)
     levels[10:30] = 0.9
     levels[38:40] = 0.6  # a released consonant
-    levels[55:57] = 0.9  # within a second, but not beside it
+    levels[55:57] = 0.9  # within a second, but not next to it
     found = vad._find_bursts(levels, vad._PROBABILITY)
     assert found.tolist() == [[10, 30], [38, 40]]
 
