@@ -5,6 +5,7 @@ right to open anything (`daemon.host.sandbox`). One that crashes, hangs or runs 
 recording moves to failed with the reason. Audio comes back through an unlinked file, everything else as messages.
 """
 
-from daemon.frontend.pool import AudioStream, DecoderError, Encoding, FrontEnd, Prepared
+from daemon.frontend.pool import DecoderError, Encoding, FrontEnd
+from daemon.frontend.prepared import AudioStream, Prepared
 
 __all__ = ["AudioStream", "DecoderError", "Encoding", "FrontEnd", "Prepared"]

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -22,7 +22,6 @@ from daemon.decode import (
     RecordingFile,
     Waveform,
     open_unlinked,
-    stored_bytes,
 )
 from daemon.frontend.messages import (
     AudioFailed,
@@ -38,21 +37,19 @@ from daemon.frontend.messages import (
     Ready,
     RoomMeasured,
     StoredAudio,
-    StreamReady,
 )
+from daemon.frontend.prepared import Prepared, fits, open_stream
 from daemon.frontend.process import CONVERT, AudioProcess
 from daemon.host.turns import waiting
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
-    from types import TracebackType
     from typing import Literal
 
     from daemon.config import Preprocess
     from daemon.frontend.messages import Request, Response
     from daemon.segment import Span
-    from daemon.transcript import Receipt
 
 _POLL_S: Final = 0.25
 # If a poll returns later than this, the machine or the service was suspended.
@@ -77,59 +74,6 @@ _ALL_HEARD: Final = Transcribe()
 _INVALID: Final = "The decoder returned invalid data."
 
 log = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class AudioStream:
-    """One track or channel of a recording, or the mix of its channels.
-
-    Attributes:
-        waveform: mono audio at 16 kHz; its time 0 is that of the recording.
-        speech: spans of speech, in samples of the waveform, in order and without overlaps.
-        track: from 1; None where the recording has one.
-        channel: from 1; None where the channels were mixed.
-        echoes: where only echoes of other streams are heard; the model hears them lowered.
-    """
-
-    waveform: Waveform
-    speech: tuple[Span, ...]
-    track: int | None = None
-    channel: int | None = None
-    echoes: tuple[Span, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A recording as the model hears it; leaving the context closes its audio.
-
-    Attributes:
-        streams: one, or several where tracks or channels are transcribed by themselves.
-        receipt: what was found and done.
-    """
-
-    streams: tuple[AudioStream, ...]
-    receipt: Receipt
-
-    @property
-    def waveform(self) -> Waveform | MixedWaveform:
-        """The audio as a person listens to it: the stream, or all of them together."""
-        waveforms = [stream.waveform for stream in self.streams]
-        return waveforms[0] if len(waveforms) == 1 else MixedWaveform(waveforms)
-
-    def close(self) -> None:
-        """Close the audio, which frees its disk space."""
-        for stream in self.streams:
-            stream.waveform.close()
-
-    def __enter__(self) -> Self:
-        """Return itself."""
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Close the audio."""
-        self.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +153,9 @@ class FrontEnd:
             request = Prepare(settings, vad, self._cache, asr.tracks, asr.channels)
             with waiting(), self._turn(raise_if_stopped):
                 response = self._ask(request, (recording.descriptor, *descriptors), limit_s, raise_if_stopped)
-            if not isinstance(response, AudioReady) or not _fits(response, descriptors):
+            if not isinstance(response, AudioReady) or not fits(response, descriptors):
                 raise errors.JobError(_INVALID, CONVERT)
-            return Prepared(tuple(_open(stream, descriptors) for stream in response.streams), response.receipt)
+            return Prepared(tuple(open_stream(stream, descriptors) for stream in response.streams), response.receipt)
 
     def encode(
         self,
@@ -432,32 +376,3 @@ def _can_go_on(response: Response) -> bool:
         # One that ran out of memory may be in any state; one without the VAD's weights can no longer load them.
         return response.error in _ERRORS and response.error != errors.EngineUnavailableError.__name__
     return not isinstance(response, Bug)
-
-
-def _fits(response: AudioReady, descriptors: Sequence[int]) -> bool:
-    """Return whether a response agrees with the audio in the files."""
-    used = {stream.file for stream in response.streams}
-    return len(used) == len(response.streams) and all(_stream_fits(stream, descriptors) for stream in response.streams)
-
-
-def _stream_fits(stream: StreamReady, descriptors: Sequence[int]) -> bool:
-    in_order = (
-        [edge for span in stream.speech for edge in (span.start, span.stop)],
-        [edge for span in stream.echoes for edge in (span.start, span.stop)],
-        [edge for piece in stream.pieces for edge in piece],
-    )
-    return (
-        all(_are_within(edges, stream.n_samples) for edges in in_order)
-        and stream.file < len(descriptors)
-        and os.fstat(descriptors[stream.file]).st_size == stored_bytes(stream.n_samples)
-    )
-
-
-def _are_within(edges: Sequence[int], n_samples: int) -> bool:
-    return list(edges) == sorted(edges) and (not edges or (edges[0] >= 0 and edges[-1] <= n_samples))
-
-
-def _open(stream: StreamReady, descriptors: Sequence[int]) -> AudioStream:
-    file = io.FileIO(os.dup(descriptors[stream.file]))
-    waveform = Waveform(file, stream.n_samples, stream.gain, stream.pieces)
-    return AudioStream(waveform, stream.speech, stream.track, stream.channel, stream.echoes)
